@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+# Each target is a line or two that a person could type. What is done is not done again.
+PYTHON ?= python3
+BIN := .venv/bin
+NATIVE := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
+
+.PHONY: setup demo test lint format bench test-abi clean
+setup: .venv/built
+
+# torch first: the build asks it for its headers. compressai has a wheel for Linux; all extras resolve together.
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (PYTHON=... chooses one)")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install torch torchvision scikit-build-core pybind11 ninja
+	$(BIN)/python tools/requirements.py > .venv/requirements.txt
+	$(BIN)/pip install --requirement .venv/requirements.txt
+	touch $@
+
+.venv/built: .venv/installed $(NATIVE)
+	$(BIN)/pip install --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup
+	$(BIN)/genaccel demo --out out/demo.png
+
+test: setup
+	$(BIN)/pytest -q
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+	$(BIN)/mypy genaccel
+	$(BIN)/mypy eval pipelines bench
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
+
+bench: setup
+	for script in bench/[a-gi-z]*.py; do $(BIN)/python $$script --json bench/results/$$(basename $$script .py).json; done
+
+# The library that was built here, unchanged, under the oldest and the newest torch.
+test-abi: setup
+	PYTHON=$(PYTHON) bash tests/abi/run.sh 'torch==2.11.*' torch
+
+clean:
+	rm -rf build out .venv/built

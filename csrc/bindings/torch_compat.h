@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// The only file that includes torch. Everything here exists in the stable ABI of torch 2.11.
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "common/status.h"
+#include "common/stream.h"
+
+// Weak: a CPU torch does not have it, and never gets here.
+extern "C" __attribute__((weak)) AOTITorchError
+aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
+
+namespace genaccel {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using torch::stable::accelerator::DeviceGuard;
+
+// The stream that torch uses on the tensor's device now.
+inline Stream current_stream(const Tensor& tensor) {
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  return static_cast<Stream>(stream);
+}
+
+inline void raise_if(Status status, const char* op) {
+  STD_TORCH_CHECK(status == nullptr, op, ": ", status);
+}
+
+// Calls f(T{}) with the tensor's element type, float or double.
+template <typename F>
+void dispatch_float_or_double(const Tensor& tensor, const char* op, const F& f) {
+  if (tensor.scalar_type() == ScalarType::Float) {
+    f(float{});
+  } else {
+    STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Double, op,
+                    ": elements must be float32 or float64");
+    f(double{});
+  }
+}
+
+}  // namespace genaccel

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+// genaccel._coder: unpacks Python arguments, releases the GIL, calls. No coding here.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <mutex>
+#include <string>
+
+#include "coder/cdf_tables.h"
+#include "coder/crc32c.h"
+#include "coder/rans.h"
+
+namespace py = pybind11;
+
+namespace genaccel::coder {
+namespace {
+
+// A C-contiguous array of exactly this element type: a silent conversion would hide a caller's mistake.
+template <typename T>
+py::array_t<T> as_array(const py::object& object, int dimensions, const char* name,
+                        const char* type) {
+  if (!py::isinstance<py::array>(object)) {
+    throw py::type_error(std::string(name) + " must be a numpy array, got " +
+                         std::string(py::str(py::type::of(object).attr("__name__"))));
+  }
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  if (!array.dtype().is(py::dtype::of<T>()) && !array.dtype().equal(py::dtype::of<T>())) {
+    throw py::type_error(std::string(name) + " must be " + type + ", got " +
+                         std::string(py::str(array.dtype())));
+  }
+  if (array.ndim() != dimensions) {
+    throw py::value_error(std::string(name) + " must have " + std::to_string(dimensions) +
+                          " dimensions, got " + std::to_string(array.ndim()));
+  }
+  if (!(array.flags() & py::array::c_style)) {
+    throw py::value_error(std::string(name) + " must be C-contiguous");
+  }
+  return py::reinterpret_borrow<py::array_t<T>>(object);
+}
+
+py::array_t<int32_t> as_int32(const py::object& object, int dimensions, const char* name) {
+  return as_array<int32_t>(object, dimensions, name, "int32");
+}
+
+// cdfs [count, alphabet_size + 1]
+struct Rows {
+  py::array_t<int32_t> array;
+  int64_t count;
+  int64_t alphabet_size;
+};
+
+Rows as_rows(const py::object& object) {
+  py::array_t<int32_t> array = as_int32(object, 2, "cdfs");
+  if (array.shape(1) < 2) {
+    throw py::value_error("cdfs must have at least 2 columns, got " +
+                          std::to_string(array.shape(1)));
+  }
+  return {array, array.shape(0), array.shape(1) - 1};
+}
+
+void check_rows(const Rows& rows, int precision) {
+  if (precision < 1 || precision > kMaxPrecision) {
+    throw py::value_error("precision must be in [1, " + std::to_string(kMaxPrecision) + "], got " +
+                          std::to_string(precision));
+  }
+  if (rows.alphabet_size > int64_t{1} << precision) {
+    throw py::value_error("cdfs must have at most 2^precision symbols, got " +
+                          std::to_string(rows.alphabet_size));
+  }
+}
+
+TableChoice as_choice(const py::object& object, int64_t count, int64_t num_tables) {
+  TableChoice choice;
+  if (!py::isinstance<py::array>(object)) {
+    if (PyIndex_Check(object.ptr()) == 0) {
+      throw py::type_error("table_ids must be an int or an int32 array");
+    }
+    choice.one = py::cast<int64_t>(py::reinterpret_steal<py::int_>(PyNumber_Index(object.ptr())));
+    return choice;
+  }
+  const py::array_t<int32_t> array = as_int32(object, 1, "table_ids");
+  if (array.shape(0) != count) {
+    throw py::value_error("table_ids must have one entry per symbol: expected " +
+                          std::to_string(count) + ", got " + std::to_string(array.shape(0)));
+  }
+  const int32_t* ids = array.data();
+  for (int64_t i = 0; i < count; ++i) {
+    if (ids[i] < 0 || ids[i] >= num_tables) {
+      throw py::value_error("table_ids must be in [0, " + std::to_string(num_tables) + "), got " +
+                            std::to_string(ids[i]));
+    }
+  }
+  choice.each.assign(ids, ids + count);
+  return choice;
+}
+
+void check_count(int64_t count) {
+  if (count < 0) {
+    throw py::value_error("count must not be negative, got " + std::to_string(count));
+  }
+}
+
+// A coder that only one thread at a time is inside of, though the GIL is released.
+template <typename Coder>
+struct Guarded {
+  template <typename... Arguments>
+  explicit Guarded(Arguments&&... arguments) : coder(std::forward<Arguments>(arguments)...) {}
+  Coder coder;
+  std::mutex mutex;
+};
+
+struct GilFreeLock {
+  explicit GilFreeLock(std::mutex& mutex) : lock(mutex) {}
+  py::gil_scoped_release release;  // first: waiting for the mutex with the GIL would deadlock
+  std::lock_guard<std::mutex> lock;
+};
+
+using PyEncoder = Guarded<Encoder>;
+using PyDecoder = Guarded<Decoder>;
+
+void encoder_push(PyEncoder& self, const py::object& symbols,
+                  const std::shared_ptr<CdfTables>& tables, const py::object& table_ids) {
+  const auto array = as_int32(symbols, 1, "symbols");
+  TableChoice choice = as_choice(table_ids, array.shape(0), tables->num_tables());
+  const int32_t* data = array.data();
+  const int64_t count = array.shape(0);
+  const GilFreeLock lock(self.mutex);
+  self.coder.push(data, count, tables, std::move(choice));
+}
+
+void encoder_push_cdfs(PyEncoder& self, const py::object& symbols, const py::object& cdfs,
+                       int precision) {
+  const auto array = as_int32(symbols, 1, "symbols");
+  const Rows rows = as_rows(cdfs);
+  check_rows(rows, precision);
+  if (rows.count != array.shape(0)) {
+    throw py::value_error("cdfs must have one row per symbol: expected " +
+                          std::to_string(array.shape(0)) + ", got " + std::to_string(rows.count));
+  }
+  const int32_t* data = array.data();
+  const int32_t* row_data = rows.array.data();
+  const GilFreeLock lock(self.mutex);
+  self.coder.push_cdfs(data, rows.count, row_data, rows.alphabet_size, precision);
+}
+
+py::bytes encoder_finish(PyEncoder& self) {
+  std::vector<uint8_t> stream;
+  {
+    const GilFreeLock lock(self.mutex);
+    stream = self.coder.finish();
+  }
+  return {reinterpret_cast<const char*>(stream.data()), stream.size()};
+}
+
+std::unique_ptr<PyDecoder> make_decoder(const py::buffer& data, int lanes) {
+  const py::buffer_info info = data.request();
+  if (info.itemsize != 1 || info.ndim != 1 || (info.size > 1 && info.strides[0] != 1)) {
+    throw py::value_error("data must be a contiguous buffer of bytes");
+  }
+  return std::make_unique<PyDecoder>(static_cast<const uint8_t*>(info.ptr),
+                                     static_cast<size_t>(info.size), lanes);
+}
+
+py::array_t<int32_t> decoder_pull(PyDecoder& self, int64_t count,
+                                  const std::shared_ptr<CdfTables>& tables,
+                                  const py::object& table_ids) {
+  check_count(count);
+  const TableChoice choice = as_choice(table_ids, count, tables->num_tables());
+  py::array_t<int32_t> symbols(count);
+  int32_t* out = symbols.mutable_data();
+  const GilFreeLock lock(self.mutex);
+  self.coder.pull(out, count, *tables, choice);
+  return symbols;
+}
+
+py::array_t<int32_t> decoder_pull_cdfs(PyDecoder& self, const py::object& cdfs, int precision) {
+  const Rows rows = as_rows(cdfs);
+  check_rows(rows, precision);
+  py::array_t<int32_t> symbols(rows.count);
+  int32_t* out = symbols.mutable_data();
+  const int32_t* row_data = rows.array.data();
+  const GilFreeLock lock(self.mutex);
+  self.coder.pull_cdfs(out, rows.count, row_data, rows.alphabet_size, precision);
+  return symbols;
+}
+
+uint32_t checksum(const py::buffer& data, uint32_t value) {
+  const py::buffer_info info = data.request();
+  if (info.itemsize != 1 || info.ndim != 1 || (info.size > 1 && info.strides[0] != 1)) {
+    throw py::value_error("data must be a contiguous buffer of bytes");
+  }
+  return crc32c(static_cast<const uint8_t*>(info.ptr), static_cast<size_t>(info.size), value);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_coder, m) {
+  m.doc() = "Range coder (interleaved rANS) and checksum. Arrays are numpy, int32, C-contiguous.";
+
+  py::register_exception<StreamError>(m, "StreamError", PyExc_ValueError).doc() =
+      "The bytes are no stream of this coder, or of other tables.";
+
+  m.def("crc32c", &checksum, py::arg("data"), py::arg("value") = 0,
+        "CRC-32C (Castagnoli) of a bytes-like object, continued from the checksum `value`.");
+
+  py::class_<CdfTables, std::shared_ptr<CdfTables>>(
+      m, "CdfTables",
+      "Immutable cumulative tables: int32 [tables, symbols + 1], each from 0 to 2**precision, strictly\n"
+      "increasing; precision 1 to 16. ValueError otherwise.")
+      .def(py::init([](const py::object& cdfs, int precision) {
+             const Rows rows = as_rows(cdfs);
+             return std::make_shared<CdfTables>(rows.array.data(), rows.count, rows.alphabet_size,
+                                                precision);
+           }),
+           py::arg("cdfs"), py::arg("precision"))
+      .def_property_readonly("num_tables", &CdfTables::num_tables)
+      .def_property_readonly("alphabet_size", &CdfTables::alphabet_size)
+      .def_property_readonly("precision", &CdfTables::precision);
+
+  py::class_<PyEncoder>(m, "RansEncoder",
+                        "Collects symbols and makes one stream of them, with 1 to 64 interleaved lanes.")
+      .def(py::init<int>(), py::arg("lanes") = 1)
+      .def("push", &encoder_push, py::arg("symbols"), py::arg("tables"), py::arg("table_ids") = 0,
+           "Append int32 [N] symbols; table_ids is one table for all, or int32 [N].")
+      .def("push_cdfs", &encoder_push_cdfs, py::arg("symbols"), py::arg("cdfs"),
+           py::arg("precision"),
+           "Append int32 [N] symbols, each with a table of its own: cdfs int32 [N, symbols + 1].")
+      .def("finish", &encoder_finish,
+           "The stream of everything pushed, as bytes; the encoder is empty afterwards.");
+
+  py::class_<PyDecoder>(m, "RansDecoder",
+                        "Reads the symbols of a stream in the order in which they were pushed.")
+      .def(py::init(&make_decoder), py::arg("data"), py::arg("lanes") = 1)
+      .def("pull", &decoder_pull, py::arg("count"), py::arg("tables"), py::arg("table_ids") = 0,
+           "The next `count` symbols, int32. StreamError if the stream ends before.")
+      .def("pull_cdfs", &decoder_pull_cdfs, py::arg("cdfs"), py::arg("precision"),
+           "The next symbols, one per row of cdfs int32 [N, symbols + 1].")
+      .def("finish", [](PyDecoder& self) { self.coder.finish(); },
+           "StreamError unless all of the stream was read and every lane ends where it began.");
+}
+
+}  // namespace genaccel::coder

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Peak signal-to-noise ratio of 8-bit RGB images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import ArrayLike
+
+from genaccel.eval.pairs import match_folders, print_report, score_pairs
+
+
+def psnr(original: ArrayLike, reconstruction: ArrayLike) -> float:
+    """PSNR in decibels over all pixels and channels; infinity for equal images.
+
+    Args:
+        original: 8-bit image of any shape; an array or a tensor on the CPU.
+        reconstruction: 8-bit image of the same shape.
+
+    Raises:
+        TypeError: If an image is not of type uint8: rounding is part of what is measured.
+        ValueError: If the shapes differ or the images are empty.
+
+    Example:
+        >>> psnr(np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8))
+        0.0
+    """
+    a, b = np.asarray(original), np.asarray(reconstruction)
+    for name, image in (("original", a), ("reconstruction", b)):
+        if image.dtype != np.uint8:
+            raise TypeError(f"{name} must be of type uint8, got {image.dtype}")
+    if a.shape != b.shape:
+        raise ValueError(f"images must have the same shape, got {a.shape} and {b.shape}")
+    if a.size == 0:
+        raise ValueError(f"images must not be empty, got shape {a.shape}")
+    difference = a.astype(np.int32) - b
+    mean_squared_error = float(np.mean(np.square(difference), dtype=np.float64))
+    if mean_squared_error == 0:
+        return float("inf")
+    return 10.0 * float(np.log10(255.0**2 / mean_squared_error))
+
+
+def main(
+    originals: Annotated[Path, typer.Argument(help="Folder of original images.")],
+    reconstructions: Annotated[Path, typer.Argument(help="Folder of decoded images.")],
+    intersect: Annotated[bool, typer.Option(help="Leave out files without a partner.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """PSNR in dB between two folders of images, matched by file stem."""
+    try:
+        pairs = match_folders(originals, reconstructions, intersect=intersect)
+        scores = list(score_pairs(pairs, psnr))
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    print_report("PSNR", scores, as_json=as_json)
+
+
+if __name__ == "__main__":
+    typer.run(main)

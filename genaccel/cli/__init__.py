@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``genaccel`` command. Each subcommand is a module that is imported when it is called, and not before."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+import genaccel
+from genaccel.cli.exit_codes import ExitCode, exit_code
+
+
+class Subcommand(NamedTuple):
+    """One row of the table: ``module`` has an ``app``, of one command, or of several if ``is_group``."""
+
+    name: str
+    module: str
+    help: str
+    is_group: bool = False
+
+
+SUBCOMMANDS = (
+    Subcommand("encode", "genaccel.cli.encode", "Compress images to .gac files."),
+    Subcommand("decode", "genaccel.cli.decode", "Restore images from .gac files."),
+    Subcommand("info", "genaccel.cli.info", "Show what .gac files say about themselves."),
+    Subcommand("zoo", "genaccel.cli.zoo", "List the models that come with the package.", True),
+    Subcommand("demo", "genaccel.cli.demo", "Compress held-out photographs and compare."),
+    Subcommand("train", "genaccel.cli.train", "Train models.", True),
+    Subcommand("data", "genaccel.cli.data", "Fetch training data.", True),
+    Subcommand("eval", "genaccel.cli.eval", "Measure image quality.", True),
+)
+
+
+class LazyGroup(TyperGroup):
+    """Knows its subcommands by name and help line; imports the one that is called."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for row in SUBCOMMANDS:
+            self.add_command(TyperCommand(name=row.name, help=row.help))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Put the real command in the place of its stand-in."""
+        for row in SUBCOMMANDS:
+            if args[0] == row.name:
+                app = importlib.import_module(row.module).app
+                load = typer.main.get_group if row.is_group else typer.main.get_command
+                self.add_command(load(app), row.name)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Turn expected failures into one line on stderr and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+        except BrokenPipeError:
+            raise  # typer ends quietly
+        except Exception as error:
+            code = exit_code(error)
+            if code is None:
+                raise
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(code) from error
+
+
+app = typer.Typer(
+    cls=LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"genaccel {genaccel.__version__}, .gac format version 1")
+        raise typer.Exit
+
+
+@app.callback()
+def genaccel_command(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Faster, smaller image generation: codec, models, training and measurements.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 damaged file,
+    4 unknown model, 5 limit exceeded, 6 some files of a batch failed,
+    130 interrupted.
+    """
+
+
+def main() -> None:
+    """Entry point of the ``genaccel`` script."""
+    app(prog_name="genaccel")

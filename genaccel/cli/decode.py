@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``genaccel decode``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from genaccel.cli import options
+from genaccel.cli.batch import STREAM, Job, plan_jobs, run_jobs
+from genaccel.codec.limits import DEFAULT_MAX_PIXELS, CodecLimits
+
+if TYPE_CHECKING:
+    from genaccel.codec.file_codec import FileReport
+
+app = typer.Typer()
+
+
+@app.command()
+def decode(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IN... [OUT]", help=".gac file, and image to write; - is stdin and stdout."
+        ),
+    ],
+    out_dir: options.OutDir = None,
+    model: options.Model = None,
+    file_format: Annotated[
+        Literal["png", "jpeg", "webp", "tiff", "ppm"] | None,
+        typer.Option("--format", help="Image format; by default that of OUT's suffix, else png."),
+    ] = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    max_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
+    max_memory: options.MaxMemory = options.DEFAULT_MAX_MEMORY_MIB,
+    threads: options.Threads = None,
+    device: options.Device = "cpu",
+) -> None:
+    """Restore images from .gac files.
+
+    IN alone is written beside itself as PNG. Several inputs, and folders, need --out-dir.
+    """
+    from genaccel.codec.bitstream import EXTENSION
+    from genaccel.codec.images import WRITE_FORMATS
+
+    jobs = plan_jobs(
+        paths,
+        out_dir=out_dir,
+        input_suffixes={EXTENSION},
+        output_suffix=next(s for s, f in WRITE_FORMATS.items() if f == (file_format or "png")),
+    )
+    for job in jobs:
+        if file_format is None and Path(job.target).suffix.lower() not in WRITE_FORMATS:
+            where = "stdout" if job.target == STREAM else job.target
+            raise typer.BadParameter(
+                f"{where} does not tell the image format: give --format, "
+                f"or a name that ends in {', '.join(WRITE_FORMATS)}"
+            )
+
+    import torch
+
+    from genaccel.codec.file_codec import decode_file
+    from genaccel.codec.image_codec import CodecPool
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    limits = CodecLimits(max_pixels=max_pixels, max_memory_bytes=max_memory * 2**20)
+    codecs = CodecPool(model, device=device, limits=limits)
+
+    def work(job: Job) -> FileReport:
+        return decode_file(
+            codecs, job.open_source(), job.open_target(), file_format=file_format, overwrite=force
+        )
+
+    run_jobs(jobs, work, verb="decoding", as_json=json, batch=out_dir is not None)

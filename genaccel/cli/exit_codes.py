@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exit codes of the command line; docs/format.md lists them for scripts to rely on."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from genaccel.errors import (
+    BitstreamError,
+    LibraryMissingError,
+    LimitExceededError,
+    UnknownModelError,
+)
+
+
+class ExitCode(IntEnum):
+    """Distinct outcomes."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    CORRUPT_FILE = 3
+    UNKNOWN_MODEL = 4
+    LIMIT_EXCEEDED = 5
+    PARTIAL_FAILURE = 6
+    INTERRUPTED = 130
+
+
+_BY_TYPE: tuple[tuple[type[Exception], ExitCode], ...] = (
+    (BitstreamError, ExitCode.CORRUPT_FILE),
+    (UnknownModelError, ExitCode.UNKNOWN_MODEL),
+    (LimitExceededError, ExitCode.LIMIT_EXCEEDED),
+    (LibraryMissingError, ExitCode.FAILURE),
+    (OSError, ExitCode.FAILURE),
+)
+
+
+def exit_code(error: Exception) -> ExitCode | None:
+    """The code for an expected failure; None for one that is a fault of the program."""
+    for kind, code in _BY_TYPE:
+        if isinstance(error, kind):
+            return code
+    # Here, because it brings Pillow along, which no command needs to show its help.
+    from genaccel.codec.images import UnsupportedImageError
+
+    return ExitCode.FAILURE if isinstance(error, UnsupportedImageError) else None

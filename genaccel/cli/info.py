@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``genaccel info``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_format
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genaccel.cli import options
+from genaccel.cli.batch import STREAM
+from genaccel.cli.exit_codes import ExitCode, exit_code
+from genaccel.codec.limits import DEFAULT_MAX_PIXELS
+
+app = typer.Typer()
+
+
+@app.command()
+def info(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help=".gac files; - is stdin.")],
+    json: options.Json = False,
+    max_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
+) -> None:
+    """Show what .gac files say about themselves, after checking their form and checksum."""
+    from genaccel.codec.file_codec import describe_file
+
+    failed = 0
+    for file in files:
+        try:
+            described = describe_file(
+                sys.stdin.buffer if file == STREAM else Path(file), max_pixels
+            )
+        except Exception as error:
+            code = exit_code(error)
+            if code is None or len(files) == 1:
+                raise
+            typer.echo(f"error: {file}: {error}", err=True)
+            failed += 1
+            continue
+        values = dataclasses.asdict(described)
+        if json:
+            typer.echo(json_format.dumps({"input": file, **values}))
+            continue
+        model = described.model or (
+            "outside the zoo" if described.model_number == 0 else "not in this version's zoo"
+        )
+        typer.echo(
+            f"{file}: {described.width}x{described.height}, {described.file_bytes} bytes, "
+            f"{described.bits_per_pixel:.3f} bits per pixel, format version {described.format_version}, "
+            f"model {model} (number {described.model_number}, digest {described.model_digest})"
+        )
+    if failed:
+        raise typer.Exit(ExitCode.PARTIAL_FAILURE)

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several subcommands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genaccel.codec.limits import DEFAULT_MAX_MEMORY_BYTES, MAX_PIXELS
+
+DEFAULT_MAX_MEMORY_MIB = DEFAULT_MAX_MEMORY_BYTES // 2**20
+
+Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite existing files.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Report as one JSON object per file, one per line.")
+]
+Model = Annotated[
+    str | None, typer.Option(metavar="NAME|FOLDER", help="Model of the zoo, or a model's folder.")
+]
+MaxPixels = Annotated[
+    int, typer.Option(min=1, max=MAX_PIXELS, help="Refuse images of more pixels.")
+]
+MaxMemory = Annotated[
+    int, typer.Option(min=1, metavar="MIB", help="Refuse images that need more memory, in MiB.")
+]
+OutDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder for the results of several inputs; made if it is not there."),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")]
+Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1.")]

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``.gac`` container: at most 20 bytes around the range coder's output. docs/format.md is its specification.
+
+    magic 4 | version and flags 1 | width 1..3 | height 1..3 | model number 1 | model digest 4 | payload | CRC32C 4
+
+The parser is strict: one image has one header, and whatever does not follow the format to the bit is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from genaccel import _coder, zoo
+from genaccel.codec.limits import DEFAULT_MAX_PIXELS, MAX_SIDE
+from genaccel.errors import BitstreamError, LimitExceededError
+
+EXTENSION = ".gac"
+MAGIC = b"\xc1GAC"  # 0xC1 occurs nowhere in UTF-8, so no text file starts like this
+VERSION = 1
+DIGEST_BYTES = 4
+CUSTOM_MODEL_NUMBER = 0
+
+_CRC_BYTES = 4
+_MAX_VARINT_BYTES = 3  # 21 bits hold MAX_SIDE
+_MIN_FILE_BYTES = len(MAGIC) + 1 + 1 + 1 + 1 + DIGEST_BYTES + _CRC_BYTES
+# A file that claims more than this is a bomb: photographs take some 50 pixels a byte, one flat colour a few thousand.
+_MAX_PIXELS_PER_BYTE = 2**16
+
+
+def _write_varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(data: bytes, position: int, name: str) -> tuple[int, int]:
+    value = 0
+    for i in range(_MAX_VARINT_BYTES):
+        if position + i >= len(data):
+            raise BitstreamError(f"file ends inside its {name}")
+        byte = data[position + i]
+        value |= (byte & 0x7F) << (7 * i)
+        if byte < 0x80:
+            if byte == 0 and i > 0:
+                raise BitstreamError(f"{name} is not written in its shortest form")
+            return value, position + i + 1
+    raise BitstreamError(f"{name} is longer than {_MAX_VARINT_BYTES} bytes")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bitstream:
+    """Contents of one ``.gac`` file.
+
+    Attributes:
+        width: Of the image in pixels, before padding.
+        height: Of the image in pixels, before padding.
+        model_number: Which zoo model decodes it; 0 for a model outside the zoo.
+        model_digest: First four bytes of the model's SHA-256.
+        payload: Range-coded indices.
+
+    Raises:
+        ValueError: If a field cannot be written.
+
+    Example:
+        >>> stream = Bitstream(width=3, height=2, model_number=1, model_digest=b"abcd", payload=b"xyz")
+        >>> len(stream.to_bytes())
+        19
+        >>> Bitstream.from_bytes(stream.to_bytes()) == stream
+        True
+    """
+
+    width: int
+    height: int
+    model_number: int
+    model_digest: bytes
+    payload: bytes
+
+    def __post_init__(self) -> None:
+        for name, side in (("width", self.width), ("height", self.height)):
+            if not 1 <= side <= MAX_SIDE:
+                raise ValueError(f"{name} must be in [1, {MAX_SIDE}], got {side}")
+        if not 0 <= self.model_number <= 255:
+            raise ValueError(f"model_number must be in [0, 255], got {self.model_number}")
+        if len(self.model_digest) != DIGEST_BYTES:
+            raise ValueError(
+                f"model_digest must have {DIGEST_BYTES} bytes, got {len(self.model_digest)}"
+            )
+        # One byte, that an empty payload be no special case.
+        if self.width * self.height > _MAX_PIXELS_PER_BYTE * (len(self.payload) + 1):
+            raise ValueError(
+                f"payload of {len(self.payload)} bytes cannot hold {self.width}x{self.height} pixels: "
+                f"the format allows {_MAX_PIXELS_PER_BYTE} pixels per byte"
+            )
+
+    def to_bytes(self) -> bytes:
+        """The file."""
+        body = b"".join(
+            (
+                MAGIC,
+                bytes([VERSION << 4]),
+                _write_varint(self.width),
+                _write_varint(self.height),
+                bytes([self.model_number]),
+                self.model_digest,
+                self.payload,
+            )
+        )
+        return body + int(_coder.crc32c(body)).to_bytes(_CRC_BYTES, "little")
+
+    @classmethod
+    def from_bytes(cls, data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Bitstream:
+        """Parse a whole file; allocates nothing but a copy of the payload.
+
+        Args:
+            data: The file.
+            max_pixels: Largest width times height to accept.
+
+        Raises:
+            BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
+            LimitExceededError: If the image has more than ``max_pixels``.
+        """
+        if not data:
+            raise BitstreamError("file is empty")
+        if data[: len(MAGIC)] != MAGIC[: len(data)]:
+            raise BitstreamError(f"not a {EXTENSION} file: it starts with {data[:4].hex(' ')}")
+        if len(data) < _MIN_FILE_BYTES:
+            raise BitstreamError(
+                f"file is truncated: {len(data)} bytes, at least {_MIN_FILE_BYTES} expected"
+            )
+        version, flags = data[len(MAGIC)] >> 4, data[len(MAGIC)] & 0xF
+        # Before the checksum, whose place another version may have moved.
+        if version != VERSION:
+            raise BitstreamError(
+                f"format version {version} is not known here (only {VERSION} is); a newer genaccel may read it"
+            )
+        if flags:
+            raise BitstreamError(f"flags {flags:#x} are not known in format version {VERSION}")
+        stored = int.from_bytes(data[-_CRC_BYTES:], "little")
+        if _coder.crc32c(memoryview(data)[:-_CRC_BYTES]) != stored:
+            raise BitstreamError("checksum does not match: the file is damaged or truncated")
+
+        end = len(data) - _CRC_BYTES
+        width, position = _read_varint(data[:end], len(MAGIC) + 1, "width")
+        height, position = _read_varint(data[:end], position, "height")
+        if end - position < 1 + DIGEST_BYTES:
+            raise BitstreamError("file ends inside its model number or digest")
+        if width <= MAX_SIDE and height <= MAX_SIDE and width * height > max_pixels:
+            raise LimitExceededError(
+                f"image of {width}x{height} pixels exceeds the limit of {max_pixels} pixels"
+            )
+        try:
+            return cls(
+                width=width,
+                height=height,
+                model_number=data[position],
+                model_digest=data[position + 1 : position + 1 + DIGEST_BYTES],
+                payload=data[position + 1 + DIGEST_BYTES : end],
+            )
+        except ValueError as error:
+            raise BitstreamError(f"header is not valid: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BitstreamInfo:
+    """What a file says about itself; nothing is decoded for it.
+
+    Attributes:
+        model: Name in the zoo; None for a model outside the zoo or one that this version does not have.
+        model_digest: First four bytes of the model's SHA-256, hexadecimal.
+        bits_per_pixel: Of the whole file, header and checksum included.
+    """
+
+    width: int
+    height: int
+    format_version: int
+    model: str | None
+    model_number: int
+    model_digest: str
+    file_bytes: int
+    payload_bytes: int
+    bits_per_pixel: float
+
+
+def describe(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> BitstreamInfo:
+    """Header of a ``.gac`` file in readable form; the model needs not be at hand.
+
+    Raises:
+        BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
+        LimitExceededError: If the image has more than ``max_pixels``.
+    """
+    stream = Bitstream.from_bytes(data, max_pixels)
+    return BitstreamInfo(
+        width=stream.width,
+        height=stream.height,
+        format_version=VERSION,
+        model=zoo.codec_name(stream.model_number),
+        model_number=stream.model_number,
+        model_digest=stream.model_digest.hex(),
+        file_bytes=len(data),
+        payload_bytes=len(stream.payload),
+        bits_per_pixel=8 * len(data) / (stream.width * stream.height),
+    )

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exceptions that callers of genaccel may want to tell apart."""
+
+
+class BitstreamError(ValueError):
+    """A compressed file is damaged, truncated, or not one of ours."""
+
+
+class UnknownModelError(LookupError):
+    """A file or a user names a model that is not installed here, or differs from the one installed."""
+
+
+class LimitExceededError(ValueError):
+    """An image or a file asks for more pixels or memory than the caller allowed."""
+
+
+class LibraryMissingError(ImportError):
+    """The native library was not built, or does not load."""

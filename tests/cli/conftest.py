@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from genaccel.cli import app
+from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
+from genaccel.models.efficient_backbone import EfficientParams
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """A small codec with random weights."""
+    torch.manual_seed(0)
+    backbone = EfficientParams(
+        widths=(16, 16),
+        encoder_blocks=(1, 1),
+        decoder_widths=(16, 16),
+        decoder_blocks=(1, 1),
+        tail_widths=(8, 8, 4),
+    )
+    params = AutoencoderParams(codebook_size=32, codebook_dim=4, backbone=backbone)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    Autoencoder(params).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run the command in an empty folder; gives click's result with exit_code, stdout_bytes, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments, stdin=None):
+        return CliRunner().invoke(app, [str(a) for a in arguments], input=stdin)
+
+    return invoke
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """Writes a small image file and gives its path."""
+
+    def write(name="photo.png", height=31, width=33, mode="RGB", seed=0):
+        channels = {"RGB": 3, "RGBA": 4}[mode]
+        pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+        return path
+
+    return write

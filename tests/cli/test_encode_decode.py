@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+import array
+import fcntl
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import termios
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from genaccel.codec.bitstream import Bitstream
+
+
+def genaccel(*arguments, **options):
+    command = [sys.executable, "-m", "genaccel.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, timeout=120, check=False, **options)
+
+
+def test_there_and_back(run, photo, model_folder, tmp_path):
+    result = run("encode", photo(), "a.gac", "--model", model_folder)
+    assert result.exit_code == 0, result.output
+    assert "33x31" in result.stdout
+    size = (tmp_path / "a.gac").stat().st_size
+    assert f"{size} bytes" in result.stdout
+    result = run("decode", "a.gac", "back.png", "--model", model_folder, "--threads", 1)
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "back.png") as image:
+        assert (image.format, image.size, image.mode) == ("PNG", (33, 31), "RGB")
+
+
+def test_out_is_beside_in_by_default(run, photo, model_folder, tmp_path):
+    photo("sub/x.jpg")
+    assert run("encode", "sub/x.jpg", "--model", model_folder).exit_code == 0
+    assert run("decode", "sub/x.gac", "--model", model_folder).exit_code == 0
+    assert run("decode", "sub/x.gac", "--format", "webp", "--model", model_folder).exit_code == 0
+    assert sorted(os.listdir(tmp_path / "sub")) == ["x.gac", "x.jpg", "x.png", "x.webp"]
+
+
+def test_json(run, photo, model_folder, tmp_path):
+    result = run("encode", photo(), "a.gac", "--json", "--model", model_folder)
+    report = json.loads(result.stdout)
+    data = (tmp_path / "a.gac").read_bytes()
+    assert report["status"] == "ok"
+    assert report["file_bytes"] == len(data)
+    assert report["payload_bytes"] == len(Bitstream.from_bytes(data).payload)
+    assert report["bits_per_pixel"] == pytest.approx(8 * len(data) / 33 / 31)
+    assert report["model"] == str(model_folder)
+    assert report["coding_seconds"] > 0
+    result = run("decode", "a.gac", "a.ppm", "--json", "--model", model_folder)
+    assert json.loads(result.stdout)["output"] == "a.ppm"
+    (tmp_path / "bad.gac").write_bytes(data[:-1])
+    result = run("decode", "bad.gac", "b.png", "--json", "--model", model_folder)
+    assert result.exit_code == 3
+    report = json.loads(result.stdout)
+    assert (report["status"], report["exit_code"], report["input"]) == ("error", 3, "bad.gac")
+
+
+def test_existing_files_are_kept_without_force(run, photo, model_folder, tmp_path):
+    (tmp_path / "a.gac").write_bytes(b"old")
+    result = run("encode", photo(), "a.gac", "--model", model_folder)
+    assert result.exit_code == 1
+    assert "--force" in result.stderr
+    assert (tmp_path / "a.gac").read_bytes() == b"old"
+    assert run("encode", photo(), "a.gac", "--force", "--model", model_folder).exit_code == 0
+    assert (tmp_path / "a.gac").read_bytes() != b"old"
+
+
+def test_a_failing_decode_leaves_the_old_file(run, photo, model_folder, tmp_path):
+    run("encode", photo(), "a.gac", "--model", model_folder)
+    data = (tmp_path / "a.gac").read_bytes()
+    (tmp_path / "a.gac").write_bytes(data[:20] + b"\xff" + data[21:])
+    (tmp_path / "out.png").write_bytes(b"old")
+    result = run("decode", "a.gac", "out.png", "--force", "--model", model_folder)
+    assert result.exit_code == 3
+    assert (tmp_path / "out.png").read_bytes() == b"old"
+    assert sorted(os.listdir(tmp_path)) == ["a.gac", "out.png", "photo.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["encode", "missing.png", "o.gac"], 1, "missing.png"),
+        (["encode", "text.png", "o.gac"], 3, "known format"),
+        (["encode", "clear.png", "o.gac"], 1, "--background"),
+        (["encode", "photo.png", "o.gac", "--max-pixels", "1022"], 5, "33x31"),
+        (["encode", "photo.png", "o.gac", "--max-memory", "1"], 5, "MiB"),
+        (["encode", "photo.png", "o.gac", "--max-pixels", "0"], 2, "max-pixels"),
+        (["encode", "clear.png", "o.gac", "--background", "no-colour"], 2, "no-colour"),
+        (["encode", "photo.png", "clear.png"], 2, "--out-dir"),
+        (["encode", "photo.png", "clear.png", "o.gac"], 2, "--out-dir"),
+        (["encode", "."], 2, "--out-dir"),
+        (["decode", "photo.png", "o.png"], 3, "not a .gac file"),
+        (["decode", "good.gac", "o.gif"], 2, "--format"),
+        (["decode", "good.gac", "o.png", "--max-pixels", "1022"], 5, "33x31"),
+        (["decode", "newer.gac", "o.png"], 3, "version 9"),
+        (["decode", "-"], 2, "--format"),
+        (["info", "text.png"], 3, "not a .gac file"),
+        (["info", "good.gac", "--max-pixels", "1022"], 5, "33x31"),
+    ],
+)
+def test_exit_codes_and_messages(run, photo, model_folder, tmp_path, arguments, code, words):
+    photo("photo.png")
+    photo("clear.png", mode="RGBA")
+    run("encode", "photo.png", "good.gac", "--model", model_folder)
+    data = (tmp_path / "good.gac").read_bytes()
+    (tmp_path / "newer.gac").write_bytes(data[:4] + b"\x90" + data[5:])
+    (tmp_path / "text.png").write_text("no image")
+    before = sorted(os.listdir(tmp_path))
+    model = [] if arguments[0] == "info" else ["--model", model_folder]
+    if "--max-memory" in arguments:
+        photo("photo.png", height=400, width=400)
+    result = run(*arguments, *model)
+    assert result.exit_code == code, result.output
+    assert words in "".join(result.stderr.replace("│", "").split("\n")).replace("  ", " ")
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_unknown_models_are_4(run, photo, model_folder):
+    assert run("encode", photo(), "a.gac", "--model", "no-such-model").exit_code == 4
+    run("encode", photo(), "a.gac", "--model", model_folder)
+    result = run("decode", "a.gac", "a.png")
+    assert result.exit_code == 4
+    assert "--model FOLDER" in result.stderr
+
+
+def test_transparent_images_on_a_background(run, photo, model_folder):
+    arguments = ["encode", photo(mode="RGBA"), "a.gac", "--model", model_folder]
+    result = run(*arguments, "--background", "white")
+    assert result.exit_code == 0, result.output
+    assert "note: " in result.stderr
+    assert "background colour" in result.stderr
+
+
+def test_a_batch_goes_on_after_a_bad_file(run, photo, model_folder, tmp_path):
+    photo("in/a.png")
+    photo("in/deep/b.jpg", seed=1)
+    (tmp_path / "in/bad.png").write_text("no image")
+    (tmp_path / "in/notes.txt").write_text("not an image by name")
+    result = run("encode", "in", "--out-dir", "out", "--json", "--model", model_folder)
+    assert result.exit_code == 6
+    reports = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(r["input"], r["status"]) for r in reports] == [
+        ("in/a.png", "ok"),
+        ("in/bad.png", "error"),
+        ("in/deep/b.jpg", "ok"),
+    ]
+    assert "1 of 3 files failed" in result.stderr
+    result = run("decode", "out", "--out-dir", "back", "--model", model_folder)
+    assert result.exit_code == 0, result.output
+    found = sorted(
+        p.relative_to(tmp_path / "back").as_posix() for p in (tmp_path / "back").rglob("*.*")
+    )
+    assert found == ["a.png", "deep/b.png"]
+
+
+def test_batches_that_cannot_be_named_are_refused(run, photo, model_folder, tmp_path):
+    photo("in/a.png")
+    photo("in/a.jpg")
+    result = run("encode", "in", "--out-dir", "out", "--model", model_folder)
+    assert result.exit_code == 2
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "none").mkdir()
+    assert run("encode", "none", "--out-dir", "out", "--model", model_folder).exit_code == 2
+    assert run("encode", "-", "--out-dir", "out", "--model", model_folder).exit_code == 2
+
+
+def test_info(run, photo, model_folder, tmp_path):
+    run("encode", photo(), "a.gac", "--model", model_folder)
+    text = run("info", "a.gac").stdout
+    assert "33x31" in text
+    assert "outside the zoo" in text
+    described = json.loads(run("info", "a.gac", "--json").stdout)
+    assert (described["width"], described["height"], described["model"]) == (33, 31, None)
+    result = run("info", "a.gac", "missing.gac", "--json")
+    assert result.exit_code == 6
+    assert len(result.stdout.splitlines()) == 1
+    data = (tmp_path / "a.gac").read_bytes()
+    assert json.loads(run("info", "-", "--json", stdin=data).stdout) == {**described, "input": "-"}
+
+
+def test_streams_of_a_real_process(photo, model_folder):
+    encoded = genaccel("encode", "-", "-", "--model", model_folder, input=photo().read_bytes())
+    assert encoded.returncode == 0, encoded.stderr
+    assert Bitstream.from_bytes(encoded.stdout).width == 33
+    assert b"bits per pixel" in encoded.stderr
+    decoded = genaccel(
+        "decode",
+        "-",
+        "-",
+        "--format",
+        "ppm",
+        "--json",
+        "--model",
+        model_folder,
+        input=encoded.stdout,
+    )
+    assert decoded.returncode == 0, decoded.stderr
+    assert np.asarray(Image.open(io.BytesIO(decoded.stdout))).shape == (31, 33, 3)
+    assert json.loads(decoded.stderr)["output"] == "-"
+    damaged = genaccel(
+        "decode", "-", "-", "--format", "png", "--model", model_folder, input=encoded.stdout[:-3]
+    )
+    assert damaged.returncode == 3
+    assert damaged.stdout == b""
+    assert b"error: checksum" in damaged.stderr
+
+
+def _bytes_waiting(pipe):
+    count = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
+
+
+def test_interruption_is_130_and_leaves_no_file(model_folder, tmp_path):
+    reader, writer = os.pipe()  # standard input that never ends
+    process = subprocess.Popen(
+        [sys.executable, "-m", "genaccel.cli", "encode", "-", "a.gac", "--model", model_folder],
+        stdin=reader,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    try:
+        os.write(writer, b"\x89PNG")
+        deadline = time.monotonic() + 60
+        while _bytes_waiting(reader) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        os.close(writer)
+        os.close(reader)
+        process.kill()
+    assert process.returncode == 130, stderr
+    assert b"interrupted" in stderr
+    assert os.listdir(tmp_path) == []

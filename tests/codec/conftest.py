@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+
+from genaccel.codec.image_codec import ImageCodec
+from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
+from genaccel.models.efficient_backbone import EfficientParams
+from genaccel.models.vqgan_backbone import VqganParams
+
+LOCAL = AutoencoderParams(
+    codebook_size=32,
+    codebook_dim=4,
+    backbone=EfficientParams(
+        widths=(16, 16),
+        encoder_blocks=(1, 1),
+        decoder_widths=(16, 16),
+        decoder_blocks=(1, 1),
+        tail_widths=(8, 8, 4),
+    ),
+)
+GLOBAL = AutoencoderParams(
+    codebook_size=32,
+    codebook_dim=4,
+    backbone=VqganParams(
+        base_channels=8,
+        channel_multipliers=(1, 2, 2),
+        num_scales=2,
+        latent_channels=8,
+        norm_groups=4,
+    ),
+)
+
+
+def random_model(params, seed=0):
+    """Every weight at random: zero-initialised branches would hide what a tile sees of its neighbours."""
+    generator = torch.Generator().manual_seed(seed)
+    model = Autoencoder(params).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:  # biases would drown the image
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_((noise * (2 / parameter[0].numel()) ** 0.5).half())
+        # Frequent and rare code words, other ones in each scale.
+        for scale, cdf in enumerate(model.index_cdfs):
+            frequencies = 1 + np.roll(60000 // 2 ** np.arange(1, params.codebook_size + 1), scale)
+            frequencies[-1] += 65536 - frequencies.sum()
+            cdf[1:] = torch.from_numpy(frequencies.cumsum())
+    return model
+
+
+@pytest.fixture(scope="session")
+def local_model():
+    """Efficient backbone: its tiles are exact."""
+    return random_model(LOCAL)
+
+
+@pytest.fixture(scope="session")
+def global_model():
+    """VQGAN backbone: its group norms see the whole image."""
+    return random_model(GLOBAL)
+
+
+@pytest.fixture(scope="session")
+def codec(local_model):
+    return ImageCodec(local_model)
+
+
+@pytest.fixture(scope="session")
+def model_folder(local_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "local"
+    local_model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def picture():
+    """Makes a smooth image with some noise, ``[height, width, 3]``."""
+
+    def make(height, width, seed=0):
+        generator = np.random.default_rng(seed)
+        y, x = np.mgrid[0:height, 0:width]
+        phases = generator.uniform(0, 6, (3, 1, 1))
+        waves = 120 + 90 * np.sin(x / 17 + y / 29 + phases)
+        noisy = waves.transpose(1, 2, 0) + generator.normal(0, 8, (height, width, 3))
+        return noisy.clip(0, 255).astype(np.uint8)
+
+    return make

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genaccel import _coder
+from genaccel.codec.bitstream import MAGIC, Bitstream, describe
+from genaccel.codec.index_coder import IndexCoder
+from genaccel.errors import BitstreamError, LimitExceededError
+
+FORMAT_PAGE = Path(__file__).parents[2] / "docs" / "format.md"
+
+STREAM = Bitstream(
+    width=640, height=427, model_number=1, model_digest=b"\1\2\3\4", payload=bytes(range(50))
+)
+
+
+def seal(body):
+    """Append the right checksum, as a forger would."""
+    return body + _coder.crc32c(body).to_bytes(4, "little")
+
+
+def header(
+    width=b"\x80\x05", height=b"\xab\x03", first=b"\x10", tail=b"\1\1\2\3\4", payload=b"x" * 50
+):
+    return seal(MAGIC + first + width + height + tail + payload)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "overhead"),
+    [
+        (1, 1, 16),
+        (127, 127, 16),
+        (128, 127, 17),
+        (16383, 16383, 18),
+        (16384, 1, 18),
+        (16384, 10922, 19),
+    ],
+)
+def test_round_trip_and_overhead(width, height, overhead):
+    stream = dataclasses.replace(STREAM, width=width, height=height, payload=bytes(5000))
+    data = stream.to_bytes()
+    assert len(data) - len(stream.payload) == overhead
+    assert Bitstream.from_bytes(data, max_pixels=2**29) == stream
+
+
+def test_overhead_never_exceeds_20_bytes():
+    stream = dataclasses.replace(STREAM, width=65535, height=65535, payload=bytes(65535))
+    assert len(stream.to_bytes()) - 65535 == 20
+
+
+def test_the_documented_header_reads_back():
+    assert Bitstream.from_bytes(header()) == dataclasses.replace(STREAM, payload=b"x" * 50)
+
+
+def test_worked_example_of_the_format_page():
+    blocks = re.findall(r"```json\n(.*?)```", FORMAT_PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    example = json.loads(blocks[0])
+    coder = IndexCoder(np.array(example["tables"], np.int32))
+    payload = coder.encode([np.array(m) for m in example["index_maps"]])
+    assert payload.hex(" ") == example["payload"]
+    stream = Bitstream(
+        width=example["width"],
+        height=example["height"],
+        model_number=example["model_number"],
+        model_digest=bytes.fromhex(example["model_digest"]),
+        payload=payload,
+    )
+    assert stream.to_bytes().hex(" ") == example["file"]
+    parsed = Bitstream.from_bytes(bytes.fromhex(example["file"]))
+    maps = coder.decode(parsed.payload, [np.shape(m) for m in example["index_maps"]])
+    assert [m.tolist() for m in maps] == example["index_maps"]
+
+
+def test_every_truncation_is_refused():
+    data = STREAM.to_bytes()
+    for length in range(len(data)):
+        with pytest.raises(BitstreamError):
+            Bitstream.from_bytes(data[:length])
+
+
+def test_every_flipped_bit_is_refused():
+    data = STREAM.to_bytes()
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(BitstreamError):
+            Bitstream.from_bytes(bytes(damaged))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), "not a .gac file"),
+        (MAGIC, "truncated"),
+        (header(first=b"\x20"), "version 2"),
+        (header(first=b"\x11"), "flags 0x1"),
+        (header(width=b"\x80\x00"), "width is not written in its shortest form"),
+        (header(height=b"\xab\x80\x00"), "height is not written in its shortest form"),
+        (header(width=b"\x80\x80\x80\x01"), "width is longer than 3 bytes"),
+        (header(width=b"\x00"), r"width must be in \[1, 65535\], got 0"),
+        (header(height=b"\x80\x80\x04"), r"height must be in \[1, 65535\], got 65536"),
+        (header(tail=b"\1\1\2", payload=b""), "ends inside its model number"),
+        (header(width=b"\xff", height=b"\xff", tail=b"\xff" * 5, payload=b""), "width is longer"),
+        (header(width=b"\x80\x40", height=b"\x80\x40", payload=b""), "cannot hold 8192x8192"),
+    ],
+)
+def test_forged_headers_are_refused(data, message):
+    with pytest.raises(BitstreamError, match=message):
+        Bitstream.from_bytes(data)
+
+
+def test_pixel_limit():
+    data = STREAM.to_bytes()
+    assert Bitstream.from_bytes(data, max_pixels=640 * 427) == STREAM
+    with pytest.raises(LimitExceededError, match="640x427 pixels exceeds the limit of 273279"):
+        Bitstream.from_bytes(data, max_pixels=640 * 427 - 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": 0},
+        {"height": 65536},
+        {"model_number": 256},
+        {"model_digest": b"123"},
+        {"width": 65535, "height": 65535},
+    ],
+)
+def test_what_cannot_be_written_is_refused(change):
+    with pytest.raises(ValueError, match=r"must|cannot hold"):
+        dataclasses.replace(STREAM, **change)
+
+
+def test_describe():
+    info = describe(STREAM.to_bytes())
+    assert (info.width, info.height, info.model, info.model_digest) == (
+        640,
+        427,
+        "photo-codec-small",
+        "01020304",
+    )
+    assert info.file_bytes == 68
+    assert info.bits_per_pixel == pytest.approx(68 * 8 / 640 / 427)
+    assert describe(dataclasses.replace(STREAM, model_number=200).to_bytes()).model is None

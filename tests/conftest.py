@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures and switches for all tests."""
+
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-golden", action="store_true", help="rewrite our own golden files")
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        if os.environ.get("GENACCEL_REQUIRE_CUDA") == "1":
+            pytest.fail("GENACCEL_REQUIRE_CUDA=1, but torch finds no CUDA device")
+        pytest.skip("no CUDA device")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request):
+    """Each device in turn."""
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def update_golden(request):
+    """Whether our own golden files are to be rewritten."""
+    return request.config.getoption("--update-golden")
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time():
+    """Seed all generators, one thread, and put the random state back."""
+    state, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.random.set_rng_state(state)

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+
+from genaccel import zoo
+from genaccel.errors import UnknownModelError
+
+
+def test_every_model_has_its_files_and_a_card():
+    assert "photo-codec-small" in zoo.names()
+    for name in zoo.names():
+        assert json.loads((zoo.path(name) / "config.json").read_text())
+        for word in ("Data", "Command", "Seconds", "Figures", "Licence"):
+            assert f"## {word}" in zoo.card(name), f"card of {name} has no section {word}"
+
+
+def test_codec_numbers_are_unique_bytes_and_lead_back():
+    numbers = [zoo.codec_number(name) for name in zoo.names("codec")]
+    assert len(set(numbers)) == len(numbers)
+    for name, number in zip(zoo.names("codec"), numbers, strict=True):
+        assert 1 <= number <= 255
+        assert zoo.codec_name(number) == name
+    assert zoo.codec_name(255) is None
+
+
+def test_photo_codec_small_is_within_12_megabytes():
+    assert (zoo.path("photo-codec-small") / "model.safetensors").stat().st_size <= 12_000_000
+
+
+@pytest.mark.parametrize("call", [zoo.path, zoo.card, zoo.codec_number])
+def test_unknown_names_list_the_known_ones(call):
+    with pytest.raises(UnknownModelError, match="photo-codec-small"):
+        call("photo-codec-smal")
