@@ -7,18 +7,16 @@ NATIVE := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.cpp' -o -name
 .PHONY: setup demo test lint format bench test-abi clean
 setup: .venv/built
 
-# torch first: the build asks it for its headers. compressai has a wheel for Linux; all extras resolve together.
-.venv/installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (PYTHON=... chooses one)")'
+# torch first: the build asks it for its headers, so the package is built without isolation.
+.venv/torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install torch torchvision scikit-build-core pybind11 ninja
-	$(BIN)/python tools/requirements.py > .venv/requirements.txt
-	$(BIN)/pip install --requirement .venv/requirements.txt
 	touch $@
 
-.venv/built: .venv/installed $(NATIVE)
-	$(BIN)/pip install --no-deps --no-build-isolation --editable .
+.venv/built: .venv/torch $(NATIVE)
+	$(BIN)/pip install --no-build-isolation --editable '.[ar,bench,codec,dev,eval,train]'
 	touch $@
 
 demo: setup

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
+from genaccel.eval.pairs import match_folders, print_report, score_pairs
 from numpy.typing import NDArray
 from torch import Tensor
-
-from genaccel.eval.pairs import match_folders, print_report, score_pairs
 
 # Exponents of the five scales, finest first: table in section 3.2 of the paper.
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -47,10 +46,10 @@ def _window_mean(x: Tensor) -> Tensor:
 def _similarities(a: Tensor, b: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
     """Means over the image of SSIM and of its contrast-structure factor, each ``[B, C]``."""
     c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
-    mean_a, mean_b = _window_mean(a), _window_mean(b)
-    variance_a = _window_mean(a * a) - mean_a.square()
-    variance_b = _window_mean(b * b) - mean_b.square()
-    covariance = _window_mean(a * b) - mean_a * mean_b
+    moments = _window_mean(torch.cat([a, b, a * a, b * b, a * b]))
+    mean_a, mean_b, square_a, square_b, product = moments.chunk(5)
+    variance_a, variance_b = square_a - mean_a.square(), square_b - mean_b.square()
+    covariance = product - mean_a * mean_b
     structure = (2 * covariance + c2) / (variance_a + variance_b + c2)
     luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
     return (luminance * structure).mean((2, 3)), structure.mean((2, 3))

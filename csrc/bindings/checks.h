@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What would corrupt memory if it did not hold. The Python wrappers have checked the rest, with better words.
+// What would corrupt memory if it did not hold. The Python wrappers have checked the rest, with
+// better words.
 #pragma once
 
 #include "bindings/torch_compat.h"

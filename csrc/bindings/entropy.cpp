@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "entropy/pmf_to_cdf.h"
-
 #include "bindings/checks.h"
 #include "bindings/torch_compat.h"
+#include "entropy/pmf_to_cdf.h"
 
 namespace genaccel {
 namespace {
@@ -41,8 +40,7 @@ Tensor pmf_to_cdf_on_cuda(const Tensor& pmf, int64_t precision) {
   check_pmf(pmf, precision);
   const DeviceGuard guard(pmf.get_device_index());
   Tensor cdf = new_cdf(pmf);
-  Tensor remainders =
-      torch::stable::new_empty(pmf, {pmf.size(0), pmf.size(1)}, ScalarType::Long);
+  Tensor remainders = torch::stable::new_empty(pmf, {pmf.size(0), pmf.size(1)}, ScalarType::Long);
   dispatch_float_or_double(pmf, "pmf_to_cdf", [&](auto zero) {
     using T = decltype(zero);
     raise_if(entropy::pmf_to_cdf_cuda<T>(
@@ -57,9 +55,7 @@ Tensor pmf_to_cdf_on_cuda(const Tensor& pmf, int64_t precision) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(genaccel, CPU, m) {
-  m.impl("pmf_to_cdf", TORCH_BOX(&pmf_to_cdf_on_cpu));
-}
+STABLE_TORCH_LIBRARY_IMPL(genaccel, CPU, m) { m.impl("pmf_to_cdf", TORCH_BOX(&pmf_to_cdf_on_cpu)); }
 
 #if defined(GENACCEL_WITH_CUDA)
 STABLE_TORCH_LIBRARY_IMPL(genaccel, CUDA, m) {

@@ -88,12 +88,12 @@ std::tuple<Tensor, Tensor> nearest_code_on_cuda(const Tensor& features, const Te
   Tensor codes = torch::stable::empty_like(codebook);
   dispatch_float_or_double(features, "nearest_code", [&](auto zero) {
     using T = decltype(zero);
-    raise_if(quantize::nearest_code_cuda<T>(
-                 features.const_data_ptr<T>(), codebook.const_data_ptr<T>(),
-                 codes.mutable_data_ptr<T>(), quantized.mutable_data_ptr<T>(),
-                 indices.mutable_data_ptr<int64_t>(), features.size(0), codebook.size(0),
-                 features.size(1), current_stream(features)),
-             "nearest_code");
+    raise_if(
+        quantize::nearest_code_cuda<T>(
+            features.const_data_ptr<T>(), codebook.const_data_ptr<T>(), codes.mutable_data_ptr<T>(),
+            quantized.mutable_data_ptr<T>(), indices.mutable_data_ptr<int64_t>(), features.size(0),
+            codebook.size(0), features.size(1), current_stream(features)),
+        "nearest_code");
   });
   return {quantized, indices};
 }

@@ -30,8 +30,7 @@ using torch::stable::accelerator::DeviceGuard;
 // The stream that torch uses on the tensor's device now.
 inline Stream current_stream(const Tensor& tensor) {
   void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
   return static_cast<Stream>(stream);
 }
 

@@ -16,9 +16,9 @@ EncodeEntry make_encode_entry(uint32_t start, uint32_t frequency, int precision)
 
 void check_cdf_row(const int32_t* row, int64_t alphabet_size, int precision) {
   if (row[0] != 0 || row[alphabet_size] != int32_t{1} << precision) {
-    throw std::invalid_argument("each cdf must run from 0 to 2^precision = " +
-                                std::to_string(1 << precision) + ", got " + std::to_string(row[0]) +
-                                " to " + std::to_string(row[alphabet_size]));
+    throw std::invalid_argument(
+        "each cdf must run from 0 to 2^precision = " + std::to_string(1 << precision) + ", got " +
+        std::to_string(row[0]) + " to " + std::to_string(row[alphabet_size]));
   }
   for (int64_t s = 0; s < alphabet_size; ++s) {
     if (row[s + 1] <= row[s]) {
@@ -52,8 +52,7 @@ CdfTables::CdfTables(const int32_t* cdfs, int64_t num_tables, int64_t alphabet_s
       const auto start = static_cast<uint32_t>(row[s]);
       const auto frequency = static_cast<uint32_t>(row[s + 1] - row[s]);
       encode_.push_back(make_encode_entry(start, frequency, precision));
-      decode_.push_back(
-          {static_cast<uint16_t>(start), static_cast<uint16_t>(frequency - 1)});
+      decode_.push_back({static_cast<uint16_t>(start), static_cast<uint16_t>(frequency - 1)});
     }
   }
   slots_.resize(num_tables);

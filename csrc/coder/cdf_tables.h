@@ -12,9 +12,10 @@ namespace genaccel::coder {
 constexpr int kMaxPrecision = 16;  // bits; a 32-bit state with 16-bit words has room for no more
 constexpr int64_t kMaxTables = 65535;
 
-// Encoding x -> floor(x / f) * 2^p + x mod f + start without a division: q = high half of x * reciprocal,
-// then x + bias + q * (2^p - f). With reciprocal = ceil(2^64 / f), q is exact for 32-bit x, since
-// x * f < 2^64. For f = 1 the reciprocal 2^64 - 1 gives q = x - 1, and the bias makes up for it.
+// Encoding x -> floor(x / f) * 2^p + x mod f + start without a division: q = high half of x *
+// reciprocal, then x + bias + q * (2^p - f). With reciprocal = ceil(2^64 / f), q is exact for
+// 32-bit x, since x * f < 2^64. For f = 1 the reciprocal 2^64 - 1 gives q = x - 1, and the bias
+// makes up for it.
 struct EncodeEntry {
   uint64_t reciprocal;
   uint32_t bias;
@@ -47,7 +48,8 @@ class CdfTables {
   const DecodeEntry* decode_entries(int64_t table) const {
     return decode_.data() + table * alphabet_size_;
   }
-  // Symbol of each of the 2^precision slots. Built on first use, since encoders do without; thread-safe.
+  // Symbol of each of the 2^precision slots. Built on first use, since encoders do without;
+  // thread-safe.
   const uint16_t* slot_symbols(int64_t table) const;
 
  private:

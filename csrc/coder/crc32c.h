@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// CRC-32C (Castagnoli polynomial, as in iSCSI, RFC 3720), with the SSE4.2 instruction where there is one.
+// CRC-32C (Castagnoli polynomial, as in iSCSI, RFC 3720), with the SSE4.2 instruction where there
+// is one.
 #pragma once
 
 #include <cstddef>

@@ -15,7 +15,8 @@ namespace py = pybind11;
 namespace genaccel::coder {
 namespace {
 
-// A C-contiguous array of exactly this element type: a silent conversion would hide a caller's mistake.
+// A C-contiguous array of exactly this element type: a silent conversion would hide a caller's
+// mistake.
 template <typename T>
 py::array_t<T> as_array(const py::object& object, int dimensions, const char* name,
                         const char* type) {
@@ -205,7 +206,8 @@ PYBIND11_MODULE(_coder, m) {
 
   py::class_<CdfTables, std::shared_ptr<CdfTables>>(
       m, "CdfTables",
-      "Immutable cumulative tables: int32 [tables, symbols + 1], each from 0 to 2**precision, strictly\n"
+      "Immutable cumulative tables: int32 [tables, symbols + 1], each from 0 to 2**precision, "
+      "strictly\n"
       "increasing; precision 1 to 16. ValueError otherwise.")
       .def(py::init([](const py::object& cdfs, int precision) {
              const Rows rows = as_rows(cdfs);
@@ -217,8 +219,9 @@ PYBIND11_MODULE(_coder, m) {
       .def_property_readonly("alphabet_size", &CdfTables::alphabet_size)
       .def_property_readonly("precision", &CdfTables::precision);
 
-  py::class_<PyEncoder>(m, "RansEncoder",
-                        "Collects symbols and makes one stream of them, with 1 to 64 interleaved lanes.")
+  py::class_<PyEncoder>(
+      m, "RansEncoder",
+      "Collects symbols and makes one stream of them, with 1 to 64 interleaved lanes.")
       .def(py::init<int>(), py::arg("lanes") = 1)
       .def("push", &encoder_push, py::arg("symbols"), py::arg("tables"), py::arg("table_ids") = 0,
            "Append int32 [N] symbols; table_ids is one table for all, or int32 [N].")
@@ -235,8 +238,9 @@ PYBIND11_MODULE(_coder, m) {
            "The next `count` symbols, int32. StreamError if the stream ends before.")
       .def("pull_cdfs", &decoder_pull_cdfs, py::arg("cdfs"), py::arg("precision"),
            "The next symbols, one per row of cdfs int32 [N, symbols + 1].")
-      .def("finish", [](PyDecoder& self) { self.coder.finish(); },
-           "StreamError unless all of the stream was read and every lane ends where it began.");
+      .def(
+          "finish", [](PyDecoder& self) { self.coder.finish(); },
+          "StreamError unless all of the stream was read and every lane ends where it began.");
 }
 
 }  // namespace genaccel::coder

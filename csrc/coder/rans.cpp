@@ -8,8 +8,8 @@
 namespace genaccel::coder {
 namespace {
 
-// One step; writes a word below `out` if the state has to shrink first. No branch: whether it does is as
-// random as the data. `out` must have a word of room.
+// One step; writes a word below `out` if the state has to shrink first. No branch: whether it does
+// is as random as the data. `out` must have a word of room.
 inline uint32_t encode_step(uint32_t state, const EncodeEntry& entry, int precision,
                             uint16_t*& out) {
   const uint64_t limit = uint64_t{entry.frequency} << (32 - precision);
@@ -17,12 +17,13 @@ inline uint32_t encode_step(uint32_t state, const EncodeEntry& entry, int precis
   out[-1] = static_cast<uint16_t>(state);
   out -= shrink;
   state = shrink ? state >> 16 : state;
-  const auto quotient = static_cast<uint32_t>(
-      (static_cast<unsigned __int128>(state) * entry.reciprocal) >> 64);
+  const auto quotient =
+      static_cast<uint32_t>((static_cast<unsigned __int128>(state) * entry.reciprocal) >> 64);
   return state + entry.bias + quotient * ((uint32_t{1} << precision) - entry.frequency);
 }
 
-// Symbols [0, count) of one table, backwards; the first belongs to lane 0 and count is a multiple of kLanes.
+// Symbols [0, count) of one table, backwards; the first belongs to lane 0 and count is a multiple
+// of kLanes.
 template <int kLanes>
 uint16_t* encode_groups(uint32_t* states, const uint16_t* symbols, int64_t count,
                         const EncodeEntry* entries, int precision, uint16_t* out) {
@@ -153,8 +154,9 @@ void Encoder::push_cdfs(const int32_t* symbols, int64_t count, const int32_t* cd
     const int32_t* row = cdfs + i * (alphabet_size + 1);
     check_cdf_row(row, alphabet_size, precision);
     const int32_t start = row[symbols[i]];
-    segment.entries.push_back(make_encode_entry(
-        static_cast<uint32_t>(start), static_cast<uint32_t>(row[symbols[i] + 1] - start), precision));
+    segment.entries.push_back(make_encode_entry(static_cast<uint32_t>(start),
+                                                static_cast<uint32_t>(row[symbols[i] + 1] - start),
+                                                precision));
   }
   segments_.push_back(std::move(segment));
 }
@@ -164,7 +166,8 @@ std::vector<uint8_t> Encoder::finish() {
   for (const Segment& segment : segments_) {
     total += segment.count();
   }
-  // A symbol writes at most one word. One more in front, which encode_step may touch without keeping.
+  // A symbol writes at most one word. One more in front, which encode_step may touch without
+  // keeping.
   const std::unique_ptr<uint16_t[]> buffer(new uint16_t[static_cast<size_t>(total) + 1]);
   uint16_t* const buffer_end = buffer.get() + total + 1;
   uint16_t* out = buffer_end;
@@ -189,7 +192,8 @@ std::vector<uint8_t> Encoder::finish() {
     } else {
       const EncodeEntry* entries = segment->tables->encode_entries(segment->choice.one);
       const uint16_t* symbols = segment->symbols.data();
-      // Whole groups of lanes lie between the first symbol of lane 0 and the last of lane lanes - 1.
+      // Whole groups of lanes lie between the first symbol of lane 0 and the last of lane lanes
+      // - 1.
       const int64_t head = std::min(count, (lanes_ - first % lanes_) % lanes_);
       const int64_t grouped = (count - head) / lanes_ * lanes_;
       for (int64_t i = count - 1; i >= head + grouped; --i) {
@@ -199,11 +203,21 @@ std::vector<uint8_t> Encoder::finish() {
         out = run(states.data(), symbols + head, grouped, entries, segment->precision, out);
       };
       switch (lanes_) {
-        case 1: groups(encode_groups<1>); break;
-        case 2: groups(encode_groups<2>); break;
-        case 4: groups(encode_groups<4>); break;
-        case 8: groups(encode_groups<8>); break;
-        case 16: groups(encode_groups<16>); break;
+        case 1:
+          groups(encode_groups<1>);
+          break;
+        case 2:
+          groups(encode_groups<2>);
+          break;
+        case 4:
+          groups(encode_groups<4>);
+          break;
+        case 8:
+          groups(encode_groups<8>);
+          break;
+        case 16:
+          groups(encode_groups<16>);
+          break;
         default:
           for (int64_t i = head + grouped - 1; i >= head; --i) {
             code_one(i, entries[symbols[i]]);
@@ -273,8 +287,9 @@ void Decoder::pull(int32_t* symbols, int64_t count, const CdfTables& tables,
   for (; i < count && lane_ != 0; ++i) {
     decode_one(i, entries, slots);
   }
-  // As long as every lane could read a word, no read needs a check. Each round may use up less than that, so
-  // repeat until little is left. A group that reads nothing may look at the word behind the last of its own.
+  // As long as every lane could read a word, no read needs a check. Each round may use up less than
+  // that, so repeat until little is left. A group that reads nothing may look at the word behind
+  // the last of its own.
   while (true) {
     const auto words_left = static_cast<int64_t>(words_.size() - position_);
     const int64_t groups = std::min((count - i) / lanes_, words_left / lanes_ - 1);
@@ -290,12 +305,23 @@ void Decoder::pull(int32_t* symbols, int64_t count, const CdfTables& tables,
     };
     bool done = false;
     switch (lanes_) {
-      case 1: done = run(decode_groups<1>); break;
-      case 2: done = run(decode_groups<2>); break;
-      case 4: done = run(decode_groups<4>); break;
-      case 8: done = run(decode_groups<8>); break;
-      case 16: done = run(decode_groups<16>); break;
-      default: break;
+      case 1:
+        done = run(decode_groups<1>);
+        break;
+      case 2:
+        done = run(decode_groups<2>);
+        break;
+      case 4:
+        done = run(decode_groups<4>);
+        break;
+      case 8:
+        done = run(decode_groups<8>);
+        break;
+      case 16:
+        done = run(decode_groups<16>);
+        break;
+      default:
+        break;
     }
     if (!done) {
       break;
@@ -306,8 +332,8 @@ void Decoder::pull(int32_t* symbols, int64_t count, const CdfTables& tables,
   }
 }
 
-void Decoder::pull_cdfs(int32_t* symbols, int64_t count, const int32_t* cdfs,
-                        int64_t alphabet_size, int precision) {
+void Decoder::pull_cdfs(int32_t* symbols, int64_t count, const int32_t* cdfs, int64_t alphabet_size,
+                        int precision) {
   const uint32_t mask = (uint32_t{1} << precision) - 1;
   for (int64_t i = 0; i < count; ++i) {
     const int32_t* row = cdfs + i * (alphabet_size + 1);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Range variant of asymmetric numeral systems (Duda, arXiv 1311.2540): 32-bit states, 16-bit words, L lanes.
+// Range variant of asymmetric numeral systems (Duda, arXiv 1311.2540): 32-bit states, 16-bit words,
+// L lanes.
 //
-// Stream: the L final states (u32, little endian), then 16-bit words (little endian) in the order in which a
-// decoder reads them. Symbol i belongs to lane i mod L. Each lane starts at kStart and stays in [2^16, 2^32);
-// a decoder that has read everything finds all lanes back at kStart, which is the integrity check.
+// Stream: the L final states (u32, little endian), then 16-bit words (little endian) in the order
+// in which a decoder reads them. Symbol i belongs to lane i mod L. Each lane starts at kStart and
+// stays in [2^16, 2^32); a decoder that has read everything finds all lanes back at kStart, which
+// is the integrity check.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +39,8 @@ class Encoder {
  public:
   explicit Encoder(int lanes);
 
-  // Appends symbols. Throws std::invalid_argument if a symbol or a table is out of range; then nothing is appended.
+  // Appends symbols. Throws std::invalid_argument if a symbol or a table is out of range; then
+  // nothing is appended.
   void push(const int32_t* symbols, int64_t count, std::shared_ptr<const CdfTables> tables,
             TableChoice choice);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bridge: rows of probabilities [rows, symbols] to integer cumulative tables [rows, symbols + 1] that run from
-// 0 to 2^precision. frequency = 1 + floor(p * (2^precision - symbols)); what is left over goes to the largest
-// remainders, the lowest symbol first among equal ones.
+// Bridge: rows of probabilities [rows, symbols] to integer cumulative tables [rows, symbols + 1]
+// that run from 0 to 2^precision. frequency = 1 + floor(p * (2^precision - symbols)); what is left
+// over goes to the largest remainders, the lowest symbol first among equal ones.
 #pragma once
 
 #include <cstdint>

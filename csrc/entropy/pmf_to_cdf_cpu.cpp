@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "entropy/pmf_to_cdf.h"
-
 #include <algorithm>
 #include <numeric>
 #include <vector>
+
+#include "entropy/pmf_to_cdf.h"
 
 namespace genaccel::entropy {
 

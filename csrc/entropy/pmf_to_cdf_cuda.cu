@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// One block per row. Instead of sorting remainders, the cut between those that get a slot more and those that
-// do not is found by bisection over their values; the result is the same by definition.
+// One block per row. Instead of sorting remainders, the cut between those that get a slot more and
+// those that do not is found by bisection over their values; the result is the same by definition.
+#include <cuda_runtime.h>
+
 #include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
-#include <cuda_runtime.h>
 
 #include "common/launch.cuh"
 #include "entropy/pmf_to_cdf.h"
@@ -78,7 +79,8 @@ __global__ void __launch_bounds__(kThreads)
   }
   const uint64_t left_over = free_slots - block_sum(whole, scratch, shared);
 
-  // The largest cut with at least left_over remainders at or above it; remainders are below weight_sum.
+  // The largest cut with at least left_over remainders at or above it; remainders are below
+  // weight_sum.
   uint64_t cut = 0;
   uint64_t above = weight_sum;
   while (above - cut > 1) {

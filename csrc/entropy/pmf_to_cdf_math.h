@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a probability becomes slots of an integer table. After the one rounding of fixed_point all is integer,
-// so the CPU and the GPU give the same table for the same probabilities.
+// How a probability becomes slots of an integer table. After the one rounding of fixed_point all is
+// integer, so the CPU and the GPU give the same table for the same probabilities.
 #pragma once
 
 #include <cmath>
@@ -12,7 +12,8 @@ namespace genaccel::entropy {
 
 constexpr int kMaxPrecision = 24;  // bits of a table
 
-// Fraction bits of a weight, such that weight * 2^precision and the sum of 2^precision weights fit 63 bits.
+// Fraction bits of a weight, such that weight * 2^precision and the sum of 2^precision weights fit
+// 63 bits.
 GENACCEL_HOST_DEVICE int fraction_bits(int precision) { return 62 - precision; }
 
 // What is no probability (negative, NaN, infinite) counts as zero.
@@ -21,8 +22,8 @@ GENACCEL_HOST_DEVICE double sanitized(double p) {
   return isfinite(p) && p > 0 ? p : 0.0;
 }
 
-// p relative to the row's largest entry, as an integer. A row without any positive entry is uniform.
-// IEEE division and rint round alike everywhere; scaling by a power of two is exact.
+// p relative to the row's largest entry, as an integer. A row without any positive entry is
+// uniform. IEEE division and rint round alike everywhere; scaling by a power of two is exact.
 GENACCEL_HOST_DEVICE uint64_t fixed_point(double p, double largest, int precision) {
   using std::rint;
   const double one = static_cast<double>(uint64_t{1} << fraction_bits(precision));

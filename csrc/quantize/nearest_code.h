@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bridge: nearest unit-norm code word of each row, and the straight-through gradient. All arrays are dense.
+// Bridge: nearest unit-norm code word of each row, and the straight-through gradient. All arrays
+// are dense.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Nearest code on the CPU: a register tile of 4 rows by 2 vectors of code words runs over the codebook and
-// keeps the best score and index per lane, so no matrix of scores is ever stored.
+// Nearest code on the CPU: a register tile of 4 rows by 2 vectors of code words runs over the
+// codebook and keeps the best score and index per lane, so no matrix of scores is ever stored.
 #include <limits>
 #include <type_traits>
 
@@ -11,7 +11,7 @@ namespace genaccel::quantize {
 namespace {
 
 constexpr int kVectorBytes = 32;  // one AVX register; other targets split it
-constexpr int kRows = 4;          // 4 x 2 accumulators leave half of AVX2's 16 registers for operands
+constexpr int kRows = 4;  // 4 x 2 accumulators leave half of AVX2's 16 registers for operands
 constexpr int kVectors = 2;
 
 template <typename T>
@@ -34,7 +34,8 @@ void normalize_row(const T* row, T* out, int64_t dim) {
   }
 }
 
-// Best code of `count` <= kRows unit rows. Forced inline, so that it is compiled once per instruction set.
+// Best code of `count` <= kRows unit rows. Forced inline, so that it is compiled once per
+// instruction set.
 template <typename T>
 __attribute__((always_inline)) inline void search_rows(const T* rows, int count, const T* packed,
                                                        int64_t* indices, int64_t num_codes,
@@ -194,11 +195,11 @@ void nearest_code_backward_cpu(const T* grad, const T* features, T* grad_feature
   }
 }
 
-#define GENACCEL_INSTANTIATE(T)                                                                \
-  template int64_t packed_codes_size<T>(int64_t, int64_t);                                     \
-  template void pack_codes_cpu<T>(const T*, T*, T*, int64_t, int64_t);                         \
+#define GENACCEL_INSTANTIATE(T)                                                                   \
+  template int64_t packed_codes_size<T>(int64_t, int64_t);                                        \
+  template void pack_codes_cpu<T>(const T*, T*, T*, int64_t, int64_t);                            \
   template void nearest_code_cpu<T>(const T*, const T*, const T*, T*, int64_t*, int64_t, int64_t, \
-                                    int64_t, int64_t);                                         \
+                                    int64_t, int64_t);                                            \
   template void nearest_code_backward_cpu<T>(const T*, const T*, T*, int64_t, int64_t, int64_t);
 GENACCEL_INSTANTIATE(float)
 GENACCEL_INSTANTIATE(double)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Nearest code on the GPU: a thread owns a row and keeps the scores of kCodes code words in registers, while
-// the block walks the codebook in shared-memory tiles. No matrix of scores is stored.
+// Nearest code on the GPU: a thread owns a row and keeps the scores of kCodes code words in
+// registers, while the block walks the codebook in shared-memory tiles. No matrix of scores is
+// stored.
 #include <cuda_runtime.h>
 
 #include "common/integer.h"
@@ -11,7 +12,8 @@ namespace genaccel::quantize {
 namespace {
 
 constexpr int kThreads = 128;  // rows per block
-constexpr int kCodes = 32;     // code words per tile: as many scores as fit in registers without spills
+constexpr int kCodes =
+    32;  // code words per tile: as many scores as fit in registers without spills
 constexpr int kChannels = 16;  // channels per tile
 constexpr int kWarp = 32;
 
@@ -41,7 +43,8 @@ __global__ void __launch_bounds__(kThreads)
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     nearest_code_kernel(const T* __restrict__ codes, T* __restrict__ quantized,
-                        int64_t* __restrict__ indices, int64_t rows, int64_t num_codes, int64_t dim) {
+                        int64_t* __restrict__ indices, int64_t rows, int64_t num_codes,
+                        int64_t dim) {
   __shared__ T tile[kChannels][kCodes];
   __shared__ int64_t chosen[kThreads];
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kThreads;
@@ -152,9 +155,9 @@ Status nearest_code_backward_cuda(const T* grad, const T* features, T* grad_feat
   return launch_status();
 }
 
-#define GENACCEL_INSTANTIATE(T)                                                                  \
-  template Status nearest_code_cuda<T>(const T*, const T*, T*, T*, int64_t*, int64_t, int64_t,   \
-                                       int64_t, Stream);                                         \
+#define GENACCEL_INSTANTIATE(T)                                                                \
+  template Status nearest_code_cuda<T>(const T*, const T*, T*, T*, int64_t*, int64_t, int64_t, \
+                                       int64_t, Stream);                                       \
   template Status nearest_code_backward_cuda<T>(const T*, const T*, T*, int64_t, int64_t, Stream);
 GENACCEL_INSTANTIATE(float)
 GENACCEL_INSTANTIATE(double)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,20 +52,17 @@ def demo(
         typer.echo(f"without the ST-LPIPS column: {error}", err=True)
 
     console = Console()
-    table = _table(
-        "Held-out photographs, each codec at the file size nearest to ours", st_lpips is not None
-    )
+    table = _table(with_st_lpips=st_lpips is not None)
     results = []
     with console.status("measuring") as status:
         for result in run_demo(codec, photographs, st_lpips=st_lpips):
             results.append(result)
             status.update(f"measured {len(results)} of {len(photographs)} photographs")
-            for row in result.measurements:
-                pixels = f"{row.width}x{row.height}"
-                table.add_row(row.photograph, pixels, *_cells(row, st_lpips is not None))
-            table.add_section()
-    for mean in codec_means(results):
-        table.add_row("mean", "", *_cells(mean, st_lpips is not None), style="bold")
+            first = result.measurements[0]
+            _add_section(
+                table, (first.photograph, f"{first.width}x{first.height}"), result.measurements
+            )
+    _add_section(table, ("mean",), codec_means(results))
     console.print(table)
     if any(row.is_floor for result in results for row in result.measurements):
         console.print("* the smallest file that this format makes")
@@ -80,29 +78,46 @@ def demo(
         console.print(f"wrote {path}")
 
 
-def _table(title: str, with_st_lpips: bool) -> Table:
+def _table(*, with_st_lpips: bool) -> Table:
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=title)
-    table.add_column("photograph")
-    table.add_column("pixels")
-    table.add_column("codec")
-    names = ["bytes", "bits/pixel", "PSNR dB", "MS-SSIM"]
-    names += ["ST-LPIPS"] if with_st_lpips else []
-    for name in [*names, "encode ms", "decode ms"]:
-        table.add_column(name, justify="right")
+    # Two-line headings and no rules between the columns: it fits into 80 columns.
+    table = Table(
+        title="Held-out photographs, each codec at the file size nearest to ours",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("photograph", no_wrap=True)
+    table.add_column("codec", no_wrap=True)
+    names = ["bytes", "bits/\npixel", "PSNR\ndB", "MS-SSIM"]
+    names += ["ST-LPIPS\nvgg"] if with_st_lpips else []
+    for name in [*names, "encode\nms", "decode\nms"]:
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
-def _cells(row: Measurement | CodecMean, with_st_lpips: bool) -> list[str]:
+def _add_section(
+    table: Table, names: Sequence[str], rows: Sequence[Measurement] | Sequence[CodecMean]
+) -> None:
+    """One line a codec; the names stand at the beginning of the first lines."""
+    for line, row in enumerate(rows):
+        table.add_row(names[line] if line < len(names) else "", *_cells(row))
+    table.add_section()
+
+
+def _cells(row: Measurement | CodecMean) -> list[str]:
     mark = "*" if getattr(row, "is_floor", False) else ""
-    cells = [
+    distance = [] if row.st_lpips is None else [f"{row.st_lpips:.4f}"]
+    return [
         row.codec + mark,
         f"{row.num_bytes:.0f}",
         f"{row.bits_per_pixel:.3f}",
         f"{row.psnr:.2f}",
         f"{row.ms_ssim:.4f}",
+        *distance,
+        f"{row.encode_ms:.0f}",
+        f"{row.decode_ms:.0f}",
     ]
-    if with_st_lpips:
-        cells.append("" if row.st_lpips is None else f"{row.st_lpips:.4f}")
-    return [*cells, f"{row.encode_ms:.0f}", f"{row.decode_ms:.0f}"]

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from genaccel.data.image_folder import RandomCropDataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
 from genaccel.codec.index_statistics import bits_per_pixel, count_indices, set_index_cdfs
 from genaccel.codec.training import load_trained
+from genaccel.data.image_folder import RandomCropDataset
 
 _CROP_SIZE = 256  # pixels; large enough that border tokens are few
 _BATCH_SIZE = 8

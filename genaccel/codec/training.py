@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from genaccel.data.image_folder import RandomCropDataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -26,6 +25,7 @@ from tqdm.auto import tqdm
 
 from genaccel.codec.codebook_upkeep import CodebookUpkeep
 from genaccel.codec.training_config import CodecTrainingConfig
+from genaccel.data.image_folder import RandomCropDataset
 from genaccel.models.autoencoder import PRESETS, Autoencoder, AutoencoderOutput
 from genaccel.models.st_lpips import StLpips
 
@@ -95,7 +95,7 @@ class CodecTrainer:
         self.perceptual: StLpips | None = None
         if config.perceptual_net != "none" and config.perceptual_weight > 0:
             self.perceptual = StLpips.from_pretrained(config.perceptual_net)
-            self.perceptual.to(self.accelerator.device, memory_format=torch.channels_last)
+            self.perceptual.to(self.accelerator.device).to(memory_format=torch.channels_last)
             self.perceptual.eval().requires_grad_(False)
         if (self.run / _CHECKPOINT_NAME).is_file():
             self._load_checkpoint()

@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from genaccel.models.vqgan_backbone import VqganParams
 
 CDF_PRECISION = 16  # bits; what the 32-bit range coder takes
 
-_BACKBONES: dict[str, type[VqganParams] | type[EfficientParams]] = {
+_BACKBONES: dict[str, Callable[..., VqganParams | EfficientParams]] = {
     "vqgan": VqganParams,
     "efficient": EfficientParams,
 }

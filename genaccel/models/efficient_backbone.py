@@ -98,6 +98,12 @@ class ChannelNorm(nn.Module):
         return x.permute(0, 3, 1, 2)
 
 
+def _start_at_zero(convolution: nn.Conv2d) -> None:
+    """Make a residual branch an identity at first."""
+    for parameter in convolution.parameters():
+        nn.init.zeros_(parameter)
+
+
 class BottleneckBlock(nn.Module):
     """Norm, 1x1 down, 3x3, 1x1 up, around an identity; the last weight starts at zero."""
 
@@ -108,8 +114,7 @@ class BottleneckBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, inner, 1)
         self.conv2 = nn.Conv2d(inner, inner, 3, padding=1)
         self.conv3 = nn.Conv2d(inner, channels, 1)
-        nn.init.zeros_(self.conv3.weight)
-        nn.init.zeros_(self.conv3.bias)
+        _start_at_zero(self.conv3)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W]
         h = functional.silu(self.conv1(self.norm(x)))
@@ -123,8 +128,7 @@ class RefinementBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        _start_at_zero(self.conv2)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W]
         return x + self.conv2(functional.silu(self.conv1(x)))

@@ -18,7 +18,9 @@ def require_float_tensor(name: str, value: object) -> None:
 def require_dimensions(name: str, value: Tensor, dimensions: int) -> None:
     """Raise ValueError unless ``value`` has so many dimensions."""
     if value.ndim != dimensions:
-        raise ValueError(f"{name} must have {dimensions} dimensions, got shape {tuple(value.shape)}")
+        raise ValueError(
+            f"{name} must have {dimensions} dimensions, got shape {tuple(value.shape)}"
+        )
 
 
 def require_same_kind(name: str, value: Tensor, other_name: str, other: Tensor) -> None:

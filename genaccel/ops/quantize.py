@@ -76,6 +76,4 @@ def _backward(ctx: Any, grad: Tensor, _grad_indices: Tensor | None) -> tuple[Ten
     return torch.ops.genaccel.nearest_code_backward.default(grad.contiguous(), features), None
 
 
-torch.library.register_autograd(
-    "genaccel::nearest_code", _backward, setup_context=_setup_context
-)
+torch.library.register_autograd("genaccel::nearest_code", _backward, setup_context=_setup_context)

@@ -123,7 +123,7 @@ def test_loss_falls_and_most_code_words_come_into_use(photographs, tmp_path):
 
 def test_other_options_in_the_same_folder_are_refused(photographs, tmp_path):
     CodecTrainer(config(), data=photographs, run=tmp_path / "run", cpu=True)
-    with pytest.raises(ValueError, match="learning_rate: 0.0004 -> 0.001"):
+    with pytest.raises(ValueError, match=r"learning_rate: 0\.0004 -> 0\.001"):
         CodecTrainer(config(learning_rate=1e-3), data=photographs, run=tmp_path / "run", cpu=True)
 
 

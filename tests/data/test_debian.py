@@ -90,7 +90,9 @@ def test_the_last_matching_paragraph_gives_the_licence() -> None:
         licence_of("sea.jpg", licences[1:])
 
 
-def test_a_package_in_the_cache_is_used(write_deb: WriteDeb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_in_the_cache_is_used(
+    write_deb: WriteDeb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     path = write_deb(tmp_path / "some-data_1%3a2-3_all.deb", {"a": b"a"})
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

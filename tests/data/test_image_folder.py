@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from genaccel.eval.held_out import held_out_photographs
 from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
 from genaccel.data.image_files import read_rgb
 from genaccel.data.image_folder import RandomCropDataset
-from genaccel.eval.held_out import held_out_photographs
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,9 @@ def test_unscaled_crops_are_cut_out_exactly_and_half_are_mirrored(folder: Path) 
         return any(
             (view[y, x] == crop).all()
             for view in windows
-            for y, x in zip(*np.nonzero((view[..., 0, :4] == crop[:, 0, :4]).all((2, 3))), strict=True)
+            for y, x in zip(
+                *np.nonzero((view[..., 0, :4] == crop[:, 0, :4]).all((2, 3))), strict=True
+            )
         )
 
     mirrored = 0

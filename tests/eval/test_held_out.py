@@ -3,7 +3,6 @@ import importlib.util
 
 import pytest
 import skimage.data
-
 from genaccel.eval.held_out import held_out_photographs
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from genaccel.eval.pairs import Score, match_folders, mean, print_report, score_pairs
 from genaccel.eval.psnr import psnr
+from PIL import Image
 
 
 def _write(path: Path, size: tuple[int, int] = (8, 6), value: int = 0) -> None:
@@ -34,7 +33,9 @@ def test_unmatched_files_are_named(tmp_path: Path) -> None:
     for folder in (a, b):
         _write(folder / "both.png")
     _write(b / "other.png")
-    with pytest.raises(ValueError, match=r"only in .*a: only00, .*only09 and 2 more; only in .*b: other"):
+    with pytest.raises(
+        ValueError, match=r"only in .*a: only00, .*only09 and 2 more; only in .*b: other"
+    ):
         match_folders(a, b)
     assert [pair.name for pair in match_folders(a, b, intersect=True)] == ["both"]
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from genaccel.eval.held_out import held_out_photographs
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from genaccel.eval.held_out import held_out_photographs
 from genaccel.models.st_lpips import StLpips, StLpipsNet
 
 NETS: tuple[StLpipsNet, ...] = ("alex", "vgg")
@@ -40,8 +40,20 @@ def _jpeg(image: Image.Image, quality: int) -> Image.Image:
 
 # From the network and weights as published, on the same pixels.
 PUBLISHED = {
-    "alex": {"jpeg 75": 0.0154, "jpeg 50": 0.0247, "jpeg 10": 0.2063, "blur 2": 0.4699, "shift": 0.0040},
-    "vgg": {"jpeg 75": 0.0423, "jpeg 50": 0.1002, "jpeg 10": 0.3239, "blur 2": 0.6232, "shift": 0.0088},
+    "alex": {
+        "jpeg 75": 0.0154,
+        "jpeg 50": 0.0247,
+        "jpeg 10": 0.2063,
+        "blur 2": 0.4699,
+        "shift": 0.0040,
+    },
+    "vgg": {
+        "jpeg 75": 0.0423,
+        "jpeg 50": 0.1002,
+        "jpeg 10": 0.3239,
+        "blur 2": 0.6232,
+        "shift": 0.0088,
+    },
 }
 
 
@@ -57,7 +69,9 @@ def test_distances_are_those_of_the_published_metric(metric: StLpips, chelsea: I
             distorted = chelsea.filter(ImageFilter.GaussianBlur(int(amount)))
         distance = metric(original, _tensor(distorted)).item()
         assert distance == pytest.approx(expected[distortion], abs=6e-4), distortion
-    assert metric(original, original.roll(1, 3)).item() == pytest.approx(expected["shift"], abs=1e-4)
+    assert metric(original, original.roll(1, 3)).item() == pytest.approx(
+        expected["shift"], abs=1e-4
+    )
     assert metric(original, original).item() == 0.0
 
 

@@ -11,12 +11,14 @@ import genaccel.ops  # noqa: F401  (loads the library)
 from genaccel import reference
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from op_cases import OP_CASES  # noqa: E402
+from op_cases import OP_CASES
 
 every_input = pytest.mark.parametrize(
     ("case", "shape", "dtype"),
     [
-        pytest.param(case, shape, dtype, id=f"{case.name}-{'x'.join(map(str, shape.values()))}-{dtype}")
+        pytest.param(
+            case, shape, dtype, id=f"{case.name}-{'x'.join(map(str, shape.values()))}-{dtype}"
+        )
         for case in OP_CASES
         for shape in case.shapes
         for dtype in case.dtypes

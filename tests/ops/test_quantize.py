@@ -50,7 +50,9 @@ def test_views_are_accepted(device):
 def test_compiles_without_graph_breaks():
     features, codebook = torch.randn(10, 4), torch.randn(7, 4)
     compiled = torch.compile(ops.nearest_code, fullgraph=True, backend="aot_eager")
-    for a, b in zip(compiled(features, codebook), ops.nearest_code(features, codebook), strict=True):
+    for a, b in zip(
+        compiled(features, codebook), ops.nearest_code(features, codebook), strict=True
+    ):
         assert torch.equal(a, b)
 
 

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every benchmark shares: arguments, alternating timing, bars, and a JSON record with versions and device."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """One run of a benchmark script."""
+
+    name: str
+    quick: bool
+    json_path: Path | None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    bars: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def from_command_line(cls, name: str, description: str) -> Bench:
+        """Parse ``--quick`` and ``--json FILE``."""
+        parser = argparse.ArgumentParser(description=description)
+        parser.add_argument("--quick", action="store_true", help="under 50 s on 2 cores")
+        parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
+        arguments = parser.parse_args()
+        return cls(name=name, quick=arguments.quick, json_path=arguments.json)
+
+    def bar(
+        self, name: str, value: float | None, target: float, *, higher_is_better: bool = True
+    ) -> None:
+        """Record whether a measured value (None: not measurable here) reaches its target."""
+        reached = value is not None and (value >= target if higher_is_better else value <= target)
+        self.bars.append({"name": name, "value": value, "target": target, "ok": reached})
+
+    def finish(self, versions_of: Sequence[str] = ()) -> None:
+        """Print the table and the bars, and write the JSON file."""
+        environment = describe_environment(versions_of)
+        console = Console(width=None if Console().is_terminal else 160)
+        console.print("  ".join(f"{k} {v}" for k, v in environment.items()), highlight=False)
+        if self.rows:
+            table = Table(*(column.replace("_", " ") for column in self.rows[0]))
+            for row in self.rows:
+                table.add_row(
+                    *(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values())
+                )
+            console.print(table)
+        if self.json_path is not None:
+            record = {
+                "benchmark": self.name,
+                "quick": self.quick,
+                "environment": environment,
+                "rows": self.rows,
+                "bars": self.bars,
+            }
+            self.json_path.parent.mkdir(parents=True, exist_ok=True)
+            partial = self.json_path.with_name(self.json_path.name + ".partial")
+            partial.write_text(json.dumps(record, indent=1) + "\n")
+            os.replace(partial, self.json_path)
+        for bar in self.bars:
+            value = "missing" if bar["value"] is None else f"{bar['value']:.3f}"
+            print(
+                f"bar {bar['name']} value={value} target={bar['target']} {'ok' if bar['ok'] else 'short'}"
+            )
+
+
+def alternate(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each side; the sides take turns, so that a busy machine slows all alike."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for run in sides.values():  # warm-up
+        run()
+    for _ in range(repeats):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def describe_environment(packages: Sequence[str] = ()) -> dict[str, str]:
+    """Date, processor and versions, for the record."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        models = [
+            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        processor = models[0].split(":", 1)[1].strip() if models else processor
+    environment = {
+        "date": datetime.date.today().isoformat(),
+        "device": processor,
+        "cores": str(os.cpu_count()),
+        "python": platform.python_version(),
+    }
+    for package in packages:
+        try:
+            environment[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            environment[package] = "missing"
+    return environment

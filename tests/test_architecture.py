@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of the house: who may import and include whom, and how long a file may be."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAX_LINES = 500
+
+METHODS = {"sensitivity", "speculative_sr", "skip_decoding", "codec", "distill", "tokenizer"}
+# room -> rooms of genaccel that it may import, besides itself and errors
+PYTHON_RULES = {
+    "errors": set(),
+    "_library": set(),
+    "ops": {"_library"},
+    "reference": set(),
+    "layers": {"ops"},
+    "models": {"ops", "layers"},
+    "data": set(),
+    "zoo": set(),
+    "hooks": {"ops"},
+    **{method: {"ops", "layers", "models", "data", "zoo", "_coder"} for method in METHODS},
+    "sensitivity": {"ops", "layers", "models", "data", "zoo", "_coder", "hooks"},
+    "eval": {"ops", "layers", "models", "data", "zoo", *METHODS},
+    "pipelines": {"ops", "layers", "models", "zoo", "hooks", *METHODS},
+    "cli": {"ops", "layers", "models", "data", "zoo", "eval", "pipelines", *METHODS},
+    "__init__": set(),
+}
+STANDARD_HEADER = re.compile(r"[a-z_0-9]+$")  # <vector>, <cstdint>: no dot, no slash
+
+
+def tracked(*patterns):
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    return [ROOT / name for name in listed if (ROOT / name).is_file()]
+
+
+def room_of(path):
+    """The room of genaccel that a Python file belongs to."""
+    parts = path.relative_to(ROOT).parts
+    if parts[0] in ("eval", "pipelines"):
+        return parts[0]
+    return parts[1].removesuffix(".py")
+
+
+def imported_rooms(path):
+    """Rooms of genaccel that a file imports, at any depth of its code."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module or ""]
+            if node.module == "genaccel":
+                names = [f"genaccel.{alias.name}" for alias in node.names]
+        else:
+            continue
+        rooms |= {name.split(".")[1] for name in names if name.startswith("genaccel.")}
+    return rooms - {"__version__"}
+
+
+PYTHON_FILES = list(tracked("genaccel/*.py", "eval/*.py", "pipelines/*.py"))
+NATIVE_FILES = tracked("csrc/*.h", "csrc/*.cuh", "csrc/*.cpp", "csrc/*.cu")
+relative = [str(p.relative_to(ROOT)) for p in PYTHON_FILES]
+relative_native = [str(p.relative_to(ROOT)) for p in NATIVE_FILES]
+
+
+def test_the_walk_sees_the_house():
+    assert len(PYTHON_FILES) > 20
+    assert len(NATIVE_FILES) > 15
+    assert imported_rooms(ROOT / "genaccel/layers/vector_quantizer.py") == {"ops"}
+    assert "torch/csrc/stable/ops.h" in includes(ROOT / "csrc/bindings/torch_compat.h")
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=relative)
+def test_python_file_imports_only_what_its_room_may(path):
+    room = room_of(path)
+    assert room in PYTHON_RULES, f"{room} is no room of the house"
+    allowed = PYTHON_RULES[room] | {room, "errors"}
+    assert imported_rooms(path) <= allowed
+
+
+def test_reference_is_imported_by_tests_alone():
+    importers = [p for p in tracked("*.py") if "reference" in imported_rooms(p)]
+    assert importers
+    for path in importers:
+        assert path.relative_to(ROOT).parts[0] == "tests" or room_of(path) == "reference"
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import sys, genaccel; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'diffusers')))"
+    subprocess.run([__import__("sys").executable, "-c", code], check=True, cwd=ROOT)
+
+
+def includes(path):
+    return re.findall(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]', path.read_text(encoding="utf-8"), re.M)
+
+
+def allowed_include(path, header):
+    """Whether a file of csrc may include a header; the table is in csrc/README.md."""
+    folder, name = path.relative_to(ROOT / "csrc").parts[-2:]
+    own = header.startswith(f"{folder}/")
+    cuda = header == "cuda_runtime.h" or header.startswith("cub/")
+    if folder == "bindings":
+        if name == "torch_compat.h":
+            return (
+                header.startswith(("torch/csrc/stable/", "torch/headeronly/", "common/"))
+                or (header == "torch/csrc/inductor/aoti_torch/c/shim.h")
+                or bool(STANDARD_HEADER.match(header))
+            )
+        bridge = re.match(
+            r"(?!common/|coder/)[a-z_]+/[a-z_0-9]+\.h$", header
+        ) and not header.endswith("_math.h")
+        return bool(bridge or STANDARD_HEADER.match(header))
+    if folder == "coder":
+        python = name == "module.cpp" and header.startswith("pybind11/")
+        return own or python or bool(STANDARD_HEADER.match(header))
+    if folder == "common":
+        if name.endswith(".cuh"):
+            return header.startswith("common/") or cuda
+        return header in ("cstdint", "cmath") or re.match(r"common/[a-z_]+\.h$", header) is not None
+    stem = re.sub(r"(_math\.h|_cpu\.cpp|_cuda\.cu|\.h)$", "", name)
+    if name.endswith("_math.h"):
+        return header in ("cstdint", "cmath") or re.match(r"common/[a-z_]+\.h$", header) is not None
+    if name.endswith(".h"):
+        return header in (
+            "cstdint",
+            "common/stream.h",
+            "common/status.h",
+            f"{folder}/{stem}_math.h",
+        )
+    if name.endswith("_cpu.cpp"):
+        shared = re.match(r"common/[a-z_]+\.h$", header)
+        return header == f"{folder}/{stem}.h" or bool(shared or STANDARD_HEADER.match(header))
+    if name.endswith("_cuda.cu"):
+        return header == f"{folder}/{stem}.h" or header.startswith("common/") or cuda
+    return False
+
+
+@pytest.mark.parametrize("path", NATIVE_FILES, ids=relative_native)
+def test_native_file_includes_only_what_it_may(path):
+    assert [h for h in includes(path) if not allowed_include(path, h)] == []
+
+
+@pytest.mark.parametrize("path", NATIVE_FILES, ids=relative_native)
+def test_device_code_does_not_allocate_or_wait(path):
+    if path.suffix in (".cu", ".cuh"):
+        assert not re.search(r"cudaMalloc|cudaFree|Synchronize\(|exit\(|abort\(", path.read_text())
+
+
+SOURCES = tracked("*.py", "*.cpp", "*.cu", "*.h", "*.cuh", "CMakeLists.txt", "Makefile")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=[str(p.relative_to(ROOT)) for p in SOURCES])
+def test_file_is_short_and_says_its_licence(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_LINES
+    assert not text or "SPDX-License-Identifier: Apache-2.0" in text[:200]
+
+
+def test_no_attic_modules():
+    assert [p for p in SOURCES if p.stem in {"utils", "helpers", "misc", "common"}] == []
