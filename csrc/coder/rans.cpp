@@ -8,15 +8,15 @@
 namespace genaccel::coder {
 namespace {
 
-// One step; writes a word below `out` if the state has to shrink first. No branch: whether it does
-// is as random as the data. `out` must have a word of room.
+// One step; writes a word below `out` if the state has to shrink first. `out` must have a word of room.
+// No branch, for whether it shrinks is as random as the data: hence the shift by 0 or 16, which compilers leave
+// alone, where they would make a branch of a conditional expression.
 inline uint32_t encode_step(uint32_t state, const EncodeEntry& entry, int precision,
                             uint16_t*& out) {
-  const uint64_t limit = uint64_t{entry.frequency} << (32 - precision);
-  const bool shrink = state >= limit;
+  const uint32_t shrink = (state >> (32 - precision)) >= entry.frequency;
   out[-1] = static_cast<uint16_t>(state);
   out -= shrink;
-  state = shrink ? state >> 16 : state;
+  state >>= 16 * shrink;
   const auto quotient =
       static_cast<uint32_t>((static_cast<unsigned __int128>(state) * entry.reciprocal) >> 64);
   return state + entry.bias + quotient * ((uint32_t{1} << precision) - entry.frequency);

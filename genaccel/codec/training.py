@@ -74,7 +74,11 @@ class CodecTrainer:
         self.accelerator = Accelerator(cpu=cpu, mixed_precision=config.mixed_precision)
         self._claim_run_folder()
         self.dataset = RandomCropDataset(
-            data, config.crop_size, scale=(config.min_scale, 1.0), seed=config.seed
+            data,
+            config.crop_size,
+            scale=(config.min_scale, 1.0),
+            color_permutation=config.color_permutation,
+            seed=config.seed,
         )
         torch.manual_seed(config.seed)
         # channels_last: the layout in which both oneDNN and cuDNN run convolutions without reordering.

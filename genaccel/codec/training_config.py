@@ -25,6 +25,7 @@ class CodecTrainingConfig:
         batch_size: Crops per step and process.
         crop_size: Side of a crop in pixels, a multiple of the preset's alignment.
         min_scale: Smallest random downscaling factor of a photograph; the largest is 1.
+        color_permutation: Share of the crops with red, green and blue exchanged at random.
         learning_rate: Peak of the cosine schedule.
         final_learning_rate_ratio: Last learning rate as a share of the peak.
         warmup_steps: Steps of linear warm-up.
@@ -45,6 +46,7 @@ class CodecTrainingConfig:
     batch_size: int = 16
     crop_size: int = 128
     min_scale: float = 0.5
+    color_permutation: float = 0.25
     seed: int = 0
     learning_rate: float = 4e-4
     final_learning_rate_ratio: float = 0.02
@@ -90,6 +92,8 @@ class CodecTrainingConfig:
         for name in ("min_scale", "perceptual_fraction", "final_learning_rate_ratio"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)}")
+        if not 0 <= self.color_permutation <= 1:
+            raise ValueError(f"color_permutation must be in [0, 1], got {self.color_permutation}")
         for name in ("ema_decay", "restart_until", "restart_usage"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from genaccel.layers.vector_quantizer import VectorQuantizer
@@ -236,7 +236,7 @@ class Autoencoder(nn.Module):
             for name, tensor in self.state_dict().items()
         }
         partial = path / (_WEIGHTS_NAME + ".partial")
-        save_file(tensors, partial)
+        partial.write_bytes(save(tensors))
         os.replace(partial, path / _WEIGHTS_NAME)
         partial = path / (_CONFIG_NAME + ".partial")
         partial.write_text(json.dumps(self.params.to_dict(), indent=2) + "\n")

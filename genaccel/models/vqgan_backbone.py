@@ -105,22 +105,36 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, and the resampling that leaves it."""
+    """The blocks of one resolution, and the resampling that leaves it, "downsample" or "upsample"."""
 
     def __init__(self, blocks: Sequence[nn.Module], resample: tuple[str, nn.Module] | None) -> None:
         super().__init__()
         self.block = nn.ModuleList(blocks)
+        self.resample_name = resample[0] if resample else None
         if resample is not None:
             self.add_module(*resample)
 
     def run_blocks(self, x: Tensor) -> Tensor:
+        """At this resolution."""
         for block in self.block:
             x = block(x)
         return x
 
+    def resample(self, x: Tensor) -> Tensor:
+        """To the next resolution; the last level has none to go to."""
+        return self.get_submodule(self.resample_name)(x) if self.resample_name else x
 
-def _two_blocks(channels: int, groups: int) -> nn.ModuleDict:
-    return nn.ModuleDict({f"block_{i}": ResidualBlock(channels, channels, groups) for i in (1, 2)})
+
+class TwoBlocks(nn.Module):
+    """The head of one scale."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.block_1 = ResidualBlock(channels, channels, groups)
+        self.block_2 = ResidualBlock(channels, channels, groups)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W]
+        return self.block_2(self.block_1(x))
 
 
 class VqganEncoder(nn.Module):
@@ -142,7 +156,7 @@ class VqganEncoder(nn.Module):
             resample = ("downsample", Downsample(width)) if index < last else None
             self.down.append(Level(blocks, resample))
         scales = {f"s{i + 1}": widths[last - i] for i in range(params.num_scales)}  # coarse to fine
-        self.mid = nn.ModuleDict({s: _two_blocks(c, groups) for s, c in scales.items()})
+        self.mid = nn.ModuleDict({s: TwoBlocks(c, groups) for s, c in scales.items()})
         self.norm_out = nn.ModuleDict(
             {s: nn.GroupNorm(groups, c, eps=1e-6) for s, c in scales.items()}
         )
@@ -154,15 +168,14 @@ class VqganEncoder(nn.Module):
         h = self.conv_in(x)
         taps = []
         for level in self.down:
+            assert isinstance(level, Level)
             h = level.run_blocks(h)
             taps.append(h)
-            if hasattr(level, "downsample"):
-                h = level.downsample(h)
+            h = level.resample(h)
         latents = []
         for i in range(self.num_scales):
-            scale, h = f"s{i + 1}", taps[-1 - i]
-            for block in self.mid[scale].values():
-                h = block(h)
+            scale = f"s{i + 1}"
+            h = self.mid[scale](taps[-1 - i])
             latents.append(self.conv_out[scale](functional.silu(self.norm_out[scale](h))))
         return latents
 
@@ -179,7 +192,7 @@ class VqganDecoder(nn.Module):
         self.conv_in = nn.ModuleDict(
             {s: nn.Conv2d(params.latent_channels, c, 3, padding=1) for s, c in scales.items()}
         )
-        self.mid = nn.ModuleDict({s: _two_blocks(c, groups) for s, c in scales.items()})
+        self.mid = nn.ModuleDict({s: TwoBlocks(c, groups) for s, c in scales.items()})
         levels: list[nn.Module] = []
         channels = widths[last]
         for index in reversed(range(len(widths))):
@@ -196,15 +209,11 @@ class VqganDecoder(nn.Module):
         heads = []
         for i, latent in enumerate(latents):
             scale = f"s{i + 1}"
-            head = self.conv_in[scale](latent)
-            for block in self.mid[scale].values():
-                head = block(head)
-            heads.append(head)
+            heads.append(self.mid[scale](self.conv_in[scale](latent)))
         h = heads[0]
         for i, level in enumerate(reversed(self.up)):
+            assert isinstance(level, Level)
             if 0 < i < self.num_scales:
                 h = h + heads[i]
-            h = level.run_blocks(h)
-            if hasattr(level, "upsample"):
-                h = level.upsample(h)
+            h = level.resample(level.run_blocks(h))
         return self.conv_out(functional.silu(self.norm_out(h)))
