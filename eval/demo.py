@@ -15,6 +15,10 @@ from typing import ParamSpec, Protocol, TypeVar, get_args
 import numpy as np
 import PIL
 import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+import genaccel
 from genaccel.eval.classical import (
     ClassicalFormat,
     decode_classical,
@@ -23,10 +27,6 @@ from genaccel.eval.classical import (
 )
 from genaccel.eval.ms_ssim import ms_ssim_of_images
 from genaccel.eval.psnr import psnr
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
-
-import genaccel
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
-from genaccel.eval.pairs import match_folders, print_report, score_pairs
 from numpy.typing import NDArray
 from torch import Tensor
+
+from genaccel.eval.pairs import match_folders, print_report, score_pairs
 
 # Exponents of the five scales, finest first: table in section 3.2 of the paper.
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)

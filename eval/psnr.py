@@ -8,8 +8,9 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from genaccel.eval.pairs import match_folders, print_report, score_pairs
 from numpy.typing import ArrayLike
+
+from genaccel.eval.pairs import match_folders, print_report, score_pairs
 
 
 def psnr(original: ArrayLike, reconstruction: ArrayLike) -> float:

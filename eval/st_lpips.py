@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 import typer
-from genaccel.eval.pairs import match_folders, print_report, score_pairs
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genaccel.eval.pairs import match_folders, print_report, score_pairs
 from genaccel.models.st_lpips import StLpips
 
 

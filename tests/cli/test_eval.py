@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from genaccel.eval.held_out import held_out_photographs
-from genaccel.eval.psnr import psnr
 from PIL import Image
 from typer.testing import CliRunner
 
 from genaccel.cli import app
+from genaccel.eval.held_out import held_out_photographs
+from genaccel.eval.psnr import psnr
 
 
 @pytest.fixture(scope="module")

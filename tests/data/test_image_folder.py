@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from genaccel.eval.held_out import held_out_photographs
 from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
 from genaccel.data.image_files import read_rgb
 from genaccel.data.image_folder import RandomCropDataset
+from genaccel.eval.held_out import held_out_photographs
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,18 @@ def test_unscaled_crops_are_cut_out_exactly_and_half_are_mirrored(folder: Path) 
     assert 10 <= mirrored <= 30
 
 
+def test_colours_are_exchanged_in_the_given_share_of_crops(folder: Path) -> None:
+    plain = RandomCropDataset(folder, 32, color_permutation=0.0)
+    always = RandomCropDataset(folder, 32, color_permutation=1.0)
+    changed = 0
+    for i in range(60):
+        a, b = plain[i], always[i]
+        # The same pixels; only what their channels are called may differ.
+        assert torch.equal(a.sort(dim=0).values, b.sort(dim=0).values)
+        changed += not torch.equal(a, b)
+    assert 35 <= changed <= 60  # five of six permutations change something
+
+
 def test_downscaled_crops_cover_more_of_the_image(folder: Path, tmp_path: Path) -> None:
     pixels = read_rgb(folder / "chelsea.png")[:, :300]
     Image.fromarray(pixels).save(tmp_path / "chelsea.png")
@@ -114,6 +126,7 @@ def test_a_folder_without_usable_images_is_refused(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"crop_size": 0}, "crop_size must be at least 1, got 0"),
+        ({"color_permutation": 1.5}, "color_permutation"),
         ({"scale": (0.0, 1.0)}, "scale must satisfy"),
         ({"scale": (0.9, 0.5)}, "scale must satisfy"),
         ({"scale": (0.5, 1.5)}, "scale must satisfy"),

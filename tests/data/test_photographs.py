@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from genaccel.eval.held_out import held_out_photographs
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,6 +21,7 @@ from genaccel.data.photographs import (
     fetch_photographs,
     split_of,
 )
+from genaccel.eval.held_out import held_out_photographs
 
 WriteDeb = Callable[..., Path]
 

@@ -3,6 +3,8 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from genaccel.eval.classical import (
     ClassicalFormat,
     decode_classical,
@@ -11,7 +13,6 @@ from genaccel.eval.classical import (
 )
 from genaccel.eval.held_out import held_out_photographs
 from genaccel.eval.psnr import psnr
-from numpy.typing import NDArray
 
 MAGIC = {"jpeg": (0, b"\xff\xd8\xff"), "webp": (8, b"WEBP"), "avif": (4, b"ftypavif")}
 

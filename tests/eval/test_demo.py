@@ -3,6 +3,8 @@ import json
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from genaccel.eval.classical import decode_classical, encode_classical
 from genaccel.eval.demo import (
     PhotographResult,
@@ -13,7 +15,6 @@ from genaccel.eval.demo import (
 )
 from genaccel.eval.held_out import held_out_photographs
 from genaccel.eval.psnr import psnr
-from numpy.typing import NDArray
 
 
 class PoorWebp:

@@ -3,6 +3,7 @@ import importlib.util
 
 import pytest
 import skimage.data
+
 from genaccel.eval.held_out import held_out_photographs
 
 

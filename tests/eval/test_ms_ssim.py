@@ -2,9 +2,10 @@
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+
 from genaccel.eval.held_out import held_out_photographs
 from genaccel.eval.ms_ssim import ms_ssim, ms_ssim_of_images
-from numpy.typing import NDArray
 
 
 @pytest.fixture(scope="module")

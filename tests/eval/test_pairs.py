@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from genaccel.eval.pairs import Score, match_folders, mean, print_report, score_pairs
 from genaccel.eval.psnr import psnr
-from PIL import Image
 
 
 def _write(path: Path, size: tuple[int, int] = (8, 6), value: int = 0) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from genaccel.eval.held_out import held_out_photographs
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+from genaccel.eval.held_out import held_out_photographs
 from genaccel.models.st_lpips import StLpips, StLpipsNet
 
 NETS: tuple[StLpipsNet, ...] = ("alex", "vgg")
