@@ -8,9 +8,9 @@
 namespace genaccel::coder {
 namespace {
 
-// One step; writes a word below `out` if the state has to shrink first. `out` must have a word of room.
-// No branch, for whether it shrinks is as random as the data: hence the shift by 0 or 16, which compilers leave
-// alone, where they would make a branch of a conditional expression.
+// One step; writes a word below `out` if the state has to shrink first. `out` must have a word of
+// room. No branch, for whether it shrinks is as random as the data: hence the shift by 0 or 16,
+// which compilers leave alone, where they would make a branch of a conditional expression.
 inline uint32_t encode_step(uint32_t state, const EncodeEntry& entry, int precision,
                             uint16_t*& out) {
   const uint32_t shrink = (state >> (32 - precision)) >= entry.frequency;
