@@ -33,7 +33,8 @@ def make_cdf(alphabet: int, rng: np.random.Generator) -> NDArray[np.int32]:
 def draw(cdf: NDArray[np.int32], count: int, rng: np.random.Generator) -> NDArray[np.int32]:
     """Symbols distributed as the table says."""
     slots = rng.integers(0, 2**PRECISION, count)
-    return (np.searchsorted(cdf, slots, side="right") - 1).astype(np.int32)
+    symbols: NDArray[np.int32] = (np.searchsorted(cdf, slots, side="right") - 1).astype(np.int32)
+    return symbols
 
 
 class Ours:

@@ -8,6 +8,7 @@ network computes takes part in decoding the indices.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ class IndexCoder:
         """Number of tables, one per scale."""
         return int(self._tables.num_tables)
 
-    def encode(self, index_maps: Sequence[NDArray[np.integer]]) -> bytes:
+    def encode(self, index_maps: Sequence[NDArray[np.integer[Any]]]) -> bytes:
         """Code one integer map ``[h, w]`` per scale.
 
         Raises:
