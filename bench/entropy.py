@@ -27,7 +27,8 @@ def make_cdf(alphabet: int, rng: np.random.Generator) -> NDArray[np.int32]:
     weights = rng.random(alphabet) ** 3
     frequencies = 1 + np.floor(weights / weights.sum() * (2**PRECISION - alphabet)).astype(np.int64)
     frequencies[0] += 2**PRECISION - frequencies.sum()
-    return np.concatenate([[0], np.cumsum(frequencies)]).astype(np.int32)
+    cdf: NDArray[np.int32] = np.concatenate([[0], np.cumsum(frequencies)]).astype(np.int32)
+    return cdf
 
 
 def draw(cdf: NDArray[np.int32], count: int, rng: np.random.Generator) -> NDArray[np.int32]:
