@@ -84,16 +84,16 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run folder of `genaccel train codec`.")],
     out: Annotated[Path, typer.Argument(help="Folder to write the model to.")],
     data: Annotated[Path, typer.Option(help="Folder of images to measure index tables on.")],
-    crops: Annotated[int, typer.Option(help="Crops of 256x256 pixels to measure on.")] = 1024,
+    max_images: Annotated[int, typer.Option(help="Images to measure on.")] = 1000,
 ) -> None:
     """Write the model of a run's last checkpoint; the run may still be going on."""
     from genaccel.codec.export import export_model
 
     try:
-        report = export_model(run, out, data=data, num_crops=crops)
+        report = export_model(run, out, data=data, max_images=max_images)
     except (ValueError, FileNotFoundError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(
-        f"{report.folder}: {report.bits_per_pixel:.3f} bits per pixel on crops of {data}; "
+        f"{report.folder}: {report.bits_per_pixel:.3f} bits per pixel on {data}; "
         f"code words used per scale, coarse to fine: {report.codes_used}"
     )

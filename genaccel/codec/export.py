@@ -4,27 +4,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+import torch
 from tqdm.auto import tqdm
 
+from genaccel.codec.image_codec import ImageCodec
 from genaccel.codec.index_statistics import bits_per_pixel, count_indices, set_index_cdfs
 from genaccel.codec.training import load_trained
-from genaccel.data.image_folder import RandomCropDataset
-
-_CROP_SIZE = 256  # pixels; large enough that border tokens are few
-_BATCH_SIZE = 8
+from genaccel.data.image_files import find_images, read_rgb
 
 
 class ExportReport(NamedTuple):
     """What was exported."""
 
     folder: Path
-    bits_per_pixel: float  # on the training crops, by the tables
+    bits_per_pixel: float  # on the images measured, by the tables
     codes_used: list[int]  # code words met at least once, per scale
 
 
@@ -33,32 +29,37 @@ def export_model(
     out: str | os.PathLike[str],
     *,
     data: str | os.PathLike[str],
-    num_crops: int = 1024,
+    max_images: int = 1000,
 ) -> ExportReport:
-    """Write the averaged weights of a run's last checkpoint, with index tables measured on crops of ``data``.
+    """Write the averaged weights of a run's last checkpoint, with index tables measured on images of ``data``.
 
     Args:
         run: Folder of a run of ``genaccel train codec``; it may still be running.
         out: Folder for ``config.json`` and ``model.safetensors``.
         data: Folder of images, the training set as a rule.
-        num_crops: Crops of 256x256 pixels to count indices on.
+        max_images: Images to count indices on, spread evenly over the folder.
 
     Raises:
         FileNotFoundError: If the run has no checkpoint.
-        ValueError: If ``num_crops`` is not positive.
+        ValueError: If ``max_images`` is not positive, or no image can be read.
     """
-    if num_crops < 1:
-        raise ValueError(f"num_crops must be at least 1, got {num_crops}")
+    if max_images < 1:
+        raise ValueError(f"max_images must be at least 1, got {max_images}")
     model = load_trained(run)
     # The weights that count are the stored ones: measure with them, not with their fp32 originals.
     model.half().float()
-    dataset = RandomCropDataset(data, _CROP_SIZE, scale=(0.5, 1.0), seed=1)
-    loader = DataLoader(Subset(dataset, range(num_crops)), batch_size=_BATCH_SIZE)
-
-    def with_progress() -> Iterator[Tensor]:
-        yield from tqdm(loader, desc="measuring index tables", unit="batch", disable=None)
-
-    counts = count_indices(model, with_progress())
+    codec = ImageCodec(model)
+    paths = find_images(data)
+    step = -(-len(paths) // max_images) or 1
+    counts = torch.zeros(len(model.params.strides), model.params.codebook_size, dtype=torch.int64)
+    for path in tqdm(paths[::step], desc="measuring index tables", unit="image", disable=None):
+        try:
+            image = read_rgb(path)
+        except (OSError, ValueError):
+            continue  # training has left it out and said so
+        counts += count_indices(model.params, codec.encode_indices(image))
+    if not bool(counts.any()):
+        raise ValueError(f"{data} has no image that can be read")
     set_index_cdfs(model, counts)
     model.save_pretrained(out)
     return ExportReport(

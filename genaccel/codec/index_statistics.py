@@ -3,36 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from genaccel import ops
-from genaccel.models.autoencoder import CDF_PRECISION, Autoencoder
+from genaccel.models.autoencoder import CDF_PRECISION, Autoencoder, AutoencoderParams
 
 # Added to each count: the Krichevsky-Trofimov estimate, so that an index never seen costs a finite length.
 _PSEUDO_COUNT = 0.5
 
 
-@torch.inference_mode()
-def count_indices(model: Autoencoder, images: Iterable[Tensor]) -> Tensor:
-    """Count the indices of images per scale.
-
-    Args:
-        model: In evaluation mode.
-        images: Batches ``[B, 3, H, W]`` in [-1, 1].
-
-    Returns:
-        int64 ``[scales, K]``.
-    """
-    counts = torch.zeros(len(model.params.strides), model.params.codebook_size, dtype=torch.int64)
-    for x in images:
-        for scale, index_map in enumerate(model.encode(x)):
-            counts[scale] += torch.bincount(
-                index_map.flatten().cpu(), minlength=model.params.codebook_size
-            )
-    return counts
+def count_indices(params: AutoencoderParams, index_maps: Sequence[NDArray[np.int32]]) -> Tensor:
+    """Count the indices of an image, int64 ``[scales, K]``, in its index maps ``[h, w]``, coarse to fine."""
+    counts = [np.bincount(m.reshape(-1), minlength=params.codebook_size) for m in index_maps]
+    return torch.from_numpy(np.stack(counts).astype(np.int64))
 
 
 def set_index_cdfs(model: Autoencoder, counts: Tensor) -> None:

@@ -225,6 +225,8 @@ def test_interruption_is_130_and_leaves_no_file(model_folder, tmp_path):
         stderr=subprocess.PIPE,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        # A shell's background jobs ignore interrupts, and so would everything that they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         os.write(writer, b"\x89PNG")
@@ -237,6 +239,7 @@ def test_interruption_is_130_and_leaves_no_file(model_folder, tmp_path):
         os.close(writer)
         os.close(reader)
         process.kill()
+        process.wait()
     assert process.returncode == 130, stderr
     assert b"interrupted" in stderr
     assert os.listdir(tmp_path) == []

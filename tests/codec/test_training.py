@@ -141,7 +141,7 @@ def test_non_finite_loss_stops_and_keeps_the_checkpoint(photographs, tmp_path):
 def test_export_codes_the_training_indices_below_the_uniform_rate(photographs, tmp_path):
     run, out = tmp_path / "run", tmp_path / "model"
     CodecTrainer(config(), data=photographs, run=run, cpu=True).train()
-    report = export_model(run, out, data=photographs, num_crops=8)
+    report = export_model(run, out, data=photographs, max_images=2)
     model = Autoencoder.from_pretrained(out)
     uniform = sum(5 / stride**2 for stride in model.params.strides)  # log2(32) bits a token
     assert 0 < report.bits_per_pixel < uniform
@@ -157,16 +157,20 @@ def test_export_without_a_checkpoint_says_so(tmp_path):
 
 def test_index_statistics_count_every_token_and_code_each_symbol():
     model = Autoencoder(TINY).eval()
-    images = [torch.rand(2, 3, 32, 48) * 2 - 1 for _ in range(3)]
-    counts = count_indices(model, images)
-    assert counts.sum(1).tolist() == [3 * 2 * 32 * 48 // s**2 for s in model.params.strides]
+    maps = [
+        np.random.default_rng(s).integers(0, 20, (48 // s, 96 // s)).astype(np.int32)
+        for s in model.params.strides
+    ]
+    counts = count_indices(model.params, maps)
+    assert counts.sum(1).tolist() == [48 * 96 // s**2 for s in model.params.strides]
+    assert counts[0].tolist() == [int((maps[0] == k).sum()) for k in range(32)]
     set_index_cdfs(model, counts)
     assert bool((model.index_cdfs.diff(dim=1) >= 1).all())
     entropy = 0.0
     for row, stride in zip(counts.double(), model.params.strides, strict=True):
         p = row / row.sum()
         entropy += float(-(p * p.clamp_min(1e-300).log2()).sum()) / stride**2
-    assert entropy <= bits_per_pixel(model, counts) <= entropy * 1.1 + 0.01
+    assert entropy <= bits_per_pixel(model, counts) <= entropy * 1.5
 
 
 def test_learning_rate_warms_up_and_decays():
