@@ -20,7 +20,7 @@ class RansEncoder:
         self,
         symbols: NDArray[np.int32],
         tables: CdfTables,
-        table_ids: int | NDArray[np.int32] = 0,
+        table_ids: int | NDArray[np.uint8] | NDArray[np.int32] = 0,
     ) -> None: ...
     def push_cdfs(
         self, symbols: NDArray[np.int32], cdfs: NDArray[np.int32], precision: int
@@ -30,7 +30,10 @@ class RansEncoder:
 class RansDecoder:
     def __init__(self, data: Buffer, lanes: int = 1) -> None: ...
     def pull(
-        self, count: int, tables: CdfTables, table_ids: int | NDArray[np.int32] = 0
+        self,
+        count: int,
+        tables: CdfTables,
+        table_ids: int | NDArray[np.uint8] | NDArray[np.int32] = 0,
     ) -> NDArray[np.int32]: ...
     def pull_cdfs(self, cdfs: NDArray[np.int32], precision: int) -> NDArray[np.int32]: ...
     def finish(self) -> None: ...

@@ -15,20 +15,13 @@ namespace py = pybind11;
 namespace genaccel::coder {
 namespace {
 
-// A C-contiguous array of exactly this element type: a silent conversion would hide a caller's
-// mistake.
-template <typename T>
-py::array_t<T> as_array(const py::object& object, int dimensions, const char* name,
-                        const char* type) {
+// A C-contiguous array: a silent conversion would hide a caller's mistake.
+py::array as_contiguous(const py::object& object, int dimensions, const char* name) {
   if (!py::isinstance<py::array>(object)) {
     throw py::type_error(std::string(name) + " must be a numpy array, got " +
                          std::string(py::str(py::type::of(object).attr("__name__"))));
   }
-  const auto array = py::reinterpret_borrow<py::array>(object);
-  if (!array.dtype().is(py::dtype::of<T>()) && !array.dtype().equal(py::dtype::of<T>())) {
-    throw py::type_error(std::string(name) + " must be " + type + ", got " +
-                         std::string(py::str(array.dtype())));
-  }
+  auto array = py::reinterpret_borrow<py::array>(object);
   if (array.ndim() != dimensions) {
     throw py::value_error(std::string(name) + " must have " + std::to_string(dimensions) +
                           " dimensions, got " + std::to_string(array.ndim()));
@@ -36,11 +29,25 @@ py::array_t<T> as_array(const py::object& object, int dimensions, const char* na
   if (!(array.flags() & py::array::c_style)) {
     throw py::value_error(std::string(name) + " must be C-contiguous");
   }
-  return py::reinterpret_borrow<py::array_t<T>>(object);
+  return array;
+}
+
+template <typename T>
+bool holds(const py::array& array) {
+  return array.dtype().equal(py::dtype::of<T>());
+}
+
+[[noreturn]] void throw_bad_type(const py::array& array, const char* name, const char* expected) {
+  throw py::type_error(std::string(name) + " must be " + expected + ", got " +
+                       std::string(py::str(array.dtype())));
 }
 
 py::array_t<int32_t> as_int32(const py::object& object, int dimensions, const char* name) {
-  return as_array<int32_t>(object, dimensions, name, "int32");
+  const py::array array = as_contiguous(object, dimensions, name);
+  if (!holds<int32_t>(array)) {
+    throw_bad_type(array, name, "int32");
+  }
+  return py::reinterpret_borrow<py::array_t<int32_t>>(array);
 }
 
 // cdfs [count, alphabet_size + 1]
@@ -70,28 +77,46 @@ void check_rows(const Rows& rows, int precision) {
   }
 }
 
+template <typename T>
+std::vector<uint16_t> checked_ids(const py::array& array, int64_t num_tables) {
+  const auto* ids = static_cast<const T*>(array.data());
+  std::vector<uint16_t> checked(array.size());
+  for (size_t i = 0; i < checked.size(); ++i) {
+    const int64_t id = ids[i];
+    if (id < 0 || id >= num_tables) {
+      throw py::value_error("table_ids must be in [0, " + std::to_string(num_tables) + "), got " +
+                            std::to_string(id));
+    }
+    checked[i] = static_cast<uint16_t>(id);
+  }
+  return checked;
+}
+
 TableChoice as_choice(const py::object& object, int64_t count, int64_t num_tables) {
   TableChoice choice;
   if (!py::isinstance<py::array>(object)) {
     if (PyIndex_Check(object.ptr()) == 0) {
-      throw py::type_error("table_ids must be an int or an int32 array");
+      throw py::type_error("table_ids must be an int, or a uint8 or int32 array");
     }
-    choice.one = py::cast<int64_t>(py::reinterpret_steal<py::int_>(PyNumber_Index(object.ptr())));
+    // Clipped to ssize_t: a larger one is out of range all the same.
+    choice.one = PyNumber_AsSsize_t(object.ptr(), nullptr);
+    if (PyErr_Occurred() != nullptr) {
+      throw py::error_already_set();
+    }
     return choice;
   }
-  const py::array_t<int32_t> array = as_int32(object, 1, "table_ids");
+  const py::array array = as_contiguous(object, 1, "table_ids");
   if (array.shape(0) != count) {
     throw py::value_error("table_ids must have one entry per symbol: expected " +
                           std::to_string(count) + ", got " + std::to_string(array.shape(0)));
   }
-  const int32_t* ids = array.data();
-  for (int64_t i = 0; i < count; ++i) {
-    if (ids[i] < 0 || ids[i] >= num_tables) {
-      throw py::value_error("table_ids must be in [0, " + std::to_string(num_tables) + "), got " +
-                            std::to_string(ids[i]));
-    }
+  if (holds<uint8_t>(array)) {
+    choice.each = checked_ids<uint8_t>(array, num_tables);
+  } else if (holds<int32_t>(array)) {
+    choice.each = checked_ids<int32_t>(array, num_tables);
+  } else {
+    throw_bad_type(array, "table_ids", "uint8 or int32");
   }
-  choice.each.assign(ids, ids + count);
   return choice;
 }
 
@@ -153,11 +178,16 @@ py::bytes encoder_finish(PyEncoder& self) {
   return {reinterpret_cast<const char*>(stream.data()), stream.size()};
 }
 
-std::unique_ptr<PyDecoder> make_decoder(const py::buffer& data, int lanes) {
-  const py::buffer_info info = data.request();
+py::buffer_info as_bytes(const py::buffer& data) {
+  py::buffer_info info = data.request();
   if (info.itemsize != 1 || info.ndim != 1 || (info.size > 1 && info.strides[0] != 1)) {
     throw py::value_error("data must be a contiguous buffer of bytes");
   }
+  return info;
+}
+
+std::unique_ptr<PyDecoder> make_decoder(const py::buffer& data, int lanes) {
+  const py::buffer_info info = as_bytes(data);
   return std::make_unique<PyDecoder>(static_cast<const uint8_t*>(info.ptr),
                                      static_cast<size_t>(info.size), lanes);
 }
@@ -185,18 +215,21 @@ py::array_t<int32_t> decoder_pull_cdfs(PyDecoder& self, const py::object& cdfs, 
   return symbols;
 }
 
+void decoder_finish(PyDecoder& self) {
+  const GilFreeLock lock(self.mutex);
+  self.coder.finish();
+}
+
 uint32_t checksum(const py::buffer& data, uint32_t value) {
-  const py::buffer_info info = data.request();
-  if (info.itemsize != 1 || info.ndim != 1 || (info.size > 1 && info.strides[0] != 1)) {
-    throw py::value_error("data must be a contiguous buffer of bytes");
-  }
+  const py::buffer_info info = as_bytes(data);
+  const py::gil_scoped_release release;
   return crc32c(static_cast<const uint8_t*>(info.ptr), static_cast<size_t>(info.size), value);
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_coder, m) {
-  m.doc() = "Range coder (interleaved rANS) and checksum. Arrays are numpy, int32, C-contiguous.";
+  m.doc() = "Range coder (interleaved rANS) and checksum. Arrays are numpy, C-contiguous.";
 
   py::register_exception<StreamError>(m, "StreamError", PyExc_ValueError).doc() =
       "The bytes are no stream of this coder, or of other tables.";
@@ -223,8 +256,9 @@ PYBIND11_MODULE(_coder, m) {
       m, "RansEncoder",
       "Collects symbols and makes one stream of them, with 1 to 64 interleaved lanes.")
       .def(py::init<int>(), py::arg("lanes") = 1)
-      .def("push", &encoder_push, py::arg("symbols"), py::arg("tables"), py::arg("table_ids") = 0,
-           "Append int32 [N] symbols; table_ids is one table for all, or int32 [N].")
+      .def("push", &encoder_push, py::arg("symbols"), py::arg("tables").none(false),
+           py::arg("table_ids") = 0,
+           "Append int32 [N] symbols; table_ids is one table for all, or uint8 or int32 [N].")
       .def("push_cdfs", &encoder_push_cdfs, py::arg("symbols"), py::arg("cdfs"),
            py::arg("precision"),
            "Append int32 [N] symbols, each with a table of its own: cdfs int32 [N, symbols + 1].")
@@ -234,13 +268,13 @@ PYBIND11_MODULE(_coder, m) {
   py::class_<PyDecoder>(m, "RansDecoder",
                         "Reads the symbols of a stream in the order in which they were pushed.")
       .def(py::init(&make_decoder), py::arg("data"), py::arg("lanes") = 1)
-      .def("pull", &decoder_pull, py::arg("count"), py::arg("tables"), py::arg("table_ids") = 0,
+      .def("pull", &decoder_pull, py::arg("count"), py::arg("tables").none(false),
+           py::arg("table_ids") = 0,
            "The next `count` symbols, int32. StreamError if the stream ends before.")
       .def("pull_cdfs", &decoder_pull_cdfs, py::arg("cdfs"), py::arg("precision"),
            "The next symbols, one per row of cdfs int32 [N, symbols + 1].")
-      .def(
-          "finish", [](PyDecoder& self) { self.coder.finish(); },
-          "StreamError unless all of the stream was read and every lane ends where it began.");
+      .def("finish", &decoder_finish,
+           "StreamError unless all of the stream was read and every lane ends where it began.");
 }
 
 }  // namespace genaccel::coder

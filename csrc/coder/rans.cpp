@@ -2,8 +2,9 @@
 #include "coder/rans.h"
 
 #include <algorithm>
-#include <cstring>
 #include <string>
+#include <type_traits>
+#include <utility>
 
 namespace genaccel::coder {
 namespace {
@@ -30,6 +31,7 @@ uint16_t* encode_groups(uint32_t* states, const uint16_t* symbols, int64_t count
   uint32_t x[kLanes];
   std::copy_n(states, kLanes, x);
   for (int64_t i = count; i > 0; i -= kLanes) {
+#pragma GCC unroll 16
     for (int lane = kLanes - 1; lane >= 0; --lane) {
       x[lane] = encode_step(x[lane], entries[symbols[i - kLanes + lane]], precision, out);
     }
@@ -52,6 +54,7 @@ const uint16_t* decode_groups(uint32_t* states, int32_t* symbols, int64_t groups
   uint32_t x[kLanes];
   std::copy_n(states, kLanes, x);
   for (int64_t group = 0; group < groups; ++group) {
+#pragma GCC unroll 16
     for (int lane = 0; lane < kLanes; ++lane) {
       const uint32_t slot = x[lane] & mask;
       const uint16_t symbol = slots[slot];
@@ -59,8 +62,8 @@ const uint16_t* decode_groups(uint32_t* states, int32_t* symbols, int64_t groups
       symbols[group * kLanes + lane] = symbol;
       const uint32_t state =
           decode_advance(x[lane], slot, entry.start, entry.frequency_minus_one + 1u, precision);
-      const bool grow = state < kStart;
-      x[lane] = grow ? (state << 16) | *in : state;
+      const uint32_t grow = state < kStart;  // no branch, as in encode_step
+      x[lane] = (state << 16 * grow) | (*in & (0 - grow));
       in += grow;
     }
   }
@@ -68,11 +71,36 @@ const uint16_t* decode_groups(uint32_t* states, int32_t* symbols, int64_t groups
   return in;
 }
 
-// Copies integers byte by byte, lowest first; one memcpy where that is the machine's own order.
+using EncodeGroups = uint16_t* (*)(uint32_t*, const uint16_t*, int64_t, const EncodeEntry*, int,
+                                   uint16_t*);
+using DecodeGroups = const uint16_t* (*)(uint32_t*, int32_t*, int64_t, const DecodeEntry*,
+                                         const uint16_t*, int, const uint16_t*);
+
+// What `choose` says for a number of lanes that has an unrolled loop; else nullptr: one at a time.
+template <typename Function, typename Choose>
+Function with_lanes(int lanes, const Choose& choose) {
+  switch (lanes) {
+    case 1:
+      return choose(std::integral_constant<int, 1>());
+    case 2:
+      return choose(std::integral_constant<int, 2>());
+    case 4:
+      return choose(std::integral_constant<int, 4>());
+    case 8:
+      return choose(std::integral_constant<int, 8>());
+    case 16:
+      return choose(std::integral_constant<int, 16>());
+    default:
+      return nullptr;
+  }
+}
+
+// Copies integers byte by byte, lowest first; at once where that is the machine's own order.
+// (Not memcpy: it must not get the null pointer of an empty vector.)
 template <typename T>
 uint8_t* store_little_endian(const T* values, size_t count, uint8_t* to) {
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-  std::memcpy(to, values, count * sizeof(T));
+  std::copy_n(reinterpret_cast<const uint8_t*>(values), count * sizeof(T), to);
 #else
   for (size_t i = 0; i < count * sizeof(T); ++i) {
     to[i] = static_cast<uint8_t>(values[i / sizeof(T)] >> 8 * (i % sizeof(T)));
@@ -84,7 +112,7 @@ uint8_t* store_little_endian(const T* values, size_t count, uint8_t* to) {
 template <typename T>
 const uint8_t* load_little_endian(const uint8_t* from, size_t count, T* values) {
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-  std::memcpy(values, from, count * sizeof(T));
+  std::copy_n(from, count * sizeof(T), reinterpret_cast<uint8_t*>(values));
 #else
   std::fill_n(values, count, T{0});
   for (size_t i = 0; i < count * sizeof(T); ++i) {
@@ -109,19 +137,22 @@ void check_choice(const TableChoice& choice, int64_t num_tables) {
   check_table(*std::max_element(choice.each.begin(), choice.each.end()), num_tables);
 }
 
-[[noreturn]] void throw_bad_symbol(int32_t symbol, int64_t alphabet_size) {
-  throw std::invalid_argument("symbols must be in [0, " + std::to_string(alphabet_size) +
-                              "), got " + std::to_string(symbol));
-}
-
-void check_symbols(const int32_t* symbols, int64_t count, int64_t alphabet_size) {
+// Narrows and checks in one reading, so that what was checked is what is used even if the caller
+// writes to its array meanwhile.
+std::vector<uint16_t> checked_symbols(const int32_t* symbols, int64_t count,
+                                      int64_t alphabet_size) {
+  std::vector<uint16_t> narrow(count);
   uint32_t largest = 0;
   for (int64_t i = 0; i < count; ++i) {  // as unsigned, negative symbols are large
-    largest = std::max(largest, static_cast<uint32_t>(symbols[i]));
+    const auto symbol = static_cast<uint32_t>(symbols[i]);
+    largest = std::max(largest, symbol);
+    narrow[i] = static_cast<uint16_t>(symbol);
   }
-  if (count > 0 && largest >= alphabet_size) {
-    throw_bad_symbol(static_cast<int32_t>(largest), alphabet_size);
+  if (largest >= alphabet_size) {
+    throw std::invalid_argument("symbols must be in [0, " + std::to_string(alphabet_size) +
+                                "), got " + std::to_string(static_cast<int32_t>(largest)));
   }
+  return narrow;
 }
 
 }  // namespace
@@ -138,27 +169,24 @@ Encoder::Encoder(int lanes) : lanes_(lanes) { check_lanes(lanes); }
 void Encoder::push(const int32_t* symbols, int64_t count, std::shared_ptr<const CdfTables> tables,
                    TableChoice choice) {
   check_choice(choice, tables->num_tables());
-  check_symbols(symbols, count, tables->alphabet_size());
-  Segment segment{std::move(tables), std::move(choice), {}, {}, 0};
-  segment.symbols.assign(symbols, symbols + count);
-  segment.precision = segment.tables->precision();
-  segments_.push_back(std::move(segment));
+  const int precision = tables->precision();
+  std::vector<uint16_t> narrow = checked_symbols(symbols, count, tables->alphabet_size());
+  segments_.push_back({std::move(tables), std::move(choice), std::move(narrow), {}, precision});
 }
 
 void Encoder::push_cdfs(const int32_t* symbols, int64_t count, const int32_t* cdfs,
                         int64_t alphabet_size, int precision) {
-  check_symbols(symbols, count, alphabet_size);
-  Segment segment{nullptr, {}, {}, {}, precision};
-  segment.entries.reserve(count);
+  const std::vector<uint16_t> narrow = checked_symbols(symbols, count, alphabet_size);
+  std::vector<EncodeEntry> entries;
+  entries.reserve(count);
   for (int64_t i = 0; i < count; ++i) {
     const int32_t* row = cdfs + i * (alphabet_size + 1);
     check_cdf_row(row, alphabet_size, precision);
-    const int32_t start = row[symbols[i]];
-    segment.entries.push_back(make_encode_entry(static_cast<uint32_t>(start),
-                                                static_cast<uint32_t>(row[symbols[i] + 1] - start),
-                                                precision));
+    const auto start = static_cast<uint32_t>(row[narrow[i]]);
+    const auto frequency = static_cast<uint32_t>(row[narrow[i] + 1]) - start;
+    entries.push_back(make_encode_entry(start, frequency, precision));
   }
-  segments_.push_back(std::move(segment));
+  segments_.push_back({nullptr, {}, {}, std::move(entries), precision});
 }
 
 std::vector<uint8_t> Encoder::finish() {
@@ -173,61 +201,41 @@ std::vector<uint8_t> Encoder::finish() {
   uint16_t* out = buffer_end;
   std::vector<uint32_t> states(lanes_, kStart);
 
-  int64_t next = total;  // number of the symbol after the one to code
+  const EncodeGroups groups = with_lanes<EncodeGroups>(
+      lanes_, [](auto lanes) -> EncodeGroups { return encode_groups<decltype(lanes)::value>; });
+  int lane = static_cast<int>(total % lanes_);  // of the symbol after the one to code
   for (auto segment = segments_.rbegin(); segment != segments_.rend(); ++segment) {
-    const int64_t count = segment->count();
-    const int64_t first = next - count;
-    const auto code_one = [&](int64_t i, const EncodeEntry& entry) {
-      uint32_t& state = states[(first + i) % lanes_];
-      state = encode_step(state, entry, segment->precision, out);
+    int64_t left = segment->count();
+    const auto code_one = [&](const EncodeEntry& entry) {
+      lane = (lane == 0 ? lanes_ : lane) - 1;
+      states[lane] = encode_step(states[lane], entry, segment->precision, out);
     };
     if (segment->tables == nullptr) {
-      for (int64_t i = count - 1; i >= 0; --i) {
-        code_one(i, segment->entries[i]);
+      while (left > 0) {
+        code_one(segment->entries[--left]);
       }
-    } else if (!segment->choice.each.empty()) {
-      for (int64_t i = count - 1; i >= 0; --i) {
-        code_one(i, segment->tables->encode_entries(segment->choice.each[i])[segment->symbols[i]]);
-      }
-    } else {
-      const EncodeEntry* entries = segment->tables->encode_entries(segment->choice.one);
-      const uint16_t* symbols = segment->symbols.data();
-      // Whole groups of lanes lie between the first symbol of lane 0 and the last of lane lanes
-      // - 1.
-      const int64_t head = std::min(count, (lanes_ - first % lanes_) % lanes_);
-      const int64_t grouped = (count - head) / lanes_ * lanes_;
-      for (int64_t i = count - 1; i >= head + grouped; --i) {
-        code_one(i, entries[symbols[i]]);
-      }
-      const auto groups = [&](auto run) {
-        out = run(states.data(), symbols + head, grouped, entries, segment->precision, out);
-      };
-      switch (lanes_) {
-        case 1:
-          groups(encode_groups<1>);
-          break;
-        case 2:
-          groups(encode_groups<2>);
-          break;
-        case 4:
-          groups(encode_groups<4>);
-          break;
-        case 8:
-          groups(encode_groups<8>);
-          break;
-        case 16:
-          groups(encode_groups<16>);
-          break;
-        default:
-          for (int64_t i = head + grouped - 1; i >= head; --i) {
-            code_one(i, entries[symbols[i]]);
-          }
-      }
-      for (int64_t i = head - 1; i >= 0; --i) {
-        code_one(i, entries[symbols[i]]);
-      }
+      continue;
     }
-    next = first;
+    const uint16_t* symbols = segment->symbols.data();
+    if (!segment->choice.each.empty()) {
+      while (left > 0) {
+        --left;
+        code_one(segment->tables->encode_entries(segment->choice.each[left])[symbols[left]]);
+      }
+      continue;
+    }
+    const EncodeEntry* entries = segment->tables->encode_entries(segment->choice.one);
+    while (left > 0 && lane != 0) {
+      code_one(entries[symbols[--left]]);
+    }
+    if (groups != nullptr) {
+      const int64_t grouped = left / lanes_ * lanes_;
+      left -= grouped;
+      out = groups(states.data(), symbols + left, grouped, entries, segment->precision, out);
+    }
+    while (left > 0) {
+      code_one(entries[symbols[--left]]);
+    }
   }
   segments_.clear();
 
@@ -288,44 +296,20 @@ void Decoder::pull(int32_t* symbols, int64_t count, const CdfTables& tables,
     decode_one(i, entries, slots);
   }
   // As long as every lane could read a word, no read needs a check. Each round may use up less than
-  // that, so repeat until little is left. A group that reads nothing may look at the word behind
-  // the last of its own.
-  while (true) {
+  // that, so repeat until little is left. One group less than would do, for a group that reads
+  // nothing looks at the word behind the last of its own.
+  const DecodeGroups decode = with_lanes<DecodeGroups>(
+      lanes_, [](auto lanes) -> DecodeGroups { return decode_groups<decltype(lanes)::value>; });
+  while (decode != nullptr) {
     const auto words_left = static_cast<int64_t>(words_.size() - position_);
     const int64_t groups = std::min((count - i) / lanes_, words_left / lanes_ - 1);
     if (groups <= 0) {
       break;
     }
-    const auto run = [&](auto decode) {
-      const uint16_t* in = decode(states_.data(), symbols + i, groups, entries, slots, precision,
-                                  words_.data() + position_);
-      position_ = static_cast<size_t>(in - words_.data());
-      i += groups * lanes_;
-      return true;
-    };
-    bool done = false;
-    switch (lanes_) {
-      case 1:
-        done = run(decode_groups<1>);
-        break;
-      case 2:
-        done = run(decode_groups<2>);
-        break;
-      case 4:
-        done = run(decode_groups<4>);
-        break;
-      case 8:
-        done = run(decode_groups<8>);
-        break;
-      case 16:
-        done = run(decode_groups<16>);
-        break;
-      default:
-        break;
-    }
-    if (!done) {
-      break;
-    }
+    const uint16_t* in = decode(states_.data(), symbols + i, groups, entries, slots, precision,
+                                words_.data() + position_);
+    position_ = static_cast<size_t>(in - words_.data());
+    i += groups * lanes_;
   }
   for (; i < count; ++i) {
     decode_one(i, entries, slots);

@@ -19,7 +19,7 @@ from genaccel.errors import BitstreamError
 PRECISION = 16  # bits of the tables
 
 _TOKENS_PER_LANE = 2048
-_MAX_LANES = 4  # more do not fit the registers of x86-64 and are slower (bench/entropy.py)
+_MAX_LANES = 4  # more do not make it faster (bench/entropy.py), and each costs 4 bytes
 
 
 def lane_count(num_tokens: int) -> int:

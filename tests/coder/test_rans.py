@@ -16,6 +16,10 @@ def random_cdfs(rng, tables, alphabet, precision=16):
     return np.array(rows, dtype=np.int32)
 
 
+def int32(*values):
+    return np.array(values, dtype=np.int32)
+
+
 def draw(rng, cdf, count):
     """Symbols distributed as the table says."""
     return (np.searchsorted(cdf, rng.integers(0, cdf[-1], count), side="right") - 1).astype(
@@ -67,6 +71,44 @@ def test_alphabets_and_precisions(alphabet, precision):
     decoder = RansDecoder(encoder.finish(), 4)
     np.testing.assert_array_equal(decoder.pull(3000, tables), symbols)
     decoder.finish()
+
+
+@pytest.mark.parametrize("precision", [1, 8, 15, 16])
+@pytest.mark.parametrize("lanes", [1, 4, 5])
+def test_every_frequency_divides_exactly(precision, lanes):
+    """The encoder multiplies by reciprocals: all frequencies, each from many states."""
+    rng = np.random.default_rng(precision)
+    total = 2**precision
+    frequencies = np.unique(
+        np.r_[np.arange(1, min(total, 300)), rng.integers(1, total, 300), total - 1]
+    )
+    encoder, expected = RansEncoder(lanes), []
+    for frequency in frequencies:
+        tables = CdfTables(int32(0, frequency, total).reshape(1, 3), precision)
+        symbols = rng.integers(0, 2, 40).astype(np.int32)
+        encoder.push(symbols, tables)
+        expected.append((tables, symbols))
+    decoder = RansDecoder(encoder.finish(), lanes)
+    for tables, symbols in expected:
+        np.testing.assert_array_equal(decoder.pull(len(symbols), tables), symbols)
+    decoder.finish()
+
+
+def test_table_ids_of_either_type_give_the_same_bytes():
+    rng = np.random.default_rng(5)
+    cdfs = random_cdfs(rng, 3, 20)
+    tables = CdfTables(cdfs, 16)
+    ids = rng.integers(0, 3, 200).astype(np.int32)
+    symbols = rng.integers(0, 20, 200).astype(np.int32)
+    streams = []
+    for dtype in (np.int32, np.uint8):
+        encoder = RansEncoder(2)
+        encoder.push(symbols, tables, ids.astype(dtype))
+        streams.append(encoder.finish())
+        decoder = RansDecoder(streams[-1], 2)
+        np.testing.assert_array_equal(decoder.pull(200, tables, ids.astype(dtype)), symbols)
+        decoder.finish()
+    assert streams[0] == streams[1]
 
 
 def test_symbol_with_nearly_all_slots_and_symbols_with_one():
@@ -201,10 +243,6 @@ def test_two_threads_code_at_once():
     assert results == dict.fromkeys(range(4), True)
 
 
-def int32(*values):
-    return np.array(values, dtype=np.int32)
-
-
 @pytest.mark.parametrize(
     ("cdfs", "precision", "error", "message"),
     [
@@ -245,14 +283,32 @@ def test_arguments_are_checked():
         encoder.push(int32(0), tables, int32(-1))
     with pytest.raises(ValueError, match="one entry per symbol: expected 1, got 2"):
         encoder.push(int32(0), tables, int32(0, 0))
-    with pytest.raises(TypeError, match="table_ids must be an int or an int32 array"):
+    with pytest.raises(TypeError, match="table_ids must be an int, or a uint8 or int32 array"):
         encoder.push(int32(0), tables, 0.0)
+    with pytest.raises(TypeError, match="table_ids must be uint8 or int32, got int64"):
+        encoder.push(int32(0), tables, np.zeros(1, dtype=np.int64))
+    with pytest.raises(ValueError, match=r"table_ids must be in \[0, 1\)"):
+        encoder.push(int32(0), tables, 10**30)
+    with pytest.raises(TypeError, match="symbols must be a numpy array, got list"):
+        encoder.push([0], tables)
+    with pytest.raises(ValueError, match="symbols must have 1 dimensions, got 2"):
+        encoder.push(int32(0, 1).reshape(1, 2), tables)
+    with pytest.raises(ValueError, match="symbols must be C-contiguous"):
+        encoder.push(int32(0, 1, 2, 0)[::2], tables)
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        encoder.push(int32(0), None)
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        decoder.pull(1, None)
     with pytest.raises(ValueError, match="one row per symbol: expected 2, got 1"):
         encoder.push_cdfs(int32(0, 1), int32(0, 1, 4).reshape(1, 3), 2)
     with pytest.raises(ValueError, match="precision must be"):
         decoder.pull_cdfs(int32(0, 1, 4).reshape(1, 3), 40)
     with pytest.raises(ValueError, match="increase strictly"):
         decoder.pull_cdfs(int32(0, 4, 4).reshape(1, 3), 2)
+    with pytest.raises(ValueError, match=r"2\^precision symbols, got 4"):
+        decoder.pull_cdfs(np.arange(5, dtype=np.int32)[None], 1)
+    with pytest.raises((ValueError, MemoryError)):
+        decoder.pull(2**62, tables)
     with pytest.raises(ValueError, match="count must not be negative"):
         decoder.pull(-1, tables)
     with pytest.raises(ValueError, match="contiguous buffer of bytes"):
