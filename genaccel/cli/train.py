@@ -11,6 +11,10 @@ import typer
 app = typer.Typer(help="Train models.", no_args_is_help=True)
 
 
+def _missing_extra(error: ModuleNotFoundError) -> typer.BadParameter:
+    return typer.BadParameter(f"training needs {error.name}: pip install 'genaccel[train]'")
+
+
 @app.command()
 def codec(
     data: Annotated[Path, typer.Option(help="Folder of training images.")],
@@ -45,8 +49,11 @@ def codec(
     ] = False,
 ) -> None:
     """Train the image codec; the same command resumes an interrupted run. On several GPUs: accelerate launch."""
-    from genaccel.codec.export import export_model
-    from genaccel.codec.training import CodecTrainer, NonFiniteLossError
+    try:
+        from genaccel.codec.export import export_model
+        from genaccel.codec.training import CodecTrainer, NonFiniteLossError
+    except ModuleNotFoundError as error:
+        raise _missing_extra(error) from error
     from genaccel.codec.training_config import CodecTrainingConfig
 
     try:
@@ -69,7 +76,7 @@ def codec(
         )
         trainer = CodecTrainer(config, data=data, run=out, cpu=cpu)
         trainer.train()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     except NonFiniteLossError as error:
         typer.echo(f"error: {error}", err=True)
@@ -87,11 +94,14 @@ def export(
     max_images: Annotated[int, typer.Option(help="Images to measure on.")] = 1000,
 ) -> None:
     """Write the model of a run's last checkpoint; the run may still be going on."""
-    from genaccel.codec.export import export_model
+    try:
+        from genaccel.codec.export import export_model
+    except ModuleNotFoundError as error:
+        raise _missing_extra(error) from error
 
     try:
         report = export_model(run, out, data=data, max_images=max_images)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(
         f"{report.folder}: {report.bits_per_pixel:.3f} bits per pixel on {data}; "

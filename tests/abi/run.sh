@@ -15,10 +15,10 @@ for requirement in "$@"; do
     "$folder/bin/pip" install --quiet "$requirement" numpy pytest safetensors expecttest
     touch "$folder/done"
   fi
-  # A package tree of links: the sources of the checkout, the binaries of the build.
+  # A package tree of links (-P below: not the checkout itself): the sources of the checkout, the binaries of the build.
   rm -rf "$folder/tree" && mkdir -p "$folder/tree/genaccel"
   for entry in genaccel/*; do ln -s "$PWD/$entry" "$folder/tree/genaccel/"; done
   ln -s "$library" "$coder" "$folder/tree/genaccel/"
   echo "== $("$folder/bin/python" -c 'import torch; print("torch", torch.__version__)')"
-  PYTHONPATH=$folder/tree "$folder/bin/python" -m pytest -q -p no:cacheprovider tests/ops tests/test_library.py tests/coder
+  PYTHONPATH=$PWD/$folder/tree "$folder/bin/python" -P -m pytest -q -p no:cacheprovider tests/ops tests/test_library.py tests/coder
 done

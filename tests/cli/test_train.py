@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from genaccel.cli.train import app
+from genaccel.models.autoencoder import Autoencoder
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "noise.png")
+    return folder
+
+
+def train(*options):
+    return CliRunner().invoke(app, ["codec", "--cpu", *map(str, options)])
+
+
+def test_two_steps_make_a_model_that_loads(photographs, tmp_path):
+    run = tmp_path / "run"
+    options = ["--data", photographs, "--out", run, "--steps", 2, "--batch-size", 1]
+    options += ["--crop-size", 32, "--perceptual-net", "none"]
+    result = train(*options)
+    assert result.exit_code == 0, result.output
+    assert "bits per pixel" in result.output
+    assert Autoencoder.from_pretrained(run / "model").params.strides == (32, 16, 8)
+    assert json.loads((run / "training.json").read_text())["steps"] == 2
+    exported = CliRunner().invoke(
+        app, ["export", str(run), str(tmp_path / "again"), "--data", str(photographs)]
+    )
+    assert exported.exit_code == 0, exported.output
+    first = Autoencoder.from_pretrained(run / "model")
+    assert Autoencoder.from_pretrained(tmp_path / "again").digest() == first.digest()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--preset", "huge"], "preset must be one of"),
+        (["--crop-size", "33"], "multiple of 32"),
+        (["--data", "nowhere"], "nowhere is not a folder"),
+    ],
+)
+def test_usage_errors_are_one_sentence_and_exit_2(options, message, photographs, tmp_path):
+    defaults = ["--data", photographs, "--out", tmp_path / "run", "--perceptual-net", "none"]
+    result = train(*defaults, *options)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
