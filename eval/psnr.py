@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import numpy as np
 import typer
 from numpy.typing import ArrayLike
 
-from genaccel.eval.pairs import match_folders, print_report, score_pairs
+from genaccel.eval.paired import PairedMetric, paired_command
+from genaccel.eval.results import Metric
 
 
 def psnr(original: ArrayLike, reconstruction: ArrayLike) -> float:
@@ -43,19 +41,12 @@ def psnr(original: ArrayLike, reconstruction: ArrayLike) -> float:
     return 10.0 * float(np.log10(255.0**2 / mean_squared_error))
 
 
-def main(
-    originals: Annotated[Path, typer.Argument(help="Folder of original images.")],
-    reconstructions: Annotated[Path, typer.Argument(help="Folder of decoded images.")],
-    intersect: Annotated[bool, typer.Option(help="Leave out files without a partner.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+@paired_command
+def main() -> PairedMetric:
     """PSNR in dB between two folders of images, matched by file stem."""
-    try:
-        pairs = match_folders(originals, reconstructions, intersect=intersect)
-        scores = list(score_pairs(pairs, psnr))
-    except (ValueError, OSError) as error:
-        raise typer.BadParameter(str(error)) from error
-    print_report("PSNR", scores, as_json=as_json)
+    return PairedMetric(
+        metric=Metric(key="psnr", title="PSNR", unit="dB", higher_is_better=True), function=psnr
+    )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -12,7 +11,10 @@ import typer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genaccel.eval.pairs import match_folders, print_report, score_pairs
+from genaccel.eval.commands import Device, Weights
+from genaccel.eval.distributed import device_by_name
+from genaccel.eval.paired import PairedMetric, paired_command
+from genaccel.eval.results import Metric
 from genaccel.models.st_lpips import StLpips
 
 
@@ -55,24 +57,20 @@ class StLpipsOfImages:
         return float(self.metric.distance(self._features, features))
 
 
+@paired_command
 def main(
-    originals: Annotated[Path, typer.Argument(help="Folder of original images.")],
-    reconstructions: Annotated[Path, typer.Argument(help="Folder of decoded images.")],
     net: Annotated[Literal["alex", "vgg"], typer.Option(help="Trunk of the metric.")] = "vgg",
-    weights: Annotated[
-        Path | None, typer.Option(help="Weight file, instead of the installed one.")
-    ] = None,
-    intersect: Annotated[bool, typer.Option(help="Leave out files without a partner.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+    weights: Weights = None,
+    device: Device = "cpu",
+) -> PairedMetric:
     """ST-LPIPS between two folders of images, matched by file stem."""
-    try:
-        pairs = match_folders(originals, reconstructions, intersect=intersect)
-        metric = StLpipsOfImages(StLpips.from_pretrained(net, weights))
-        scores = list(score_pairs(pairs, metric))
-    except (ValueError, OSError) as error:
-        raise typer.BadParameter(str(error)) from error
-    print_report(f"ST-LPIPS ({net})", scores, as_json=as_json)
+    metric = StLpips.from_pretrained(net, weights).to(device_by_name(device))
+    return PairedMetric(
+        metric=Metric(key=f"st_lpips_{net}", title=f"ST-LPIPS ({net})", higher_is_better=False),
+        function=StLpipsOfImages(metric),
+        settings={"device": device, "weights": str(weights or "stlpips-pytorch")},
+        packages=["stlpips-pytorch"],
+    )
 
 
 if __name__ == "__main__":

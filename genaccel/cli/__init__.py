@@ -3,24 +3,13 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 import genaccel
 from genaccel.cli.exit_codes import ExitCode, exit_code
-
-
-class Subcommand(NamedTuple):
-    """One row of the table: ``module`` has an ``app``, of one command, or of several if ``is_group``."""
-
-    name: str
-    module: str
-    help: str
-    is_group: bool = False
-
+from genaccel.cli.lazy_group import Subcommand, lazy_group
 
 SUBCOMMANDS = (
     Subcommand("encode", "genaccel.cli.encode", "Compress images to .gac files."),
@@ -30,26 +19,12 @@ SUBCOMMANDS = (
     Subcommand("demo", "genaccel.cli.demo", "Compress held-out photographs and compare."),
     Subcommand("train", "genaccel.cli.train", "Train models.", True),
     Subcommand("data", "genaccel.cli.data", "Fetch training data.", True),
-    Subcommand("eval", "genaccel.cli.eval", "Measure image quality.", True),
+    Subcommand("eval", "genaccel.cli.eval", "Measure image quality, rate and speed.", True),
 )
 
 
-class LazyGroup(TyperGroup):
-    """Knows its subcommands by name and help line; imports the one that is called."""
-
-    def __init__(self, **attributes: Any) -> None:
-        super().__init__(**attributes)
-        for row in SUBCOMMANDS:
-            self.add_command(TyperCommand(name=row.name, help=row.help))
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Put the real command in the place of its stand-in."""
-        for row in SUBCOMMANDS:
-            if args[0] == row.name:
-                app = importlib.import_module(row.module).app
-                load = typer.main.get_group if row.is_group else typer.main.get_command
-                self.add_command(load(app), row.name)
-        return super().resolve_command(ctx, args)
+class GenaccelGroup(lazy_group(SUBCOMMANDS)):  # type: ignore[misc]
+    """Says expected failures in one line."""
 
     def invoke(self, ctx: Any) -> Any:
         """Turn expected failures into one line on stderr and an exit code."""
@@ -69,7 +44,7 @@ class LazyGroup(TyperGroup):
 
 
 app = typer.Typer(
-    cls=LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    cls=GenaccelGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 
 

@@ -1,66 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``genaccel eval``: image quality between two folders."""
+"""``genaccel eval``: the commands of :mod:`genaccel.eval`, each in the module of its metric."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
-
 import typer
 
-app = typer.Typer(help="Measure image quality.", no_args_is_help=True)
-
-Originals = Annotated[Path, typer.Argument(help="Folder of original images.")]
-Reconstructions = Annotated[Path, typer.Argument(help="Folder of decoded images.")]
-Intersect = Annotated[bool, typer.Option("--intersect", help="Leave out files without a partner.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+from genaccel.cli.lazy_group import Subcommand, lazy_group
 
 
-@app.command()
-def psnr(
-    originals: Originals,
-    reconstructions: Reconstructions,
-    intersect: Intersect = False,
-    json: Json = False,
-) -> None:
-    """PSNR in dB between two folders of images, matched by file stem."""
-    from genaccel.eval import psnr as metric
-
-    metric.main(originals, reconstructions, intersect=intersect, as_json=json)
+def _row(name: str, help: str) -> Subcommand:
+    return Subcommand(name, f"genaccel.eval.{name.replace('-', '_')}", help, attribute="main")
 
 
-@app.command("ms-ssim")
-def ms_ssim(
-    originals: Originals,
-    reconstructions: Reconstructions,
-    intersect: Intersect = False,
-    json: Json = False,
-) -> None:
-    """MS-SSIM between two folders of images, matched by file stem."""
-    from genaccel.eval import ms_ssim as metric
+SUBCOMMANDS = (
+    _row("psnr", "Pairs of images: peak signal-to-noise ratio."),
+    _row("ssim", "Pairs: structural similarity."),
+    _row("ms-ssim", "Pairs: multi-scale structural similarity."),
+    _row("lpips", "Pairs: LPIPS with AlexNet, VGG or SqueezeNet."),
+    _row("dists", "Pairs: DISTS, structure and texture."),
+    _row("st-lpips", "Pairs: ST-LPIPS, which tolerates shifts; works offline."),
+    _row("ssimulacra2", "Pairs: SSIMULACRA 2."),
+    _row("warping-error", "Videos: temporal warping error."),
+    _row("fid", "Sets of images: Frechet Inception distance."),
+    _row("fd-mobilenet-v2", "Sets: Frechet distance of MobileNetV2 features; works offline."),
+    _row("kid", "Sets: kernel Inception distance."),
+    _row("precision-recall", "Sets: precision, recall, density and coverage."),
+    _row("rate", "Compressed files: bits per pixel."),
+    _row("rate-distortion", "Codecs: rate-distortion points, BD-rates and pictures."),
+    _row("speed", "Functions: time, FLOPs and memory, side by side."),
+    _row("report", "Results: one HTML page."),
+)
 
-    metric.main(originals, reconstructions, intersect=intersect, as_json=json)
+app = typer.Typer(
+    cls=lazy_group(SUBCOMMANDS), help="Measure image quality, rate and speed.", no_args_is_help=True
+)
 
 
-@app.command("st-lpips")
-def st_lpips(
-    originals: Originals,
-    reconstructions: Reconstructions,
-    net: Annotated[Literal["alex", "vgg"], typer.Option(help="Trunk of the metric.")] = "vgg",
-    weights: Annotated[
-        Path | None, typer.Option(help="Weight file, instead of the installed one.")
-    ] = None,
-    intersect: Intersect = False,
-    json: Json = False,
-) -> None:
-    """ST-LPIPS between two folders of images, matched by file stem."""
-    from genaccel.eval import st_lpips as metric
-
-    metric.main(
-        originals,
-        reconstructions,
-        net=net,
-        weights=weights,
-        intersect=intersect,
-        as_json=json,
-    )
+@app.callback()
+def eval_command() -> None:
+    """Measure image quality, rate and speed. Each command also runs as python -m genaccel.eval.NAME."""

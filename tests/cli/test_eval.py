@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from genaccel.cli import app
+from genaccel.cli.eval import SUBCOMMANDS
 from genaccel.eval.held_out import held_out_photographs
 from genaccel.eval.psnr import psnr
 
@@ -33,8 +35,46 @@ def test_metrics_of_folders(folders: list[str], metric: str, low: float, high: f
         pytest.skip("the weights of ST-LPIPS are not installed")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
+    assert report["kind"] == "paired"
+    assert report["metric"]["key"].startswith(metric.replace("-", "_"))
     assert low < report["images"]["chelsea"] < high
     assert report["mean"] == report["images"]["chelsea"]
+
+
+def test_tables_for_people_and_for_programs(folders: list[str]) -> None:
+    table = CliRunner().invoke(app, ["eval", "psnr", *folders])
+    assert table.exit_code == 0
+    assert "PSNR dB" in table.stdout
+    assert "chelsea" in table.stdout
+    csv = CliRunner().invoke(app, ["eval", "psnr", *folders, "--csv"])
+    header, line, mean = csv.stdout.splitlines()
+    assert header == "image,psnr"
+    assert line.split(",")[0] == "chelsea"
+    assert line.split(",")[1] == mean.split(",")[1]
+
+
+def test_help_lists_every_command_and_each_has_its_own() -> None:
+    listed = CliRunner().invoke(app, ["eval", "--help"]).stdout
+    for row in SUBCOMMANDS:
+        assert row.name in listed
+        result = CliRunner().invoke(app, ["eval", row.name, "--help"])
+        assert result.exit_code == 0, result.output
+        assert "Usage: " in result.stdout
+
+
+def test_files_that_cannot_be_used_change_the_exit_code(folders: list[str], tmp_path: Path) -> None:
+    for name, folder in zip("ab", folders, strict=True):
+        shutil.copytree(folder, tmp_path / name)
+        Image.new("RGB", (9, 9)).save(tmp_path / name / "cut.png")
+    (tmp_path / "b" / "cut.png").write_bytes(b"\x89PNG")
+    arguments = ["eval", "psnr", str(tmp_path / "a"), str(tmp_path / "b"), "--json"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 6
+    assert list(json.loads(result.stdout)["skipped"]) == ["cut"]
+    assert "1 left out: cut: " in result.stderr
+    result = CliRunner().invoke(app, [*arguments, "--strict"])
+    assert result.exit_code == 2
+    assert result.stdout == ""
 
 
 def test_a_metric_runs_as_a_module(folders: list[str]) -> None:

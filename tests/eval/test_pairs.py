@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-import json
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from genaccel.eval.pairs import Score, match_folders, mean, print_report, score_pairs
-from genaccel.eval.psnr import psnr
+from genaccel.eval.pairs import match_folders
 
 
 def _write(path: Path, size: tuple[int, int] = (8, 6), value: int = 0) -> None:
@@ -56,34 +53,29 @@ def test_nothing_is_resized(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     _write(a / "x.png", (8, 6))
     _write(b / "x.png", (6, 8))
-    with pytest.raises(ValueError, match=r"x: .* has 8x6 pixels, .* has 6x8"):
-        list(score_pairs(match_folders(a, b), psnr))
+    (pair,) = match_folders(a, b)
+    with pytest.raises(ValueError, match=r"x\.png has 8x6 pixels, .*x\.png has 6x8"):
+        pair.read()
 
 
-def test_a_refusal_of_the_metric_names_the_pair(tmp_path: Path) -> None:
-    def refuse(_a: np.ndarray, _b: np.ndarray) -> float:
-        raise ValueError("too small")
-
-    for folder in ("a", "b"):
-        _write(tmp_path / folder / "x.png")
-    with pytest.raises(ValueError, match="x: too small"):
-        list(score_pairs(match_folders(tmp_path / "a", tmp_path / "b"), refuse))
-
-
-def test_the_mean_is_that_of_the_images(tmp_path: Path) -> None:
+def test_deep_and_transparent_files_are_converted_on_request(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
-    for name, error in (("x", 1), ("y", 10)):
-        _write(a / f"{name}.png")
-        _write(b / f"{name}.png", value=error)
-    scores = list(score_pairs(match_folders(a, b), psnr))
-    assert [round(score.value, 3) for score in scores] == [48.131, 28.131]
-    assert mean(scores) == pytest.approx(38.131, abs=1e-3)
+    _write(b / "x.png", value=0x80)
+    a.mkdir()
+    Image.fromarray(np.full((6, 8), 0x8001, np.uint16)).save(a / "x.png")
+    (pair,) = match_folders(a, b)
+    with pytest.raises(ValueError, match=r"a/x\.png: .*--convert"):
+        pair.read()
+    original, reconstruction = pair.read(convert=True)
+    np.testing.assert_array_equal(original, reconstruction)
+    Image.new("RGBA", (8, 6), (0, 0, 0, 0)).save(a / "x.png")
+    with pytest.raises(ValueError, match="--convert"):
+        pair.read()
+    assert pair.read(convert=True)[0].min() == 255
 
 
-def test_infinite_values_are_null_in_json(capsys: pytest.CaptureFixture[str]) -> None:
-    scores = [Score(name="x", value=math.inf), Score(name="y", value=30.0)]
-    print_report("PSNR", scores, as_json=True)
-    report = json.loads(capsys.readouterr().out)
-    assert report == {"metric": "PSNR", "images": {"x": None, "y": 30.0}, "mean": None}
-    print_report("PSNR", scores[1:], as_json=False)
-    assert capsys.readouterr().out == "y  30.0000\nmean PSNR of 1 images: 30.0000\n"
+def test_empty_folders_are_named(tmp_path: Path) -> None:
+    _write(tmp_path / "a" / "x.png")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(ValueError, match="b holds no image"):
+        match_folders(tmp_path / "a", tmp_path / "b")

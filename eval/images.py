@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading the images that are judged: what a metric sees is what the file shows, or the file is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from genaccel.codec.images import LoadedImage, UnsupportedImageError, read_image
+from genaccel.errors import BitstreamError, LimitExceededError
+
+_WHITE = (255, 255, 255)
+
+# Far above any photograph, and still a bound on what a hostile file can make us allocate.
+_MAX_PIXELS = 1 << 28
+
+# What makes a single file unusable, and leaves the others of its folder alone.
+UNUSABLE = (BitstreamError, LimitExceededError, UnsupportedImageError, OSError)
+
+
+def load_image(path: Path, *, convert: bool = False) -> LoadedImage:
+    """Read an image as upright 8-bit sRGB ``[H, W, 3]``; grey images become three equal channels.
+
+    Args:
+        path: File of any format that the codec reads.
+        convert: Put transparent images on white and reduce deep samples to 8 bits, instead of refusing.
+
+    Raises:
+        BitstreamError: If the file does not decode.
+        LimitExceededError: If it has more than 2**28 pixels.
+        UnsupportedImageError: If it is transparent or deep, and ``convert`` is off.
+        OSError: If the file cannot be opened.
+    """
+    try:
+        return read_image(
+            path,
+            max_pixels=_MAX_PIXELS,
+            background=_WHITE if convert else None,
+            reduce_depth=convert,
+        )
+    except UnsupportedImageError as error:
+        if convert:
+            raise
+        raise UnsupportedImageError(
+            "transparent, or more than 8 bits per sample: --convert puts it on white and takes 8 bits"
+        ) from error

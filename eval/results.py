@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an evaluation leaves behind: one JSON object with its numbers, and all that is needed to repeat them."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import genaccel
+
+# Version of the JSON objects; ``genaccel eval report`` reads them.
+RECORD_VERSION = 1
+
+# Exit code of a command that left files out; the same as that of a batch of ``genaccel encode``.
+SOME_FILES_SKIPPED = 6
+
+RecordKind = Literal["paired", "set", "rate_distortion", "speed"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """What a number means.
+
+    Attributes:
+        key: Name in JSON and CSV, with all that tells it from its relatives: ``lpips_vgg``.
+        title: Name in tables: ``LPIPS (vgg)``.
+        higher_is_better: Direction of improvement.
+        unit: ``"dB"``, or empty.
+    """
+
+    key: str
+    title: str
+    higher_is_better: bool
+    unit: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name."""
+        return asdict(self)
+
+
+def environment(packages: Iterable[str] = ()) -> dict[str, str]:
+    """Date, processor, and the versions of Python, torch, genaccel and ``packages``."""
+    import torch
+
+    found = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "processor": _processor_name(),
+        "cores": str(os.cpu_count()),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "genaccel": genaccel.__version__,
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "missing"
+    return found
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def record(
+    kind: RecordKind,
+    *,
+    label: str = "",
+    settings: Mapping[str, Any] | None = None,
+    packages: Iterable[str] = (),
+    **content: Any,
+) -> dict[str, Any]:
+    """An evaluation as one object.
+
+    Args:
+        kind: Shape of the content.
+        label: The user's name for the run.
+        settings: Options that the numbers depend on.
+        packages: Distributions whose versions matter beside torch.
+        content: The numbers, by name.
+    """
+    return {
+        "genaccel_eval": RECORD_VERSION,
+        "kind": kind,
+        "label": label,
+        "environment": environment(packages),
+        "settings": dict(settings or {}),
+        **content,
+    }
+
+
+def to_json(content: Mapping[str, Any]) -> str:
+    """JSON text; infinities and NaN, which JSON lacks, become null."""
+    return json.dumps(_finite(content), indent=1, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Structural similarity (Wang, Bovik, Sheikh, Simoncelli: IEEE TIP 13(4), 2004), on RGB.
+
+One scale, Gaussian 11x11 windows of deviation 1.5, full windows only; the mean over pixels and then over
+the three channels, as in the learned-compression literature. Other tools take luma, other windows or
+padded borders, and give other values.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genaccel.eval.gaussian_similarity import WINDOW_SIZE, floating_pair, similarities
+from genaccel.eval.paired import PairedMetric, paired_command
+from genaccel.eval.results import Metric
+
+
+def ssim(images_a: Tensor, images_b: Tensor, *, data_range: float = 255.0) -> Tensor:
+    """SSIM of two batches; 1 for equal images.
+
+    Args:
+        images_a: ``[B, C, H, W]``, floating point or 8 bit; at least 11 pixels a side.
+        images_b: The same shape.
+        data_range: Difference between the largest and the smallest possible value.
+
+    Returns:
+        Values in [-1, 1], ``[B]``; differentiable.
+
+    Raises:
+        ValueError: If the shapes differ, or the images are smaller than a window.
+
+    Example:
+        >>> ssim(torch.zeros(2, 3, 16, 16), torch.zeros(2, 3, 16, 16))
+        tensor([1., 1.])
+    """
+    a, b = floating_pair(images_a, images_b)
+    height, width = a.shape[2:]
+    if min(height, width) < WINDOW_SIZE:
+        raise ValueError(
+            f"SSIM needs images of at least {WINDOW_SIZE}x{WINDOW_SIZE} pixels, "
+            f"got {width}x{height}"
+        )
+    return similarities(a, b, data_range)[0].mean(1)
+
+
+def ssim_of_images(original: NDArray[np.uint8], reconstruction: NDArray[np.uint8]) -> float:
+    """SSIM of two 8-bit images ``[H, W, 3]``.
+
+    Raises:
+        ValueError: As :func:`ssim`.
+    """
+    # Variances are small differences of large squares: single precision would cost the fifth digit.
+    planes = [
+        torch.tensor(image).permute(2, 0, 1)[None].double()  # [1, 3, H, W]
+        for image in (original, reconstruction)
+    ]
+    return float(ssim(planes[0], planes[1]))
+
+
+@paired_command
+def main() -> PairedMetric:
+    """SSIM between two folders of images, matched by file stem."""
+    return PairedMetric(
+        metric=Metric(key="ssim", title="SSIM", higher_is_better=True), function=ssim_of_images
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
