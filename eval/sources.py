@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a set of images comes from: files, a generator, or a diffusers pipeline with its prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from genaccel.data.image_files import find_images
+from genaccel.eval.distributed import Processes
+from genaccel.eval.images import UNUSABLE, load_image
+
+PrepareFunction = Callable[[NDArray[np.uint8]], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Some images of a source.
+
+    Attributes:
+        number: Its place among the source's batches. Its contents do not depend on the number of
+            processes or workers, so neither do the features.
+        images: Prepared, ``[B, 3, S, S]``; B may be 0.
+        skipped: Reason by name of the files that could not be used.
+    """
+
+    number: int
+    images: Tensor
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+class ImageSource(Protocol):
+    """A set of images."""
+
+    @property
+    def name(self) -> str:
+        """For records and messages."""
+
+    @property
+    def num_images(self) -> int | None:
+        """Upper bound of the number of images, where it is known beforehand."""
+
+    def batches(
+        self, prepare: PrepareFunction, *, batch_size: int, processes: Processes, workers: int
+    ) -> Iterator[Batch]:
+        """This process's share of the batches, in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileImages:
+    """Image files, decoded in worker processes.
+
+    Attributes:
+        name: Folder or description.
+        files: Paths, in the order of the batches.
+        strict: Raise for a file that cannot be used, instead of leaving it out by name.
+        convert: As for :func:`genaccel.eval.images.load_image`.
+        tile: Side of the tiles that each image is cut into, or None for whole images. A second grid,
+            shifted by half a tile, is cut where it fits: the patch FID of HiFiC (arXiv:2006.09965).
+    """
+
+    name: str
+    files: Sequence[Path]
+    strict: bool = False
+    convert: bool = False
+    tile: int | None = None
+
+    @classmethod
+    def from_folder(cls, folder: Path, **options: Any) -> FileImages:
+        """All images under a folder.
+
+        Raises:
+            NotADirectoryError: If it is not a folder.
+            ValueError: If it holds no image.
+        """
+        files = find_images(folder)
+        if not files:
+            raise ValueError(f"{folder} holds no image")
+        return cls(name=str(folder), files=files, **options)
+
+    @property
+    def num_images(self) -> int | None:
+        """Number of files; unknown for tiles."""
+        return len(self.files) if self.tile is None else None
+
+    def batches(
+        self, prepare: PrepareFunction, *, batch_size: int, processes: Processes, workers: int
+    ) -> Iterator[Batch]:
+        """See :class:`ImageSource`."""
+        # A large photograph makes a batch of tiles by itself.
+        files_per_batch = batch_size if self.tile is None else 1
+        loader = DataLoader(
+            _FileBatches(self, prepare, files_per_batch),
+            batch_size=None,
+            sampler=range(
+                processes.rank, -(-len(self.files) // files_per_batch), processes.world_size
+            ),
+            num_workers=workers,
+        )
+        with tqdm(
+            total=-(-len(self.files) // processes.world_size),
+            desc=self.name,
+            unit="image",
+            leave=False,
+            # None: on a terminal only.
+            disable=None if processes.is_main else True,
+        ) as progress:
+            for batch in loader:
+                yield batch
+                progress.update(min(files_per_batch, progress.total - progress.n))
+
+
+class _FileBatches(Dataset[Batch]):
+    def __init__(self, source: FileImages, prepare: PrepareFunction, files_per_batch: int) -> None:
+        self.source, self.prepare, self.files_per_batch = source, prepare, files_per_batch
+
+    def __getitem__(self, number: int) -> Batch:
+        source = self.source
+        images: list[Tensor] = []
+        skipped: dict[str, str] = {}
+        start = number * self.files_per_batch
+        for path in source.files[start : start + self.files_per_batch]:
+            try:
+                pixels = load_image(path, convert=source.convert).pixels
+                parts = [pixels] if source.tile is None else list(tiles_of(pixels, source.tile))
+            except UNUSABLE as error:
+                if source.strict:
+                    raise ValueError(f"{path}: {error}") from error
+                skipped[str(path)] = str(error)
+                continue
+            images += [self.prepare(part) for part in parts]
+        return Batch(number=number, images=_stack(images), skipped=skipped)
+
+
+def tiles_of(image: NDArray[np.uint8], side: int) -> Iterator[NDArray[np.uint8]]:
+    """Square tiles of ``[H, W, 3]``: one grid from the corner, one shifted by half a tile.
+
+    Raises:
+        UnsupportedImageError: If the image is smaller than a tile.
+    """
+    height, width = image.shape[:2]
+    if min(height, width) < side:
+        raise _too_small(width, height, side)
+    for offset in (0, side // 2):
+        for top in range(offset, height - side + 1, side):
+            for left in range(offset, width - side + 1, side):
+                yield image[top : top + side, left : left + side]
+
+
+def _too_small(width: int, height: int, side: int) -> Exception:
+    from genaccel.codec.images import UnsupportedImageError
+
+    return UnsupportedImageError(
+        f"image of {width}x{height} pixels is smaller than a tile of {side}"
+    )
+
+
+def _stack(images: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(images)) if images else torch.empty(0)
+
+
+def as_pixels(image: Any) -> NDArray[np.uint8]:
+    """What generators and pipelines give, as uint8 ``[H, W, 3]``.
+
+    Args:
+        image: A Pillow image; uint8 of shape ``[H, W, 3]``; or floating point in [0, 1], which is
+            rounded, of shape ``[H, W, 3]`` (array) or ``[3, H, W]`` (tensor).
+
+    Raises:
+        ValueError: For anything else.
+    """
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    if isinstance(image, Tensor):
+        planar = image.detach().cpu()
+        if planar.is_floating_point():
+            planar = planar.float()
+        array = planar.numpy()
+        array = array.transpose(1, 2, 0) if array.ndim == 3 and array.shape[0] == 3 else array
+    else:
+        array = np.asarray(image)
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(
+            f"generated images must have the shape [H, W, 3], or [3, H, W] for tensors, got {array.shape}"
+        )
+    if array.dtype == np.uint8:
+        return array
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"generated images must be uint8 or floating point, got {array.dtype}")
+    if not np.isfinite(array).all() or array.min() < -1e-3 or array.max() > 1 + 1e-3:
+        raise ValueError("generated images of floating point must lie within [0, 1]")
+    return (array.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedImages:
+    """Images of any iterable, one at a time.
+
+    Attributes:
+        images: See :func:`as_pixels` for what it may give.
+        name: For records.
+        num_images: Upper bound, where it is known.
+    """
+
+    images: Iterable[Any]
+    name: str = "generator"
+    num_images: int | None = None
+
+    def batches(
+        self, prepare: PrepareFunction, *, batch_size: int, processes: Processes, workers: int
+    ) -> Iterator[Batch]:
+        """See :class:`ImageSource`.
+
+        Raises:
+            ValueError: With several processes, which would all count the same images.
+        """
+        if processes.world_size > 1:
+            raise ValueError("an iterable cannot be shared by several processes; use files")
+        iterator = iter(self.images)
+        number = 0
+        with tqdm(
+            total=self.num_images, desc=self.name, unit="image", leave=False, disable=None
+        ) as progress:
+            while chunk := [prepare(as_pixels(image)) for image in islice(iterator, batch_size)]:
+                yield Batch(number=number, images=_stack(chunk))
+                number += 1
+                progress.update(len(chunk))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineImages:
+    """Images that a diffusers pipeline makes of a list of prompts, each with a seed of its own.
+
+    Attributes:
+        pipeline: Called with prompts, ``generator=`` and ``output_type="np"``.
+        prompts: One an image; class labels for a class-conditional pipeline.
+        seed: The generator of image ``i`` starts at ``seed + i``, whatever the batches are.
+        prompt_argument: Name of the pipeline's argument: ``"class_labels"`` for DiT.
+        arguments: Further arguments: ``num_inference_steps``, ``guidance_scale``...
+        images_per_call: Prompts given to one call.
+        name: For records.
+    """
+
+    pipeline: Any
+    prompts: Sequence[Any]
+    seed: int = 0
+    prompt_argument: str = "prompt"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    images_per_call: int = 1
+    name: str = "pipeline"
+
+    @property
+    def num_images(self) -> int | None:
+        """Number of prompts."""
+        return len(self.prompts)
+
+    def batches(
+        self, prepare: PrepareFunction, *, batch_size: int, processes: Processes, workers: int
+    ) -> Iterator[Batch]:
+        """See :class:`ImageSource`."""
+        starts = range(0, len(self.prompts), self.images_per_call)
+        own = starts[processes.rank :: processes.world_size]
+        progress = tqdm(
+            own, desc=self.name, leave=False, disable=None if processes.is_main else True
+        )
+        for start in progress:
+            prompts = list(self.prompts[start : start + self.images_per_call])
+            generators = [
+                torch.Generator().manual_seed(self.seed + start + i) for i in range(len(prompts))
+            ]
+            output = self.pipeline(
+                **{self.prompt_argument: prompts},
+                generator=generators,
+                output_type="np",
+                **self.arguments,
+            )
+            images = [prepare(as_pixels(image)) for image in output.images]
+            yield Batch(number=start // self.images_per_call, images=_stack(images))

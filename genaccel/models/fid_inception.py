@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Inception-v3 of the Frechet Inception distance (Heusel et al., arXiv:1706.08500).
+
+It is the network of 2015 that the first FID code used, as PyTorch weights by pytorch-fid: Inception-v3
+whose average poolings leave the padding out, and whose last block pools by maximum. Its batch
+normalisations are folded into the convolutions when the weights are loaded, which makes it faster and
+changes features by rounding only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FidDimensions = Literal[64, 192, 768, 2048]
+
+INPUT_SIDE = 299
+
+# Of every batch normalisation of Inception-v3.
+_EPSILON = 0.001
+
+
+def _conv(
+    in_channels: int,
+    out_channels: int,
+    kernel: int | tuple[int, int],
+    *,
+    stride: int = 1,
+    padding: int | tuple[int, int] = 0,
+) -> nn.Conv2d:
+    """A convolution that has taken its batch normalisation in."""
+    return nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=padding)
+
+
+def _apply(conv: nn.Module, x: Tensor) -> Tensor:
+    return F.relu_(conv(x))
+
+
+def _average(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+
+
+class _BlockA(nn.Module):
+    """35x35: 1x1, 5x5 and double 3x3 branches."""
+
+    def __init__(self, channels: int, pool_channels: int) -> None:
+        super().__init__()
+        self.branch1x1 = _conv(channels, 64, 1)
+        self.branch5x5_1 = _conv(channels, 48, 1)
+        self.branch5x5_2 = _conv(48, 64, 5, padding=2)
+        self.branch3x3dbl_1 = _conv(channels, 64, 1)
+        self.branch3x3dbl_2 = _conv(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = _conv(96, 96, 3, padding=1)
+        self.branch_pool = _conv(channels, pool_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, C, 35, 35] -> [B, 224 + pool, 35, 35]
+        b5 = _apply(self.branch5x5_2, _apply(self.branch5x5_1, x))
+        b3 = _apply(self.branch3x3dbl_2, _apply(self.branch3x3dbl_1, x))
+        b3 = _apply(self.branch3x3dbl_3, b3)
+        pool = _apply(self.branch_pool, _average(x))
+        return torch.cat([_apply(self.branch1x1, x), b5, b3, pool], 1)
+
+
+class _BlockB(nn.Module):
+    """35x35 to 17x17."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch3x3 = _conv(288, 384, 3, stride=2)
+        self.branch3x3dbl_1 = _conv(288, 64, 1)
+        self.branch3x3dbl_2 = _conv(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = _conv(96, 96, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, 288, 35, 35] -> [B, 768, 17, 17]
+        b3 = _apply(self.branch3x3dbl_2, _apply(self.branch3x3dbl_1, x))
+        b3 = _apply(self.branch3x3dbl_3, b3)
+        return torch.cat([_apply(self.branch3x3, x), b3, F.max_pool2d(x, 3, stride=2)], 1)
+
+
+class _BlockC(nn.Module):
+    """17x17: branches of 1x7 and 7x1 convolutions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        along, across = (0, 3), (3, 0)
+        self.branch1x1 = _conv(768, 192, 1)
+        self.branch7x7_1 = _conv(768, width, 1)
+        self.branch7x7_2 = _conv(width, width, (1, 7), padding=along)
+        self.branch7x7_3 = _conv(width, 192, (7, 1), padding=across)
+        self.branch7x7dbl_1 = _conv(768, width, 1)
+        self.branch7x7dbl_2 = _conv(width, width, (7, 1), padding=across)
+        self.branch7x7dbl_3 = _conv(width, width, (1, 7), padding=along)
+        self.branch7x7dbl_4 = _conv(width, width, (7, 1), padding=across)
+        self.branch7x7dbl_5 = _conv(width, 192, (1, 7), padding=along)
+        self.branch_pool = _conv(768, 192, 1)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, 768, 17, 17] -> the same
+        b7, double = x, x
+        for conv in (self.branch7x7_1, self.branch7x7_2, self.branch7x7_3):
+            b7 = _apply(conv, b7)
+        for conv in (
+            self.branch7x7dbl_1,
+            self.branch7x7dbl_2,
+            self.branch7x7dbl_3,
+            self.branch7x7dbl_4,
+            self.branch7x7dbl_5,
+        ):
+            double = _apply(conv, double)
+        pool = _apply(self.branch_pool, _average(x))
+        return torch.cat([_apply(self.branch1x1, x), b7, double, pool], 1)
+
+
+class _BlockD(nn.Module):
+    """17x17 to 8x8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch3x3_1 = _conv(768, 192, 1)
+        self.branch3x3_2 = _conv(192, 320, 3, stride=2)
+        self.branch7x7x3_1 = _conv(768, 192, 1)
+        self.branch7x7x3_2 = _conv(192, 192, (1, 7), padding=(0, 3))
+        self.branch7x7x3_3 = _conv(192, 192, (7, 1), padding=(3, 0))
+        self.branch7x7x3_4 = _conv(192, 192, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, 768, 17, 17] -> [B, 1280, 8, 8]
+        b3 = _apply(self.branch3x3_2, _apply(self.branch3x3_1, x))
+        b7 = x
+        for conv in (
+            self.branch7x7x3_1,
+            self.branch7x7x3_2,
+            self.branch7x7x3_3,
+            self.branch7x7x3_4,
+        ):
+            b7 = _apply(conv, b7)
+        return torch.cat([b3, b7, F.max_pool2d(x, 3, stride=2)], 1)
+
+
+class _BlockE(nn.Module):
+    """8x8: branches that end in a 1x3 and a 3x1 side by side."""
+
+    def __init__(self, channels: int, *, pool: Literal["average", "maximum"]) -> None:
+        super().__init__()
+        self.pool = pool
+        along, across = (0, 1), (1, 0)
+        self.branch1x1 = _conv(channels, 320, 1)
+        self.branch3x3_1 = _conv(channels, 384, 1)
+        self.branch3x3_2a = _conv(384, 384, (1, 3), padding=along)
+        self.branch3x3_2b = _conv(384, 384, (3, 1), padding=across)
+        self.branch3x3dbl_1 = _conv(channels, 448, 1)
+        self.branch3x3dbl_2 = _conv(448, 384, 3, padding=1)
+        self.branch3x3dbl_3a = _conv(384, 384, (1, 3), padding=along)
+        self.branch3x3dbl_3b = _conv(384, 384, (3, 1), padding=across)
+        self.branch_pool = _conv(channels, 192, 1)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, C, 8, 8] -> [B, 2048, 8, 8]
+        b3 = _apply(self.branch3x3_1, x)
+        double = _apply(self.branch3x3dbl_2, _apply(self.branch3x3dbl_1, x))
+        # The maximum is an oddity of the weights' first home; they were trained with it.
+        pooled = _average(x) if self.pool == "average" else F.max_pool2d(x, 3, stride=1, padding=1)
+        return torch.cat(
+            [
+                _apply(self.branch1x1, x),
+                _apply(self.branch3x3_2a, b3),
+                _apply(self.branch3x3_2b, b3),
+                _apply(self.branch3x3dbl_3a, double),
+                _apply(self.branch3x3dbl_3b, double),
+                _apply(self.branch_pool, pooled),
+            ],
+            1,
+        )
+
+
+class FidInception(nn.Module):
+    """Images to the pooled features of one stage.
+
+    Args:
+        dimensions: Number of features, which names the stage: 2048 after the last block (FID), 768
+            before the auxiliary classifier, 192 and 64 after the second and first pooling.
+
+    Raises:
+        ValueError: If there is no such stage.
+
+    Example:
+        >>> network = FidInception().eval()
+        >>> network(torch.zeros(2, 3, 299, 299)).shape
+        torch.Size([2, 2048])
+    """
+
+    def __init__(self, dimensions: FidDimensions = 2048) -> None:
+        super().__init__()
+        if dimensions not in get_args(FidDimensions):
+            raise ValueError(f"dimensions must be 64, 192, 768 or 2048, got {dimensions}")
+        self.dimensions = dimensions
+        self.Conv2d_1a_3x3 = _conv(3, 32, 3, stride=2)
+        self.Conv2d_2a_3x3 = _conv(32, 32, 3)
+        self.Conv2d_2b_3x3 = _conv(32, 64, 3, padding=1)
+        self.Conv2d_3b_1x1 = _conv(64, 80, 1)
+        self.Conv2d_4a_3x3 = _conv(80, 192, 3)
+        self.Mixed_5b = _BlockA(192, 32)
+        self.Mixed_5c = _BlockA(256, 64)
+        self.Mixed_5d = _BlockA(288, 64)
+        self.Mixed_6a = _BlockB()
+        self.Mixed_6b = _BlockC(128)
+        self.Mixed_6c = _BlockC(160)
+        self.Mixed_6d = _BlockC(160)
+        self.Mixed_6e = _BlockC(192)
+        self.Mixed_7a = _BlockD()
+        self.Mixed_7b = _BlockE(1280, pool="average")
+        self.Mixed_7c = _BlockE(2048, pool="maximum")
+
+    def load_published(self, state: Mapping[str, Tensor]) -> None:
+        """Take weights in torchvision's layout, ``<layer>.conv.weight`` and ``<layer>.bn.*``.
+
+        Raises:
+            ValueError: If a tensor is missing or has another shape; the classifier is not used.
+        """
+        folded: dict[str, Tensor] = {}
+        try:
+            for name, module in self.named_modules():
+                if isinstance(module, nn.Conv2d):
+                    bn = {
+                        part: state[f"{name}.bn.{part}"].double()
+                        for part in ("weight", "bias", "running_mean", "running_var")
+                    }
+                    scale = bn["weight"] / (bn["running_var"] + _EPSILON).sqrt()  # [C_out]
+                    kernel = state[f"{name}.conv.weight"].double()
+                    folded[f"{name}.weight"] = (kernel * scale[:, None, None, None]).float()
+                    folded[f"{name}.bias"] = (bn["bias"] - bn["running_mean"] * scale).float()
+            self.load_state_dict(folded)
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(
+                f"these are no weights of the Inception-v3 of FID ({str(error).splitlines()[0]})"
+            ) from error
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features.
+
+        Args:
+            x: ``[B, 3, 299, 299]`` in [-1, 1].
+
+        Returns:
+            ``[B, dimensions]``.
+        """
+        for conv in (self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3):
+            x = _apply(conv, x)
+        x = F.max_pool2d(x, 3, stride=2)
+        if self.dimensions > 64:
+            x = _apply(self.Conv2d_4a_3x3, _apply(self.Conv2d_3b_1x1, x))
+            x = F.max_pool2d(x, 3, stride=2)
+        if self.dimensions > 192:
+            for name in ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e"):
+                x = self.get_submodule(f"Mixed_{name}")(x)
+        if self.dimensions > 768:
+            for name in ("7a", "7b", "7c"):
+                x = self.get_submodule(f"Mixed_{name}")(x)
+        return x.mean((2, 3))

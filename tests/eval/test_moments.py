@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genaccel.eval.moments import Statistics
+
+STATISTICS = Statistics(
+    mean=np.array([1.0, 2.0]),
+    covariance=np.array([[2.0, 0.5], [0.5, 1.0]]),
+    provenance={"extractor": "x", "num_images": 7, "tile": None},
+)
+
+
+def test_a_file_keeps_everything(tmp_path: Path) -> None:
+    path = tmp_path / "s.npz"
+    STATISTICS.save(path)
+    loaded = Statistics.load(path)
+    np.testing.assert_array_equal(loaded.mean, STATISTICS.mean)
+    np.testing.assert_array_equal(loaded.covariance, STATISTICS.covariance)
+    assert loaded.provenance == STATISTICS.provenance
+    assert loaded.num_images == 7
+    with pytest.raises(FileExistsError):
+        STATISTICS.save(path)
+    STATISTICS.save(path, overwrite=True)
+
+
+@pytest.mark.golden
+def test_files_are_exchanged_with_pytorch_fid(tmp_path: Path) -> None:
+    fid_score = pytest.importorskip("pytorch_fid.fid_score")
+    STATISTICS.save(tmp_path / "ours.npz")
+    mean, covariance = fid_score.compute_statistics_of_path(
+        str(tmp_path / "ours.npz"), None, 1, 2, "cpu"
+    )
+    np.testing.assert_array_equal(mean, STATISTICS.mean)
+    np.testing.assert_array_equal(covariance, STATISTICS.covariance)
+    # How its --save-stats writes.
+    np.savez_compressed(tmp_path / "theirs.npz", mu=mean, sigma=covariance)
+    theirs = Statistics.load(tmp_path / "theirs.npz")
+    assert theirs.provenance == {}
+    assert theirs.num_images is None
+    np.testing.assert_array_equal(theirs.covariance, covariance)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "complaint"),
+    [
+        ({"mu": np.zeros(2)}, "it has no array sigma"),
+        ({"features": np.zeros((4, 2))}, "no array mu and no array sigma"),
+        ({"mu": np.zeros(2), "sigma": np.zeros((3, 3))}, r"mu has shape \(2,\), sigma \(3, 3\)"),
+        ({"mu": np.zeros(2), "sigma": np.full((2, 2), np.nan)}, "not finite"),
+        ({"mu": np.array([{}], dtype=object), "sigma": np.zeros((1, 1))}, "no statistics"),
+    ],
+)
+def test_other_archives_are_refused(
+    tmp_path: Path, arrays: dict[str, np.ndarray], complaint: str
+) -> None:
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(ValueError, match=complaint):
+        Statistics.load(tmp_path / "x.npz")
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    for data in (b"", b"PK\x03\x04 cut off", b"no archive at all"):
+        (tmp_path / "x.npz").write_bytes(data)
+        with pytest.raises(ValueError, match=r"x\.npz holds no statistics"):
+            Statistics.load(tmp_path / "x.npz")
+    with pytest.raises(FileNotFoundError):
+        Statistics.load(tmp_path / "none.npz")
