@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bits per pixel of compressed files: the size of the whole file, over the pixels of the original."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from genaccel.data.image_files import find_images
+from genaccel.eval.commands import AsCsv, AsJson, Label
+from genaccel.eval.images import UNUSABLE, load_image
+from genaccel.eval.pairs import by_stem, listing
+from genaccel.eval.results import Metric, record, to_json
+
+BITS_PER_PIXEL = Metric(key="bits_per_pixel", title="bits per pixel", higher_is_better=False)
+
+
+def bits_per_pixel(num_bytes: int, width: int, height: int) -> float:
+    """Bits of a file for each pixel of its image.
+
+    Args:
+        num_bytes: Size of the whole file, header included.
+        width: Of the original, in pixels.
+        height: Of the original, in pixels.
+
+    Raises:
+        ValueError: If the image has no pixels or the size is negative.
+
+    Example:
+        >>> bits_per_pixel(1024, 64, 64)
+        2.0
+    """
+    if width < 1 or height < 1:
+        raise ValueError(f"the image must have at least 1x1 pixels, got {width}x{height}")
+    if num_bytes < 0:
+        raise ValueError(f"num_bytes must not be negative, got {num_bytes}")
+    return 8 * num_bytes / (width * height)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileRate:
+    """A compressed file.
+
+    Attributes:
+        num_bytes: Size of the whole file.
+        width: Of the original, in pixels.
+        height: Of the original, in pixels.
+    """
+
+    num_bytes: int
+    width: int
+    height: int
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Bits of the whole file for each pixel."""
+        return bits_per_pixel(self.num_bytes, self.width, self.height)
+
+
+def find_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """Files of any kind under a folder, recursively, ordered by their path relative to it.
+
+    Hidden files and folders are left out.
+
+    Raises:
+        NotADirectoryError: If ``folder`` is not a folder.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root} is not a folder")
+    found = [
+        path
+        for path in root.rglob("*")
+        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(root).parts)
+    ]
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def match_files(
+    originals: str | os.PathLike[str],
+    files: str | os.PathLike[str],
+    *,
+    intersect: bool = False,
+) -> dict[str, tuple[Path, Path]]:
+    """Original and compressed file by their common path without the extension.
+
+    Args:
+        originals: Folder of images.
+        files: Folder of compressed files, with any extension.
+        intersect: Leave files without a partner out instead of refusing them.
+
+    Raises:
+        NotADirectoryError: If one is not a folder.
+        ValueError: If files have no partner, two files of a folder share a stem, or no pair is left.
+    """
+    images = by_stem(originals, find_images(originals))
+    compressed = by_stem(files, find_files(files))
+    complaints = [
+        f"only in {folder}: {listing(sorted(names))}"
+        for folder, names in (
+            (originals, images.keys() - compressed.keys()),
+            (files, compressed.keys() - images.keys()),
+        )
+        if names
+    ]
+    if complaints and not intersect:
+        raise ValueError(
+            "the folders do not match (--intersect leaves such files out); " + "; ".join(complaints)
+        )
+    names = sorted(images.keys() & compressed.keys())
+    if not names:
+        raise ValueError(f"{originals} and {files} have no file in common")
+    return {name: (images[name], compressed[name]) for name in names}
+
+
+def file_rates(matched: dict[str, tuple[Path, Path]]) -> dict[str, FileRate]:
+    """Sizes of files, by name.
+
+    Args:
+        matched: From :func:`match_files`.
+
+    Raises:
+        ValueError: If an original cannot be read.
+        OSError: If a file cannot be opened.
+    """
+    rates = {}
+    for name, (original, file) in tqdm(
+        matched.items(), desc="bits per pixel", unit="image", leave=False, disable=None
+    ):
+        try:
+            # Decoded, for its size as shown: a header may have it turned by a quarter, or lie.
+            height, width = load_image(original, convert=True).pixels.shape[:2]
+        except UNUSABLE as error:
+            raise ValueError(f"{original}: {error}") from error
+        rates[name] = FileRate(num_bytes=file.stat().st_size, width=width, height=height)
+    return rates
+
+
+Originals = Annotated[Path, typer.Argument(help="Folder of original images.")]
+Files = Annotated[Path, typer.Argument(help="Folder of compressed files, of any extension.")]
+Intersect = Annotated[bool, typer.Option("--intersect", help="Leave out files without a partner.")]
+
+
+def main(
+    originals: Originals,
+    files: Files,
+    intersect: Intersect = False,
+    label: Label = "",
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """Bits per pixel of compressed files, matched with their originals by file stem."""
+    try:
+        rates = file_rates(match_files(originals, files, intersect=intersect))
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    images = {name: rate.bits_per_pixel for name, rate in rates.items()}
+    mean = fmean(images.values())
+    num_bytes = sum(rate.num_bytes for rate in rates.values())
+    # Large images count for more here than in the mean.
+    overall = 8 * num_bytes / sum(rate.width * rate.height for rate in rates.values())
+    if as_json:
+        content = record(
+            "paired",
+            label=label,
+            metric=BITS_PER_PIXEL.to_dict(),
+            mean=mean,
+            overall=overall,
+            num_bytes=num_bytes,
+            images=images,
+            skipped={},
+        )
+        print(to_json(content))
+    elif as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["image", BITS_PER_PIXEL.key])
+        writer.writerows(images.items())
+        writer.writerow(["mean", mean])
+    else:
+        _print_table(rates, mean, overall)
+
+
+def _print_table(rates: dict[str, FileRate], mean: float, overall: float) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("image", overflow="fold")
+    for heading in ("size", "bytes", "bits per pixel"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, rate in rates.items():
+        size = f"{rate.width}x{rate.height}"
+        table.add_row(name, size, str(rate.num_bytes), f"{rate.bits_per_pixel:.4f}")
+    table.add_section()
+    table.add_row(f"mean of {len(rates)}", "", "", f"{mean:.4f}")
+    total = sum(rate.num_bytes for rate in rates.values())
+    table.add_row("all bits / all pixels", "", str(total), f"{overall:.4f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
