@@ -56,7 +56,12 @@ def load_inception(
         FileNotFoundError: If the weights are neither here nor to be downloaded.
         ValueError: If the file holds other weights.
     """
-    path = find_weights("fid_inception", weights)
+    try:
+        path = find_weights("fid_inception", weights)
+    except FileNotFoundError as error:
+        if weights is not None:
+            raise
+        raise FileNotFoundError(f"{error}; fd-mobilenet-v2 works offline") from error
     network = FidInception(dimensions)
     try:
         network.load_published(torch.load(path, map_location="cpu", weights_only=True))

@@ -25,11 +25,14 @@ def codec(
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 100_000,
     batch_size: Annotated[int, typer.Option(help="Crops per step and process.")] = 16,
     crop_size: Annotated[int, typer.Option(help="Side of a crop in pixels.")] = 128,
+    min_scale: Annotated[
+        float, typer.Option(help="Images are shrunk by a random factor from this to 1.")
+    ] = 0.5,
     color_permutation: Annotated[
         float, typer.Option(help="Share of the crops with colours exchanged.")
     ] = 0.25,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 4e-4,
-    mse_weight: Annotated[float, typer.Option(help="Weight of the mean squared error.")] = 8.0,
+    mse_weight: Annotated[float, typer.Option(help="Weight of the mean squared error.")] = 1.0,
     perceptual_weight: Annotated[float, typer.Option(help="Weight of ST-LPIPS.")] = 1.0,
     perceptual_net: Annotated[
         Literal["alex", "vgg", "none"], typer.Option(help="Trunk of ST-LPIPS.")
@@ -62,6 +65,7 @@ def codec(
             steps=steps,
             batch_size=batch_size,
             crop_size=crop_size,
+            min_scale=min_scale,
             color_permutation=color_permutation,
             learning_rate=learning_rate,
             mse_weight=mse_weight,

@@ -51,7 +51,7 @@ class CodecTrainingConfig:
     learning_rate: float = 4e-4
     final_learning_rate_ratio: float = 0.02
     warmup_steps: int = 200
-    mse_weight: float = 8.0
+    mse_weight: float = 1.0
     perceptual_weight: float = 1.0
     perceptual_net: Literal["alex", "vgg", "none"] = "alex"
     perceptual_start_step: int = 0

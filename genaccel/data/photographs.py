@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small training set of photographs out of Debian packages, with the licence of every picture.
 
-Three packages of Debian 12 carry photographs: the landscapes of the game Endless Sky (273 pictures of
-720x360 pixels) and the wallpapers of the Lomiri desktop (14 photographs of up to 20 megapixels).
+Packages of Debian 12 carry photographs: the landscapes of the game Endless Sky (273 pictures of 720x360
+pixels), the wallpapers of the Lomiri desktop (14 photographs of up to 20 megapixels), and the examples
+of OpenCV (22 pictures, up to 1282 pixels wide).
 ``textures=True`` adds the photographed textures of UFO: Alien Invasion.
 """
 
@@ -64,6 +65,7 @@ class PhotographSource:
             looks like a photograph.
         first_licences: Patterns of the copyright file that go before all others.
         excluded: File names that are graphics.
+        included: The only file names to take; all if empty.
         archive: Path of a zip archive in the package that holds the pictures.
     """
 
@@ -74,6 +76,7 @@ class PhotographSource:
     kind: Literal["photograph", "wallpaper", "texture"]
     first_licences: frozenset[str] = frozenset()
     excluded: frozenset[str] = frozenset()
+    included: frozenset[str] = frozenset()
     archive: str | None = None
 
 
@@ -121,6 +124,44 @@ PHOTOGRAPH_SOURCES = (
                 "Fossa_by_Jasper_Roks.jpg",
                 "Infinite-Sea_by_Aury88.jpg",
                 "Painting-Colors_by__herobrine7gamer.jpg",
+            }
+        ),
+    ),
+    PhotographSource(
+        package=DebianPackage(
+            name="opencv-doc",
+            version="4.6.0+dfsg-12",
+            sha256="4b12681df35878207ac7097dc66184b2ae552e4bf4ddd2af04a0f03ed0b8682a",
+        ),
+        collection="opencv",
+        installed_prefix="usr/share/doc/opencv-doc/examples/data/",
+        source_prefix="samples/data/",
+        kind="photograph",
+        # Objects, animals and people in colours that landscapes lack. The rest are charts and maps.
+        included=frozenset(
+            {
+                "HappyFish.jpg",
+                "aero1.jpg",
+                "aloeL.jpg",
+                "apple.jpg",
+                "baboon.jpg",
+                "basketball1.png",
+                "board.jpg",
+                "building.jpg",
+                "butterfly.jpg",
+                "cards.png",
+                "chicky_512.png",
+                "fruits.jpg",
+                "graf1.png",
+                "home.jpg",
+                "leuvenA.jpg",
+                "messi5.jpg",
+                "orange.jpg",
+                "rubberwhale1.png",
+                "smarties.png",
+                "squirrel_cls.jpg",
+                "starry_night.jpg",
+                "stuff.jpg",
             }
         ),
     ),
@@ -259,6 +300,7 @@ def _is_wanted(source: PhotographSource, path: str) -> bool:
         path.startswith(source.installed_prefix)
         and name.suffix.lower() in IMAGE_EXTENSIONS
         and name.name not in source.excluded
+        and (not source.included or name.name in source.included)
         and not (source.kind == "texture" and name.stem.endswith(_TEXTURE_MAP_SUFFIXES))
     )
 

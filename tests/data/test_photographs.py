@@ -97,6 +97,14 @@ def cache(
     return folder
 
 
+def test_a_source_may_list_its_files_by_name() -> None:
+    (examples,) = (s for s in PHOTOGRAPH_SOURCES if s.package.name == "opencv-doc")
+    wanted = photographs._is_wanted
+    assert wanted(examples, f"{examples.installed_prefix}fruits.jpg")
+    assert not wanted(examples, f"{examples.installed_prefix}chessboard.png")
+    assert not wanted(examples, "usr/share/doc/opencv-doc/html/fruits.jpg")
+
+
 def test_photographs_are_stored_with_their_licences(
     cache: Path, tmp_path: Path, held_out: dict[str, NDArray[np.uint8]]
 ) -> None:
