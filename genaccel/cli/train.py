@@ -33,6 +33,9 @@ def codec(
     ] = 0.25,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 4e-4,
     mse_weight: Annotated[float, typer.Option(help="Weight of the mean squared error.")] = 1.0,
+    grid_weight: Annotated[
+        float, typer.Option(help="Weight of errors that repeat with the decoder's stride.")
+    ] = 100.0,
     perceptual_weight: Annotated[float, typer.Option(help="Weight of ST-LPIPS.")] = 1.0,
     perceptual_net: Annotated[
         Literal["alex", "vgg", "none"], typer.Option(help="Trunk of ST-LPIPS.")
@@ -69,6 +72,7 @@ def codec(
             color_permutation=color_permutation,
             learning_rate=learning_rate,
             mse_weight=mse_weight,
+            grid_weight=grid_weight,
             perceptual_weight=perceptual_weight,
             perceptual_net=perceptual_net,
             perceptual_start_step=perceptual_start_step,

@@ -17,7 +17,7 @@ class CodecTrainingConfig:
 
     The loss is ``mse_weight * MSE + perceptual_weight * ST-LPIPS + codebook_weight * codebook +
     commitment_weight * commitment`` on images in [-1, 1] (RDVQ, arXiv 2604.10546, equation 13, without its
-    adversarial term).
+    adversarial term), and ``grid_weight * grid``, which is ours.
 
     Args:
         preset: Name in ``genaccel.models.autoencoder.PRESETS``.
@@ -29,6 +29,7 @@ class CodecTrainingConfig:
         learning_rate: Peak of the cosine schedule.
         final_learning_rate_ratio: Last learning rate as a share of the peak.
         warmup_steps: Steps of linear warm-up.
+        grid_weight: Weight of :func:`genaccel.codec.training.grid_error`.
         perceptual_net: Trunk of ST-LPIPS, or "none".
         perceptual_start_step: Steps before it train on MSE alone, which is several times cheaper.
         perceptual_fraction: Share of the crops on which the perceptual loss is evaluated.
@@ -53,6 +54,7 @@ class CodecTrainingConfig:
     warmup_steps: int = 200
     mse_weight: float = 1.0
     perceptual_weight: float = 1.0
+    grid_weight: float = 100.0
     perceptual_net: Literal["alex", "vgg", "none"] = "alex"
     perceptual_start_step: int = 0
     perceptual_fraction: float = 0.5
@@ -86,7 +88,13 @@ class CodecTrainingConfig:
         for name in ("learning_rate", "gradient_clip_norm", "checkpoint_minutes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("mse_weight", "perceptual_weight", "codebook_weight", "commitment_weight"):
+        for name in (
+            "mse_weight",
+            "grid_weight",
+            "perceptual_weight",
+            "codebook_weight",
+            "commitment_weight",
+        ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("min_scale", "perceptual_fraction", "final_learning_rate_ratio"):

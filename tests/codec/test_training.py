@@ -11,7 +11,13 @@ from genaccel.codec import training
 from genaccel.codec.codebook_upkeep import CodebookUpkeep
 from genaccel.codec.export import export_model
 from genaccel.codec.index_statistics import bits_per_pixel, count_indices, set_index_cdfs
-from genaccel.codec.training import CodecTrainer, NonFiniteLossError, learning_rate_at, load_trained
+from genaccel.codec.training import (
+    CodecTrainer,
+    NonFiniteLossError,
+    grid_error,
+    learning_rate_at,
+    load_trained,
+)
 from genaccel.codec.training_config import CodecTrainingConfig
 from genaccel.models.autoencoder import PRESETS, Autoencoder, AutoencoderParams
 from genaccel.models.efficient_backbone import EfficientParams
@@ -108,7 +114,7 @@ def test_resumed_run_equals_an_uninterrupted_one(photographs, tmp_path):
 
 def test_loss_falls_and_most_code_words_come_into_use(photographs, tmp_path):
     trainer = CodecTrainer(
-        config(steps=120, learning_rate=5e-3, restart_every=10),
+        config(steps=120, learning_rate=5e-3, restart_every=10, mse_weight=8.0),
         data=photographs,
         run=tmp_path / "run",
         cpu=True,
@@ -223,3 +229,19 @@ def test_config_from_dict_rejects_unknown_keys():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert CodecTrainingConfig.from_dict(config().to_dict()) == config()
+
+
+def test_a_grid_is_told_from_other_errors():
+    generator = torch.Generator().manual_seed(0)
+    pattern = torch.randn(8, 8, generator=generator)
+    grid = pattern.repeat(16, 16).expand(2, 3, -1, -1)  # period 8
+    power = (pattern - pattern.mean()).square().mean()
+    torch.testing.assert_close(grid_error(grid, 8), power)
+    # As strong, without a period: what is left of it is one in 64.
+    noise = torch.randn(2, 3, 128, 128, generator=generator)
+    assert float(grid_error(noise, 8)) == pytest.approx(1 / 64, rel=0.1)
+    assert float(grid_error(torch.ones(1, 3, 100, 70), 8)) == 0
+    assert float(grid_error(torch.ones(1, 3, 4, 100), 8)) == 0
+    # Smooth errors have no pattern, and sizes need not be multiples of the window.
+    ramp = torch.linspace(0, 1, 200).expand(1, 1, 72, 200)
+    assert float(grid_error(ramp, 8)) < 1e-3
