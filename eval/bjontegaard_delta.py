@@ -206,7 +206,7 @@ def _overlap(
     shares = (high - low) / (high_a - low_a), (high - low) / (high_t - low_t)
     if min(shares) < min_overlap:
         raise ValueError(
-            f"the curves overlap over {shares[0]:.0%} of the anchor and {shares[1]:.0%} of the test "
+            f"the curves overlap over {shares[0]:.1%} of the anchor and {shares[1]:.1%} of the test "
             f"curve, less than {min_overlap:.0%}: {words}"
         )
     return (low, high), shares

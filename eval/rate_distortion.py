@@ -186,6 +186,10 @@ def main(
         raise typer.Exit(SOME_FILES_SKIPPED)
 
 
+def _significant(value: float) -> str:
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+
+
 def _print_tables(content: Mapping[str, Any]) -> None:
     from rich import box
     from rich.console import Console
@@ -200,19 +204,23 @@ def _print_tables(content: Mapping[str, Any]) -> None:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    points.add_column("codec", overflow="fold")
-    points.add_column("setting", overflow="fold")
+    points.add_column("codec", no_wrap=True, min_width=8)
+    # What does not fit is folded here, and never cut off from a number.
+    points.add_column("setting", overflow="fold", min_width=10)
     titles = [f"{m['title']} {m['unit']}".strip().replace(" ", "\n") for m in metrics.values()]
-    for title in ("bits/\npixel", *titles, "encode\nms", "decode\nms"):
-        points.add_column(title, justify="right", no_wrap=True)
+    # Times are in run.json too; a narrow terminal has no place for them beside four metrics.
+    with_times = len(metrics) <= 3 or console.width >= 100
+    for title in ("bits/\npixel", *titles, *(("encode\nms", "decode\nms") if with_times else ())):
+        width = max(len(line) for line in title.splitlines())
+        points.add_column(title, justify="right", no_wrap=True, min_width=width)
     for codec in content["codecs"]:
         for i, point in enumerate(codec["points"]):
-            times = (point["encode_seconds"], point["decode_seconds"])
+            times = [point["encode_seconds"], point["decode_seconds"]] if with_times else []
             points.add_row(
                 "" if i else codec["codec"],
                 point["setting"],
                 f"{point['bits_per_pixel']:.4f}",
-                *(f"{point['metrics'][key]:.4f}" for key in metrics),
+                *(_significant(point["metrics"][key]) for key in metrics),
                 *("-" if time is None else f"{1000 * time:.0f}" for time in times),
             )
         points.add_section()

@@ -91,7 +91,7 @@ def test_lower_is_better_mirrors_higher_is_better() -> None:
         (
             Curve(rates=[0.1, 0.2, 0.3, 0.4], qualities=[35, 36, 37, 38]),
             (
-                "over 29% of the anchor and 67% of the test curve, less than 50%: "
+                "over 28.6% of the anchor and 66.7% of the test curve, less than 50%: "
                 "the anchor has qualities 30 to 37, the test curve 35 to 38"
             ),
         ),

@@ -38,3 +38,13 @@ def test_shapes_must_agree(shape: tuple[int, ...]) -> None:
 def test_empty_images_are_refused() -> None:
     with pytest.raises(ValueError, match="must not be empty"):
         psnr(np.zeros((0, 4, 3), np.uint8), np.zeros((0, 4, 3), np.uint8))
+
+
+@pytest.mark.golden
+def test_it_is_the_value_of_torchmetrics() -> None:
+    functional = pytest.importorskip("torchmetrics.functional.image")
+    random = np.random.default_rng(1)
+    a, b = random.integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)
+    planes = [torch.from_numpy(image).permute(2, 0, 1)[None].double() for image in (b, a)]
+    expected = functional.peak_signal_noise_ratio(*planes, data_range=255.0)
+    assert psnr(a, b) == pytest.approx(float(expected), abs=1e-5)
