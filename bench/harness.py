@@ -4,11 +4,8 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +15,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from genaccel.eval.results import environment
 
 
 @dataclass(kw_only=True)
@@ -68,9 +67,9 @@ class Bench:
 
     def finish(self, versions_of: Sequence[str] = ()) -> None:
         """Print the table and the bars, and write the JSON file."""
-        environment = describe_environment(versions_of)
+        described = environment(versions_of)
         console = Console(width=None if Console().is_terminal else 160)
-        console.print("  ".join(f"{k} {v}" for k, v in environment.items()), highlight=False)
+        console.print("  ".join(f"{k} {v}" for k, v in described.items()), highlight=False)
         if self.rows:
             table = Table(*(column.replace("_", " ") for column in self.rows[0]))
             for row in self.rows:
@@ -82,7 +81,7 @@ class Bench:
             record = {
                 "benchmark": self.name,
                 "quick": self.quick,
-                "environment": environment,
+                "environment": described,
                 "rows": self.rows,
                 "bars": self.bars,
             }
@@ -108,26 +107,3 @@ def alternate(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[s
             run()
             times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
-
-
-def describe_environment(packages: Sequence[str] = ()) -> dict[str, str]:
-    """Date, processor and versions, for the record."""
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        models = [
-            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        processor = models[0].split(":", 1)[1].strip() if models else processor
-    environment = {
-        "date": datetime.date.today().isoformat(),
-        "device": processor,
-        "cores": str(os.cpu_count()),
-        "python": platform.python_version(),
-    }
-    for package in packages:
-        try:
-            environment[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            environment[package] = "missing"
-    return environment

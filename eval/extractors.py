@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,6 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+
+from genaccel.eval.distributed import device_by_name
 
 # bilinear: of torch, without antialiasing, as pytorch-fid does. antialias: the same with it, as
 # torchmetrics >= 1.8. bicubic: of Pillow, channel by channel in floating point, as clean-fid.
@@ -117,7 +121,37 @@ class Extractor:
         return features.float()
 
 
-def ready(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network frozen, in evaluation mode and in the layout that convolutions run fastest in."""
-    network = network.eval().requires_grad_(False).to(device)
-    return network.to(memory_format=torch.channels_last)
+def make_extractor(
+    name: str,
+    network: nn.Module,
+    *,
+    dimensions: int,
+    prepare: Prepare,
+    weights: Path,
+    device: str,
+) -> Extractor:
+    """A network as an extractor: frozen, and in the layout that convolutions run fastest in.
+
+    Args:
+        name: Network and layer, for records.
+        network: With its weights loaded.
+        dimensions: Number of features.
+        prepare: Makes its input.
+        weights: The file they came from, whose digest goes into records.
+        device: Where it shall run.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    place = device_by_name(device)
+    frozen = network.eval().requires_grad_(False).to(place)
+    return Extractor(
+        name=name,
+        dimensions=dimensions,
+        network=frozen.to(memory_format=torch.channels_last),
+        prepare=prepare,
+        weights=digest,
+        device=place,
+    )

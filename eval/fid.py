@@ -6,7 +6,6 @@ The network's weights are found where pytorch-fid keeps them, or downloaded once
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,8 +14,7 @@ import torch
 import typer
 
 from genaccel.eval.commands import Device, Weights
-from genaccel.eval.distributed import device_by_name
-from genaccel.eval.extractors import Extractor, Prepare, Resize, ready
+from genaccel.eval.extractors import Extractor, Prepare, Resize, make_extractor
 from genaccel.eval.features import SetFeatures
 from genaccel.eval.frechet import FEW_IMAGES, few_images_warning, frechet_distance, frechet_limit
 from genaccel.eval.results import Metric
@@ -67,16 +65,13 @@ def load_inception(
         network.load_published(torch.load(path, map_location="cpu", weights_only=True))
     except (ValueError, AttributeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} holds no weights of the Inception-v3 of FID") from error
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    place = device_by_name(device)
-    return Extractor(
-        name=f"inception-2015-12-05/{dimensions}",
+    return make_extractor(
+        f"inception-2015-12-05/{dimensions}",
+        network,
         dimensions=dimensions,
-        network=ready(network, place),
         prepare=Prepare(side=INPUT_SIDE, resize=resize),
-        weights=digest,
-        device=place,
+        weights=path,
+        device=device,
     )
 
 
