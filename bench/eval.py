@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -111,15 +112,15 @@ def _compare_features(bench: Bench, files: list[Path], weights: Path) -> None:
     from pytorch_fid import fid_score
 
     extractor, peer = load_inception(weights), _peer(weights)
-    features: dict[str, list[np.ndarray]] = {"genaccel": [], "pytorch-fid": []}
+    features: dict[str, list[NDArray[Any]]] = {"genaccel": [], "pytorch-fid": []}
     seconds: dict[str, list[float]] = {"genaccel": [], "pytorch-fid": []}
 
-    def ours(block: list[Path]) -> np.ndarray:
+    def ours(block: list[Path]) -> NDArray[Any]:
         found = extract_features(FileImages(name="", files=block), extractor, workers=0).features
         assert found is not None
         return found
 
-    def theirs(block: list[Path]) -> np.ndarray:
+    def theirs(block: list[Path]) -> NDArray[Any]:
         return _quietly(fid_score.get_activations, block, peer, BLOCK, 2048, "cpu", num_workers=0)
 
     sides = {"genaccel": ours, "pytorch-fid": theirs}
@@ -151,7 +152,7 @@ def _compare_features(bench: Bench, files: list[Path], weights: Path) -> None:
     )
 
 
-def _distance_of_halves(features: np.ndarray) -> float:
+def _distance_of_halves(features: NDArray[Any]) -> float:
     halves = []
     for half in (features[::2], features[1::2]):
         moments = Moments(half.shape[1])

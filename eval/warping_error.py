@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import typer
@@ -22,7 +22,7 @@ FlowName = Literal["tvl1", "ilk"]
 Frame = NDArray[np.uint8]
 # From the luma [H, W] in [0, 1] of two frames to rows and columns [2, H, W], in pixels:
 # first[y, x] shows what second[y + flow[0, y, x], x + flow[1, y, x]] shows.
-Flow = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.floating]]
+Flow = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.floating[Any]]]
 
 METRIC = Metric(key="warping_error", title="Temporal warping error", higher_is_better=False)
 
@@ -134,7 +134,9 @@ def warping_error(
     return WarpingError(pairs=pairs, skipped=skipped, used_share=fmean(shares))
 
 
-def occluded(forward: NDArray[np.floating], backward: NDArray[np.floating]) -> NDArray[np.bool_]:
+def occluded(
+    forward: NDArray[np.floating[Any]], backward: NDArray[np.floating[Any]]
+) -> NDArray[np.bool_]:
     """Pixels of the first frame that the second does not show, and pixels at motion boundaries, ``[H, W]``.
 
     A pixel is left out where the backward flow does not lead back to it, where the flow changes abruptly,
@@ -157,7 +159,7 @@ def occluded(forward: NDArray[np.floating], backward: NDArray[np.floating]) -> N
 
 
 def warp(
-    image: NDArray[np.generic], flow: NDArray[np.floating]
+    image: NDArray[np.generic], flow: NDArray[np.floating[Any]]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """What an image shows at the ends of a flow, by bilinear interpolation.
 
@@ -183,7 +185,7 @@ def warp(
 
 
 def _difference(
-    first: Frame, second: Frame, forward: NDArray[np.floating], used: NDArray[np.bool_]
+    first: Frame, second: Frame, forward: NDArray[np.floating[Any]], used: NDArray[np.bool_]
 ) -> float:
     """Mean squared difference in [0, 1] over the pixels used and the channels."""
     warped, _ = warp(np.moveaxis(second, 2, 0), forward)
@@ -243,7 +245,9 @@ def _luma(image: Frame) -> NDArray[np.float32]:
     return image.astype(np.float32) @ weights
 
 
-def _checked_flow(flow: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.floating]:
+def _checked_flow(
+    flow: NDArray[np.floating[Any]], shape: tuple[int, ...]
+) -> NDArray[np.floating[Any]]:
     flow = np.asarray(flow)
     if flow.shape != (2, *shape):
         raise ValueError(f"flow must give {[2, *shape]}, rows and columns, got {list(flow.shape)}")

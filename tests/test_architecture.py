@@ -22,12 +22,13 @@ PYTHON_RULES = {
     "models": {"ops", "layers"},
     "data": set(),
     "zoo": set(),
+    "training": {"models", "data"},
     "hooks": {"ops"},
-    **{method: {"ops", "layers", "models", "data", "zoo", "_coder"} for method in METHODS},
-    "sensitivity": {"ops", "layers", "models", "data", "zoo", "_coder", "hooks"},
+    **{method: {"ops", "layers", "models", "data", "training", "zoo", "_coder"} for method in METHODS},
+    "sensitivity": {"ops", "layers", "models", "data", "training", "zoo", "_coder", "hooks"},
     "eval": {"ops", "layers", "models", "data", "zoo", *METHODS},
     "pipelines": {"ops", "layers", "models", "zoo", "hooks", *METHODS},
-    "cli": {"ops", "layers", "models", "data", "zoo", "eval", "pipelines", *METHODS},
+    "cli": {"ops", "layers", "models", "data", "training", "zoo", "eval", "pipelines", *METHODS},
     "__init__": set(),
 }
 STANDARD_HEADER = re.compile(r"[a-z_0-9]+$")  # <vector>, <cstdint>: no dot, no slash

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -115,3 +115,118 @@ def export(
         f"{report.folder}: {report.bits_per_pixel:.3f} bits per pixel on {data}; "
         f"code words used per scale, coarse to fine: {report.codes_used}"
     )
+
+
+Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples per step and process.")]
+LearningRate = Annotated[float, typer.Option(help="Peak of the cosine schedule.")]
+Minutes = Annotated[float, typer.Option(help="Minutes between checkpoints.")]
+Precision = Annotated[Literal["no", "fp16", "bf16"], typer.Option()]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Train on the CPU even where a GPU is.")]
+
+
+@app.command()
+def vae(
+    data: Annotated[Path, typer.Option(help="Folder of training images.")],
+    out: Annotated[Path, typer.Option(help="Run folder; the model is its folder `vae`.")],
+    image_size: Annotated[int, typer.Option(help="Side of a crop in pixels.")] = 128,
+    channels: Annotated[
+        str, typer.Option(help="Widths from full resolution down, halved in between.")
+    ] = "32,64,96,128",
+    steps: Steps = 10_000,
+    batch_size: BatchSize = 8,
+    learning_rate: LearningRate = 4e-4,
+    checkpoint_minutes: Minutes = 5.0,
+    mixed_precision: Precision = "no",
+    seed: Annotated[int, typer.Option()] = 0,
+    cpu: Cpu = False,
+) -> None:
+    """Train the autoencoder of a latent diffusion model; the same command resumes."""
+    try:
+        from genaccel.training.latent_autoencoder import (
+            LatentAutoencoderConfig,
+            LatentAutoencoderTraining,
+            load_latent_autoencoder,
+        )
+        from genaccel.training.loop import LoopConfig
+    except ModuleNotFoundError as error:
+        raise _missing_extra(error) from error
+    try:
+        training = LatentAutoencoderTraining(
+            LatentAutoencoderConfig(
+                image_size=image_size, channels=tuple(int(c) for c in channels.split(","))
+            ),
+            LoopConfig(
+                steps=steps,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                checkpoint_minutes=checkpoint_minutes,
+                mixed_precision=mixed_precision,
+                seed=seed,
+            ),
+            data=data,
+            run=out,
+            cpu=cpu,
+        )
+        _train(training)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    if training.accelerator.is_main_process:
+        load_latent_autoencoder(out, data=data).save_pretrained(out / "vae")
+        typer.echo(f"wrote {out / 'vae'}")
+
+
+@app.command()
+def dit(
+    data: Annotated[Path, typer.Option(help="Folder of images named by their class: beach3.jpg.")],
+    vae: Annotated[Path, typer.Option(help="Folder of the autoencoder, from `train vae`.")],
+    out: Annotated[Path, typer.Option(help="Run folder; the pipeline is its folder `pipeline`.")],
+    layers: Annotated[int, typer.Option(help="Transformer blocks.")] = 12,
+    heads: Annotated[int, typer.Option(help="Attention heads, of 32 channels each.")] = 7,
+    latents: Annotated[int, typer.Option(help="Crops that are encoded and trained on.")] = 8192,
+    steps: Steps = 20_000,
+    batch_size: BatchSize = 32,
+    learning_rate: LearningRate = 5e-4,
+    checkpoint_minutes: Minutes = 5.0,
+    mixed_precision: Precision = "no",
+    seed: Annotated[int, typer.Option()] = 0,
+    cpu: Cpu = False,
+) -> None:
+    """Train a class-conditional diffusion transformer, a `DiTPipeline`; the same command resumes."""
+    try:
+        from genaccel.training.class_dit import ClassDitConfig, ClassDitTraining, export_pipeline
+        from genaccel.training.loop import LoopConfig
+    except ModuleNotFoundError as error:
+        raise _missing_extra(error) from error
+    try:
+        training = ClassDitTraining(
+            ClassDitConfig(num_layers=layers, num_heads=heads, num_latents=latents),
+            LoopConfig(
+                steps=steps,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                checkpoint_minutes=checkpoint_minutes,
+                mixed_precision=mixed_precision,
+                seed=seed,
+            ),
+            vae=vae,
+            data=data,
+            run=out,
+            cpu=cpu,
+        )
+        _train(training)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    if training.accelerator.is_main_process:
+        export_pipeline(out, out / "pipeline", vae=vae)
+        typer.echo(f"wrote {out / 'pipeline'}")
+
+
+def _train(training: Any) -> None:
+    from genaccel.training.loop import NonFiniteLossError
+
+    try:
+        training.train()
+    except NonFiniteLossError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error

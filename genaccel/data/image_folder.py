@@ -128,9 +128,7 @@ class RandomCropDataset(Dataset[Tensor]):
         if not 0 <= index < _WORD_LIMIT:
             raise IndexError(f"index must be within [0, 2**64), got {index}")
         size = self.crop_size
-        # The counter's top word: the generator's own steps, which count up from the bottom, never reach it.
-        counter = np.array([0, 0, 0, index], dtype=np.uint64)
-        random = np.random.Generator(np.random.Philox(key=self.seed, counter=counter))
+        random = self._random(index)
         path = self.paths[random.integers(len(self.paths))]
         pixels = self._pixels[path] if path in self._pixels else read_rgb(path)  # [H, W, 3]
         height, width = pixels.shape[:2]
@@ -148,3 +146,18 @@ class RandomCropDataset(Dataset[Tensor]):
             crop = crop[..., random.permutation(3)]
         planes = np.ascontiguousarray(crop.transpose(2, 0, 1), dtype=np.float32)  # [3, S, S]
         return torch.from_numpy(planes).div_(127.5).sub_(1.0)
+
+    def path_of(self, index: int) -> Path:
+        """The image that crop number ``index`` is cut from.
+
+        Raises:
+            IndexError: If ``index`` is negative or not below 2**64.
+        """
+        if not 0 <= index < _WORD_LIMIT:
+            raise IndexError(f"index must be within [0, 2**64), got {index}")
+        return self.paths[self._random(index).integers(len(self.paths))]
+
+    def _random(self, index: int) -> np.random.Generator:
+        # The counter's top word: the generator's own steps, which count up from the bottom, never reach it.
+        counter = np.array([0, 0, 0, index], dtype=np.uint64)
+        return np.random.Generator(np.random.Philox(key=self.seed, counter=counter))

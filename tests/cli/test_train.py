@@ -53,3 +53,33 @@ def test_usage_errors_are_one_sentence_and_exit_2(options, message, photographs,
     result = train(*defaults, *options)
     assert result.exit_code == 2
     assert message in " ".join(result.output.replace("│", " ").split())
+
+
+def test_two_commands_make_a_pipeline(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    random = np.random.default_rng(0)
+    for name in ("beach0", "beach1", "beach2", "beach3"):
+        pixels = random.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(data / f"{name}.png")
+    run, common = tmp_path / "vae-run", ["--data", data, "--cpu", "--steps", 1, "--batch-size", 1]
+
+    def invoke(*arguments):
+        return CliRunner().invoke(app, list(map(str, arguments)))
+
+    options = [*common, "--image-size", 32, "--channels", "8,16"]
+    result = invoke("vae", *options, "--out", run)
+    if "pip install" in result.output:
+        pytest.skip("the weights of ST-LPIPS are not installed")
+    assert result.exit_code == 0, result.output
+    result = invoke("vae", *options, "--out", tmp_path / "x", "--channels", "8,17")
+    assert result.exit_code == 2
+    assert "channels must be multiples of 8" in " ".join(result.output.replace("│", " ").split())
+    result = invoke(
+        *["dit", *common, "--vae", run / "vae", "--out", tmp_path / "dit"],
+        *["--layers", 1, "--heads", 1, "--latents", 2],
+    )
+    assert result.exit_code == 0, result.output
+    index = json.loads((tmp_path / "dit/pipeline/model_index.json").read_text())
+    assert index["_class_name"] == "DiTPipeline"
+    assert index["id2label"] == {"0": "beach"}

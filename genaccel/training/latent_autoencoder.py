@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains diffusers' ``AutoencoderKL``: the latent space of a small diffusion model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from genaccel.data.image_folder import RandomCropDataset
+from genaccel.models.st_lpips import StLpips
+from genaccel.training.loop import LoopConfig, TrainingLoop, averaged_weights
+from genaccel.training.run_folder import RunFolder
+
+# Latents are encoded to estimate their deviation, by which diffusion models divide.
+_SCALING_SAMPLES = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentAutoencoderConfig:
+    """The network and its loss, ``MSE + perceptual_weight * ST-LPIPS (alex) + kl_weight * KL``.
+
+    Args:
+        image_size: Side of the crops in pixels.
+        channels: Widths from full resolution down; one halving between each two.
+        latent_channels: Channels of the latent.
+        layers_per_block: Residual blocks of each resolution.
+        min_scale: Smallest random downscaling of a picture; the largest is 1.
+        perceptual_weight: Weight of ST-LPIPS.
+        perceptual_fraction: Share of the crops that ST-LPIPS sees.
+        kl_weight: Weight of the divergence from a normal distribution, per latent value.
+    """
+
+    image_size: int = 128
+    channels: tuple[int, ...] = (32, 64, 96, 128)
+    latent_channels: int = 4
+    layers_per_block: int = 1
+    min_scale: float = 0.36
+    perceptual_weight: float = 0.5
+    perceptual_fraction: float = 0.5
+    kl_weight: float = 1e-4
+
+    def __post_init__(self) -> None:
+        stride = 2 ** (len(self.channels) - 1)
+        if self.image_size < stride or self.image_size % stride:
+            raise ValueError(
+                f"image_size must be a multiple of {stride} for {len(self.channels)} widths, "
+                f"got {self.image_size}"
+            )
+        if any(width % 8 for width in self.channels):
+            raise ValueError(f"channels must be multiples of 8, got {self.channels}")
+        for name in ("perceptual_weight", "kl_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("min_scale", "perceptual_fraction"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)}")
+
+    def build(self) -> nn.Module:
+        """A fresh ``AutoencoderKL``."""
+        count = len(self.channels)
+        model: Any = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * count,
+            up_block_types=("UpDecoderBlock2D",) * count,
+            block_out_channels=self.channels,
+            layers_per_block=self.layers_per_block,
+            latent_channels=self.latent_channels,
+            norm_num_groups=8,
+            sample_size=self.image_size,
+            mid_block_add_attention=False,
+        )
+        return model
+
+
+class LatentAutoencoderTraining(TrainingLoop):
+    """One run.
+
+    Args:
+        config: The network and its loss.
+        loop: How the run proceeds.
+        data: Folder of images.
+        run: Folder of the run.
+        cpu: Train on the CPU even where a GPU is.
+    """
+
+    def __init__(
+        self,
+        config: LatentAutoencoderConfig,
+        loop: LoopConfig,
+        *,
+        data: str | os.PathLike[str],
+        run: str | os.PathLike[str],
+        cpu: bool = False,
+    ) -> None:
+        self.autoencoder_config = config
+        torch.manual_seed(loop.seed)
+        options = {"autoencoder": _plain(asdict(config))}
+        super().__init__(config.build(), loop, run=RunFolder(run), options=options, cpu=cpu)
+        self.dataset = RandomCropDataset(
+            data, config.image_size, scale=(config.min_scale, 1.0), seed=loop.seed
+        )
+        self.perceptual: StLpips | None = None
+        if config.perceptual_weight > 0:
+            self.perceptual = StLpips.from_pretrained("alex").to(self.accelerator.device)
+
+    def batch(self, numbers: range) -> Tensor:
+        """Crops ``[B, 3, S, S]`` in [-1, 1]."""
+        return torch.stack([self.dataset[n] for n in numbers]).to(self.accelerator.device)
+
+    def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :class:`TrainingLoop`."""
+        config = self.autoencoder_config
+        posterior = self.plain_model().encode(batch).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(batch.device)
+        latent = posterior.mean + posterior.std * noise
+        restored = self.plain_model().decode(latent).sample
+        parts = {
+            "mse": torch.nn.functional.mse_loss(restored, batch),
+            "kl": posterior.kl().mean() / latent[0].numel(),
+        }
+        loss = parts["mse"] + config.kl_weight * parts["kl"]
+        if self.perceptual is not None:
+            count = max(1, round(config.perceptual_fraction * len(batch)))
+            parts["perceptual"] = self.perceptual(restored[:count], batch[:count]).mean()
+            loss = loss + config.perceptual_weight * parts["perceptual"]
+        return loss, parts
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def load_latent_autoencoder(run: str | os.PathLike[str], *, data: str | os.PathLike[str]) -> Any:
+    """The ``AutoencoderKL`` with the averaged weights of a run, and the scaling factor of its latents.
+
+    Args:
+        run: Folder of the run.
+        data: Folder of images to measure the latents' deviation on.
+
+    Raises:
+        FileNotFoundError: If the run has no checkpoint.
+    """
+    folder = RunFolder(Path(run))
+    values = dict(folder.options()["autoencoder"])
+    values["channels"] = tuple(values["channels"])
+    config = LatentAutoencoderConfig(**values)
+    model: Any = averaged_weights(folder, config.build())
+    dataset = RandomCropDataset(
+        data, config.image_size, scale=(config.min_scale, 1.0), cache_bytes=1 << 30
+    )
+    with torch.inference_mode():
+        latents = [model.encode(dataset[n][None]).latent_dist.mean for n in range(_SCALING_SAMPLES)]
+    model.register_to_config(scaling_factor=1 / float(torch.cat(latents).std()))
+    return model
