@@ -57,7 +57,7 @@ def codec(
     """Train the image codec; the same command resumes an interrupted run. On several GPUs: accelerate launch."""
     try:
         from genaccel.codec.export import export_model
-        from genaccel.codec.training import CodecTrainer, NonFiniteLossError
+        from genaccel.codec.training import CodecTrainer
     except ModuleNotFoundError as error:
         raise _missing_extra(error) from error
     from genaccel.codec.training_config import CodecTrainingConfig
@@ -83,12 +83,9 @@ def codec(
             seed=seed,
         )
         trainer = CodecTrainer(config, data=data, run=out, cpu=cpu)
-        trainer.train()
+        _train(trainer)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
-    except NonFiniteLossError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
     if trainer.accelerator.is_main_process:
         report = export_model(out, out / "model", data=data)
         typer.echo(f"{report.folder}: {report.bits_per_pixel:.3f} bits per pixel")

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains the codec's autoencoder; resumes exactly where a run was interrupted.
 
-A run folder holds ``training.json`` (the configuration), ``checkpoint.pt`` (all state), and tensorboard events.
 Sample i of the data stream is a pure function of (seed, i), so the step number is all the data state there is.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,23 +25,19 @@ from genaccel.codec.training_config import CodecTrainingConfig
 from genaccel.data.image_folder import RandomCropDataset
 from genaccel.models.autoencoder import PRESETS, Autoencoder, AutoencoderOutput
 from genaccel.models.st_lpips import StLpips
-
-_CONFIG_NAME = "training.json"
-_CHECKPOINT_NAME = "checkpoint.pt"
-
-
-class NonFiniteLossError(ArithmeticError):
-    """The loss became infinite or not a number; the last checkpoint is from before."""
+from genaccel.training.loop import NonFiniteLossError, averaged_weights
+from genaccel.training.run_folder import RunFolder
+from genaccel.training.schedule import warmup_cosine
 
 
 def learning_rate_at(step: int, config: CodecTrainingConfig) -> float:
-    """Linear warm-up, then a half cosine from ``learning_rate`` to its final share."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    floor = config.final_learning_rate_ratio
-    return config.learning_rate * (
-        floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    """Learning rate after ``step`` steps: linear warm-up, then a half cosine to its final share."""
+    return warmup_cosine(
+        step,
+        steps=config.steps,
+        peak=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        final_ratio=config.final_learning_rate_ratio,
     )
 
 
@@ -102,9 +95,9 @@ class CodecTrainer:
         cpu: bool = False,
     ) -> None:
         self.config = config
-        self.run = Path(run)
+        self.run = RunFolder(run)
         self.accelerator = Accelerator(cpu=cpu, mixed_precision=config.mixed_precision)
-        self._claim_run_folder()
+        self.run.claim(config.to_dict(), write=self.accelerator.is_main_process)
         self.dataset = RandomCropDataset(
             data,
             config.crop_size,
@@ -134,26 +127,8 @@ class CodecTrainer:
             self.perceptual = StLpips.from_pretrained(config.perceptual_net)
             self.perceptual.to(self.accelerator.device).to(memory_format=torch.channels_last)
             self.perceptual.eval().requires_grad_(False)
-        if (self.run / _CHECKPOINT_NAME).is_file():
+        if self.run.has_checkpoint:
             self._load_checkpoint()
-
-    def _claim_run_folder(self) -> None:
-        """Write the configuration, or check that the folder's own is the same."""
-        path = self.run / _CONFIG_NAME
-        if path.is_file():
-            previous = CodecTrainingConfig.from_dict(json.loads(path.read_text()))
-            if previous != self.config:
-                old, new = previous.to_dict(), self.config.to_dict()
-                changed = ", ".join(f"{k}: {old[k]} -> {new[k]}" for k in new if old[k] != new[k])
-                raise ValueError(
-                    f"{self.run} holds a run with other options ({changed}); "
-                    "use the same options to resume it, or another folder"
-                )
-        elif self.accelerator.is_main_process:
-            self.run.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(self.config.to_dict(), indent=2) + "\n")
-            os.replace(partial, path)
 
     def _batches(self) -> Iterator[Tensor]:
         """This process's crops ``[B, 3, S, S]`` in [-1, 1], from the current step on."""
@@ -201,8 +176,8 @@ class CodecTrainer:
             loss = loss + config.perceptual_weight * parts["perceptual"]
         return loss, parts, output
 
-    def train(self, on_step: Callable[[int], None] | None = None) -> Path:
-        """Run to the last step; returns the checkpoint's path.
+    def train(self, on_step: Callable[[int], None] | None = None) -> None:
+        """Run to the last step, and save.
 
         Args:
             on_step: Called with the number of finished steps after each.
@@ -212,7 +187,7 @@ class CodecTrainer:
         """
         config, accelerator = self.config, self.accelerator
         self.model.train()
-        writer = SummaryWriter(str(self.run)) if accelerator.is_main_process else None
+        writer = SummaryWriter(str(self.run.path)) if accelerator.is_main_process else None
         progress = tqdm(
             total=config.steps,
             initial=self.step,
@@ -237,7 +212,6 @@ class CodecTrainer:
             if writer is not None:
                 writer.close()
         self.save_checkpoint()
-        return self.run / _CHECKPOINT_NAME
 
     def _update(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """One optimiser step; returns the loss, its parts, and the gradient's norm before clipping."""
@@ -299,24 +273,20 @@ class CodecTrainer:
         """Write all state, atomically: an interrupted write leaves the previous checkpoint."""
         if not self.accelerator.is_main_process:
             return
-        state = {
-            "step": self.step,
-            "model": self.accelerator.unwrap_model(self.model).state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state_dict(),
-            "upkeep": self.upkeep.state_dict(),
-            "scaler": None
-            if self.accelerator.scaler is None
-            else self.accelerator.scaler.state_dict(),
-        }
-        partial = self.run / (_CHECKPOINT_NAME + ".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.run / _CHECKPOINT_NAME)
+        scaler = self.accelerator.scaler
+        self.run.save(
+            {
+                "step": self.step,
+                "model": self.accelerator.unwrap_model(self.model).state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "ema": self.ema.state_dict(),
+                "upkeep": self.upkeep.state_dict(),
+                "scaler": None if scaler is None else scaler.state_dict(),
+            }
+        )
 
     def _load_checkpoint(self) -> None:
-        state = torch.load(
-            self.run / _CHECKPOINT_NAME, map_location=self.accelerator.device, weights_only=True
-        )
+        state = self.run.load(self.accelerator.device)
         self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.load_state_dict(state["ema"])
@@ -345,17 +315,6 @@ def load_trained(run: str | os.PathLike[str]) -> Autoencoder:
     Raises:
         FileNotFoundError: If ``run`` holds no checkpoint.
     """
-    folder = Path(run)
-    for name in (_CONFIG_NAME, _CHECKPOINT_NAME):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder} is no training run with a checkpoint: {name} is missing"
-            )
-    config = CodecTrainingConfig.from_dict(json.loads((folder / _CONFIG_NAME).read_text()))
-    state = torch.load(folder / _CHECKPOINT_NAME, map_location="cpu", weights_only=True)
-    model = Autoencoder(PRESETS[config.preset])
-    model.load_state_dict(state["model"])
-    ema = EMAModel(model.parameters())
-    ema.load_state_dict(state["ema"])
-    ema.copy_to(model.parameters())
-    return model.eval()
+    folder = RunFolder(run)
+    config = CodecTrainingConfig.from_dict(folder.options())
+    return averaged_weights(folder, Autoencoder(PRESETS[config.preset]))

@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -224,7 +224,10 @@ class TrainingLoop(ABC):
         self.step = state["step"]
 
 
-def averaged_weights(run: RunFolder, model: nn.Module) -> nn.Module:
+M = TypeVar("M", bound=nn.Module)
+
+
+def averaged_weights(run: RunFolder, model: M) -> M:
     """Load the averaged weights of a run's last checkpoint into a model, in evaluation mode.
 
     Raises:

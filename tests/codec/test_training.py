@@ -13,7 +13,6 @@ from genaccel.codec.export import export_model
 from genaccel.codec.index_statistics import bits_per_pixel, count_indices, set_index_cdfs
 from genaccel.codec.training import (
     CodecTrainer,
-    NonFiniteLossError,
     grid_error,
     learning_rate_at,
     load_trained,
@@ -21,6 +20,7 @@ from genaccel.codec.training import (
 from genaccel.codec.training_config import CodecTrainingConfig
 from genaccel.models.autoencoder import PRESETS, Autoencoder, AutoencoderParams
 from genaccel.models.efficient_backbone import EfficientParams
+from genaccel.training.loop import NonFiniteLossError
 
 TINY = AutoencoderParams(
     codebook_size=32,
