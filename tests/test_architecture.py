@@ -24,7 +24,10 @@ PYTHON_RULES = {
     "zoo": set(),
     "training": {"models", "data"},
     "hooks": {"ops"},
-    **{method: {"ops", "layers", "models", "data", "training", "zoo", "_coder"} for method in METHODS},
+    **{
+        method: {"ops", "layers", "models", "data", "training", "zoo", "_coder"}
+        for method in METHODS
+    },
     "sensitivity": {"ops", "layers", "models", "data", "training", "zoo", "_coder", "hooks"},
     "eval": {"ops", "layers", "models", "data", "zoo", *METHODS},
     "pipelines": {"ops", "layers", "models", "zoo", "hooks", *METHODS},
