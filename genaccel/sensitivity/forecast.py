@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a skipped module would have returned: forecasts from its last outputs.
+
+Every forecast is a weighted sum of cached tensors plus a number, so that one multi-tensor kernel
+runs them all: ``forecast = offset + sum_i coefficients[i] * cached[i]``, the newest tensor first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+Value = TypeVar("Value", Tensor, float)
+
+# Slopes of the affine corrector come from at least so much variance of the cached values, relative
+# to their mean square: below it, the float64 sums hold rounding and no signal.
+_LEAST_RELATIVE_VARIANCE = 1e-10
+
+
+class Forecaster(Protocol):
+    """Weights for the outputs of the last computed steps."""
+
+    @property
+    def name(self) -> str:
+        """As plans write it."""
+
+    @property
+    def history(self) -> int:
+        """Computed outputs to keep."""
+
+    def coefficients(self, step: int, computed_steps: Sequence[int]) -> list[float]:
+        """Weights of the newest ``min(history, len(computed_steps))`` outputs.
+
+        Args:
+            step: Step to forecast.
+            computed_steps: Steps of the cached outputs, the newest first.
+
+        Raises:
+            ValueError: If there is none, or they do not descend from below ``step``.
+        """
+
+    def offset(self, step: int, computed_steps: Sequence[int]) -> float:
+        """What is added to the weighted sum."""
+
+
+def _check_steps(step: float, computed_steps: Sequence[float]) -> None:
+    if not computed_steps:
+        raise ValueError("a forecast needs at least one computed step")
+    previous = step
+    for computed in computed_steps:
+        if not computed < previous:
+            raise ValueError(
+                "computed_steps must come before the forecast step, the newest first, "
+                f"got {list(computed_steps)} for step {step}"
+            )
+        previous = computed
+
+
+class Reuse:
+    """The newest output as it is: the plain cache of SODA, arXiv:2603.07057.
+
+    Example:
+        >>> Reuse().coefficients(5, [3, 0])
+        [1.0]
+    """
+
+    name = "reuse"
+    history = 1
+
+    def coefficients(self, step: int, computed_steps: Sequence[int]) -> list[float]:
+        """``[1.0]``, whatever the distance; see :class:`Forecaster`."""
+        _check_steps(step, computed_steps)
+        return [1.0]
+
+    def offset(self, step: int, computed_steps: Sequence[int]) -> float:
+        """0."""
+        return 0.0
+
+
+class Taylor:
+    """A polynomial through the last ``order + 1`` computed outputs, evaluated ahead.
+
+    Equal to the finite-difference Taylor series of TaylorSeer (arXiv:2503.06923) for order 1.
+    TaylorSeer's second order weighs the second difference by ``k^2 / 2``, which is not exact on
+    parabolas and takes evenly spaced steps for granted; the weights here are Lagrange's, exact on
+    polynomials of degree ``order`` for any spacing. With fewer outputs than that, the order is
+    lower, down to plain reuse.
+
+    Args:
+        order: Degree, 1 or 2. Higher ones amplify the noise of 16-bit caches.
+
+    Raises:
+        ValueError: If the order is another.
+
+    Example:
+        >>> Taylor(1).coefficients(5, [4, 2])
+        [1.5, -0.5]
+        >>> Taylor(2).coefficients(6, [4, 3, 1])
+        [5.0, -5.0, 1.0]
+    """
+
+    def __init__(self, order: int) -> None:
+        if order not in (1, 2):
+            raise ValueError(f"order must be 1 or 2, got {order}")
+        self.order = order
+
+    @property
+    def name(self) -> str:
+        """As plans write it."""
+        return f"taylor{self.order}"
+
+    @property
+    def history(self) -> int:
+        """Computed outputs to keep."""
+        return self.order + 1
+
+    def coefficients(self, step: float, computed_steps: Sequence[float]) -> list[float]:
+        """Lagrange weights; see :class:`Forecaster`. Steps may be fractions, such as noise levels."""
+        _check_steps(step, computed_steps)
+        nodes = computed_steps[: self.history]
+        weights = []
+        for i, node in enumerate(nodes):
+            weight = 1.0
+            for j, other in enumerate(nodes):
+                if i != j:
+                    weight *= (step - other) / (node - other)
+            weights.append(weight)
+        return weights
+
+    def offset(self, step: float, computed_steps: Sequence[float]) -> float:
+        """0."""
+        return 0.0
+
+
+class Affine:
+    """The newest output times ``a`` plus ``b``, fitted for each step and interval.
+
+    Args:
+        slope: ``a``, ``[S, K]``; column ``k - 1`` for interval ``k``.
+        intercept: ``b``, of the same shape.
+
+    Raises:
+        ValueError: If the shapes differ or hold what is not finite.
+
+    Example:
+        >>> x = np.array([1.0, 2.0, 4.0])
+        >>> y = 3 * x - 1
+        >>> def at_step_1(value):
+        ...     return np.array([[0.0], [value]])
+        >>> affine = Affine.from_moments(
+        ...     *(at_step_1(v) for v in (3, x.sum(), y.sum(), x @ x, x @ y))
+        ... )
+        >>> [round(v, 9) for v in affine.coefficients(1, [0])], round(affine.offset(1, [0]), 9)
+        ([3.0], -1.0)
+    """
+
+    name = "affine"
+    history = 1
+
+    def __init__(self, slope: ArrayLike, intercept: ArrayLike) -> None:
+        self.slope: NDArray[np.float64] = np.array(slope, dtype=np.float64)
+        self.intercept: NDArray[np.float64] = np.array(intercept, dtype=np.float64)
+        if self.slope.ndim != 2 or self.slope.shape != self.intercept.shape:
+            raise ValueError(
+                "slope and intercept must both be [steps, intervals], "
+                f"got {self.slope.shape} and {self.intercept.shape}"
+            )
+        if not (np.isfinite(self.slope).all() and np.isfinite(self.intercept).all()):
+            raise ValueError("slope and intercept must be finite")
+
+    @classmethod
+    def from_moments(
+        cls, n: ArrayLike, x: ArrayLike, y: ArrayLike, xx: ArrayLike, xy: ArrayLike
+    ) -> Affine:
+        """Fit to sums over cached values x and true values y, each ``[S, K]``."""
+        return cls(*affine_fit(n, x, y, xx, xy))
+
+    def coefficients(self, step: int, computed_steps: Sequence[int]) -> list[float]:
+        """``[a]``; see :class:`Forecaster`."""
+        return [float(self.slope[self._index(step, computed_steps)])]
+
+    def offset(self, step: int, computed_steps: Sequence[int]) -> float:
+        """``b``."""
+        return float(self.intercept[self._index(step, computed_steps)])
+
+    def _index(self, step: int, computed_steps: Sequence[int]) -> tuple[int, int]:
+        _check_steps(step, computed_steps)
+        steps, width = self.slope.shape
+        interval = step - computed_steps[0]
+        if step >= steps or interval > width:
+            raise ValueError(
+                f"the affine corrector knows {steps} steps and intervals up to {width}, "
+                f"got step {step} and interval {interval}"
+            )
+        return step, interval - 1
+
+
+def affine_fit(
+    n: ArrayLike, x: ArrayLike, y: ArrayLike, xx: ArrayLike, xy: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Least squares of ``y = a x + b`` from sums, elementwise over arrays of any shape.
+
+    Args:
+        n: Numbers of values; where it is 0, the fit is plain reuse, ``a = 1`` and ``b = 0``.
+        x: Sums of the cached values.
+        y: Sums of the true values.
+        xx: Sums of the squares of the cached values.
+        xy: Sums of the products.
+
+    Returns:
+        ``a`` and ``b``. Where the cached values are constant, ``a = 1`` and ``b`` is the mean
+        difference.
+
+    Example:
+        >>> a, b = affine_fit(2, 3.0, 8.0, 5.0, 13.0)  # y = 2 x + 1 at x = 1, 2
+        >>> float(a), float(b)
+        (2.0, 1.0)
+    """
+    n, x, y, xx, xy = (np.asarray(v, dtype=np.float64) for v in (n, x, y, xx, xy))
+    count = np.maximum(n, 1.0)
+    variance = xx / count - (x / count) ** 2
+    covariance = xy / count - (x / count) * (y / count)
+    fits = (n > 0) & (variance > _LEAST_RELATIVE_VARIANCE * xx / count)
+    a: NDArray[np.float64] = np.where(fits, covariance / np.where(fits, variance, 1.0), 1.0)
+    b: NDArray[np.float64] = np.where(n > 0, (y - a * x) / count, 0.0)
+    return a, b
+
+
+class ForecastState(Generic[Value]):
+    """The cached outputs of one module, on tensors of any shape and dtype or on numbers.
+
+    It keeps references and copies nothing: an output that is later changed in place changes the
+    forecasts.
+
+    Args:
+        history: Outputs to keep: the most that any of the forecasters to be used needs.
+
+    Example:
+        >>> state = ForecastState[float](history=2)
+        >>> state.update(0, 1.0)
+        >>> state.update(2, 5.0)
+        >>> state.predict(3, Taylor(1)), state.predict(3, Reuse())
+        (7.0, 5.0)
+    """
+
+    __slots__ = ("_history", "_steps", "_values")
+
+    def __init__(self, history: int) -> None:
+        if history < 1:
+            raise ValueError(f"history must be at least 1, got {history}")
+        self._history = history
+        self._steps: list[int] = []  # the newest first
+        self._values: list[Value] = []
+
+    @property
+    def computed_steps(self) -> tuple[int, ...]:
+        """Steps of the cached outputs, the newest first."""
+        return tuple(self._steps)
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """The cached outputs, the newest first."""
+        return tuple(self._values)
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of the cached tensors; numbers count as 8."""
+        return sum(
+            v.numel() * v.element_size() if isinstance(v, Tensor) else 8 for v in self._values
+        )
+
+    def reset(self) -> None:
+        """Forget everything, as at the start of another generation."""
+        self._steps.clear()
+        self._values.clear()
+
+    def update(self, step: int, value: Value) -> None:
+        """Take the output of a computed step.
+
+        Raises:
+            ValueError: If the step is not later than the last one, or the tensor is of another
+                shape, dtype or device than those held; ``reset`` comes first then.
+        """
+        if self._steps:
+            if step <= self._steps[0]:
+                raise ValueError(
+                    f"step {step} does not follow step {self._steps[0]}; reset before a new generation"
+                )
+            if _kind(value) != _kind(self._values[0]):
+                raise ValueError(
+                    f"the output of step {step} is {_kind(value)}, those held are {_kind(self._values[0])}; "
+                    "reset before the change"
+                )
+        self._steps.insert(0, step)
+        self._values.insert(0, value)
+        del self._steps[self._history :]
+        del self._values[self._history :]
+
+    def predict(self, step: int, forecaster: Forecaster) -> Value:
+        """Forecast the output of a step, in the dtype of the cached outputs.
+
+        Sums in float32 for 16-bit tensors: the weights of second order have both signs and exceed
+        1. Plain reuse returns the cached tensor itself, so the result must not be changed in place.
+
+        Raises:
+            ValueError: If nothing is held, or ``step`` does not follow what is.
+        """
+        weights = forecaster.coefficients(step, self._steps)
+        offset = forecaster.offset(step, self._steps)
+        newest = self._values[0]
+        if not isinstance(newest, Tensor):
+            return offset + sum(w * v for w, v in zip(weights, self._values, strict=False))
+        if weights == [1.0] and offset == 0.0:
+            return newest  # bit for bit, and without a kernel
+        wide = torch.promote_types(newest.dtype, torch.float32)
+        total = newest.to(wide) * weights[0]
+        for weight, value in zip(weights[1:], self._values[1:], strict=False):
+            total.add_(value.to(wide), alpha=weight)
+        if offset:
+            total.add_(offset)
+        return total.to(newest.dtype)
+
+
+def _kind(value: Tensor | float) -> str:
+    if isinstance(value, Tensor):
+        return f"{list(value.shape)} {value.dtype} on {value.device}"
+    return "a number"
