@@ -14,6 +14,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "common/half.h"
 #include "common/status.h"
 #include "common/stream.h"
 
@@ -48,6 +49,34 @@ void dispatch_float_or_double(const Tensor& tensor, const char* op, const F& f) 
                     ": elements must be float32 or float64");
     f(double{});
   }
+}
+
+// Calls f(T{}) with the tensor's element type: float, double, Half or BFloat16.
+template <typename F>
+void dispatch_floating(const Tensor& tensor, const char* op, const F& f) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return f(float{});
+    case ScalarType::Double:
+      return f(double{});
+    case ScalarType::Half:
+      return f(Half{});
+    case ScalarType::BFloat16:
+      return f(BFloat16{});
+    default:
+      STD_TORCH_CHECK(false, op, ": elements must be float16, bfloat16, float32 or float64");
+  }
+}
+
+// The tensor's elements as this library's types, of the size that the caller has dispatched on.
+template <typename T>
+const T* elements(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <typename T>
+T* mutable_elements(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
 }  // namespace genaccel

@@ -2,6 +2,22 @@
 """The operators of ``genaccel.ops`` in plain torch: the specification. Nothing but tests imports it."""
 
 from genaccel.reference.entropy import pmf_to_cdf
+from genaccel.reference.forecast import predict_add
 from genaccel.reference.quantize import nearest_code, nearest_code_backward
+from genaccel.reference.tokens import (
+    gather_norm_modulate,
+    scatter_gated_residual,
+    select_tokens,
+    token_scores,
+)
 
-__all__ = ["nearest_code", "nearest_code_backward", "pmf_to_cdf"]
+__all__ = [
+    "gather_norm_modulate",
+    "nearest_code",
+    "nearest_code_backward",
+    "pmf_to_cdf",
+    "predict_add",
+    "scatter_gated_residual",
+    "select_tokens",
+    "token_scores",
+]
