@@ -21,8 +21,8 @@ class Fingerprint:
         scheduler_class: Class name of the scheduler.
         scheduler_config_digest: :func:`config_digest` of its config.
         num_inference_steps: Steps of the sampler.
-        height: Of the sample in pixels, or of the bucket it falls into.
-        width: The same.
+        height: Rows of the model's input; tokens where it is a sequence.
+        width: Its columns; 1 for a sequence.
         guidance_scale: Of classifier-free guidance, or None without.
         lora: Names of the adapters in use, in any order.
     """
@@ -101,8 +101,8 @@ class Fingerprint:
             )
         if "height" in differing or "width" in differing:
             sentences.append(
-                f"The plan was made for {self.width} x {self.height} pixels, "
-                f"this run has {other.width} x {other.height}."
+                f"The plan was made for model inputs of {self.height} x {self.width}, "
+                f"this run has {other.height} x {other.width}."
             )
         if "guidance_scale" in differing:
             mine, theirs = (

@@ -187,9 +187,9 @@ class Plan:
         }
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        _write_atomically(path / PLAN_TENSORS_NAME, tensors)
+        write_atomically(path / PLAN_TENSORS_NAME, tensors)
         text = json.dumps(values, indent=2, allow_nan=False) + "\n"
-        _write_atomically(path / PLAN_NAME, text.encode())
+        write_atomically(path / PLAN_NAME, text.encode())
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Plan:
@@ -251,7 +251,8 @@ def _is_number(value: object) -> bool:
     return type(value) in (int, float)
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all."""
     descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:

@@ -46,7 +46,7 @@ def _fingerprint(**changes: Any) -> Fingerprint:
         ),
         (
             {"height": 512},
-            "The plan was made for 320 x 256 pixels, this run has 320 x 512.",
+            "The plan was made for model inputs of 256 x 320, this run has 512 x 320.",
         ),
         (
             {"guidance_scale": None},

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts the FLOPs of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch._ops import HigherOrderOperator
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+
+class FlopCount(TorchDispatchMode):
+    """FLOPs of matrix products, convolutions and attention within the ``with``, by torch's formulas.
+
+    torch's own ``FlopCounterMode`` also attributes them to modules, for which it hooks into
+    autograd; that fails in models that switch gradients on and off.
+
+    Example:
+        >>> import torch
+        >>> with FlopCount() as count:
+        ...     _ = torch.ones(2, 3) @ torch.ones(3, 4)
+        >>> count.total
+        48
+    """
+
+    # flex_attention is one; without this it would raise.
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operator and add what it costs."""
+        kwargs = kwargs or {}
+        is_operator = not isinstance(func, HigherOrderOperator)
+        formula = flop_registry.get(func._overloadpacket if is_operator else func)
+        if formula is None and is_operator:
+            # Composite operators reach the dispatcher whole under inference mode.
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
+        if formula is not None:
+            self.total += int(formula(*args, **kwargs, out_val=result))
+        return result

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run computed, what it saved, and what that cost."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from genaccel.hooks.attachment import Attachment, CallRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """The last run of one model.
+
+    Attributes:
+        model: Class name.
+        steps: Steps at which the model was called.
+        num_steps: Steps of the sampler.
+        calls: Calls of the model.
+        schedule: A letter for each step: ``C`` all computed, ``f`` all forecast, ``m`` mixed.
+        computed_segments: Segments that were computed, over all calls.
+        forecast_segments: Segments that were forecast.
+        plain_flops: FLOPs of as many calls without acceleration.
+        flops: FLOPs that were left.
+        peak_bytes: Most bytes that were held for forecasts.
+        computed_ms: Median milliseconds of a call that computed everything, on the host.
+        forecast_ms: The same of a call that forecast everything; None if there was none.
+    """
+
+    model: str
+    steps: int
+    num_steps: int
+    calls: int
+    schedule: str
+    computed_segments: int
+    forecast_segments: int
+    plain_flops: int
+    flops: int
+    peak_bytes: int
+    computed_ms: float | None
+    forecast_ms: float | None
+
+    @property
+    def flop_ratio(self) -> float:
+        """FLOPs without acceleration over those with it."""
+        return self.plain_flops / self.flops if self.flops else 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {**asdict(self), "flop_ratio": self.flop_ratio}
+
+    def __str__(self) -> str:
+        if not self.calls:
+            return f"{self.model}: no run yet."
+        lines = [
+            f"{self.model}: {self.calls} calls in {self.steps} of {self.num_steps} steps",
+            f"  schedule    {self.schedule}   (C computed, f forecast, m mixed)",
+            f"  segments    {self.computed_segments} computed, {self.forecast_segments} forecast",
+            f"  FLOPs       {_si(self.flops)} instead of {_si(self.plain_flops)}, {self.flop_ratio:.2f}x fewer",
+            f"  cache       {self.peak_bytes / 1e6:.1f} MB at most",
+        ]
+        times = [
+            f"{name} {ms:.1f} ms"
+            for name, ms in (("computed", self.computed_ms), ("forecast", self.forecast_ms))
+            if ms is not None
+        ]
+        if times:
+            lines.append(f"  call        {', '.join(times)} (median, host clock)")
+        return "\n".join(lines)
+
+
+def report_of(attachment: Attachment) -> ModelReport:
+    """The last run of an attached model."""
+    records = attachment.records
+    flops = [segment.flops for segment in attachment.segments]
+    saved = sum(
+        f
+        for record in records
+        for f, computed in zip(flops, record.computed, strict=True)
+        if not computed
+    )
+    plain = attachment.total_flops * len(records)
+    full = [r.seconds for r in records if all(r.computed)]
+    none = [r.seconds for r in records if r.computed and not any(r.computed)]
+    return ModelReport(
+        model=type(attachment.model).__name__,
+        steps=len({r.tick.step for r in records}),
+        num_steps=records[-1].tick.num_steps if records else 0,
+        calls=len(records),
+        schedule=_schedule(records),
+        computed_segments=sum(sum(r.computed) for r in records),
+        forecast_segments=sum(len(r.computed) - sum(r.computed) for r in records),
+        plain_flops=plain,
+        flops=plain - saved,
+        peak_bytes=attachment.peak_bytes,
+        # The first call of a run also warms caches and, if compiled, the compiler up.
+        computed_ms=statistics.median(full) * 1e3 if full else None,
+        forecast_ms=statistics.median(none) * 1e3 if none else None,
+    )
+
+
+def _schedule(records: Sequence[CallRecord]) -> str:
+    steps: dict[int, list[bool]] = {}
+    for record in records:
+        steps.setdefault(record.tick.step, []).extend(record.computed)
+    return "".join(
+        "C" if all(computed) else "m" if any(computed) else "f" for computed in steps.values()
+    )
+
+
+def _si(value: float) -> str:
+    for unit in ("", "k", "M", "G", "T"):
+        if value < 1000:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.4g}P"

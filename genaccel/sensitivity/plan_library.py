@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of plans: beside a model, and in the user's cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genaccel.sensitivity.config import SensitivityConfig
+from genaccel.sensitivity.fingerprint import Fingerprint
+from genaccel.sensitivity.plan import PLAN_NAME, Plan, write_atomically
+
+# Beside the folders of a pipeline's models.
+LIBRARY_FOLDER = "sensitivity"
+INDEX_NAME = "plans.json"
+
+# A plan this much slower than asked for is still what was asked for: steps are whole.
+_SPEEDUP_SLACK = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class PlanEntry:
+    """A plan of a library and what it was measured to do.
+
+    Attributes:
+        folder: Its folder, relative to the library.
+        component: The pipeline's model that it is for.
+        flop_ratio: FLOPs without acceleration over those with it.
+        speedup: Measured, of the whole pipeline call; None if it was not.
+        psnr: Decibels to the unaccelerated samples, mean; None if it was not measured.
+        st_lpips: ST-LPIPS (vgg) to them; None if it was not measured.
+        config: Of the planner.
+    """
+
+    folder: str
+    component: str
+    flop_ratio: float
+    speedup: float | None = None
+    psnr: float | None = None
+    st_lpips: float | None = None
+    config: dict[str, Any] | None = None
+
+
+class PlanLibrary:
+    """A folder of plans with an index.
+
+    Args:
+        folder: Need not exist.
+
+    Raises:
+        ValueError: If the index is damaged.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.entries: list[PlanEntry] = []
+        index = self.folder / INDEX_NAME
+        if index.is_file():
+            try:
+                self.entries = [PlanEntry(**values) for values in json.loads(index.read_bytes())]
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{index} is no index of plans: {error}") from None
+        elif (self.folder / PLAN_NAME).is_file():
+            # A lone plan is a library of one.
+            plan = Plan.from_pretrained(self.folder)
+            self.entries = [PlanEntry(".", "", 1 / plan.flop_fraction)]
+
+    def add(self, plan: Plan, entry: PlanEntry) -> None:
+        """Keep a plan; one of the same folder is replaced. The index is written last."""
+        plan.save_pretrained(self.folder / entry.folder)
+        self.entries = [e for e in self.entries if e.folder != entry.folder] + [entry]
+        text = json.dumps([dataclasses.asdict(e) for e in self.entries], indent=2) + "\n"
+        write_atomically(self.folder / INDEX_NAME, text.encode())
+
+    def load(self, entry: PlanEntry) -> Plan:
+        """The plan of an entry."""
+        return Plan.from_pretrained(self.folder / entry.folder)
+
+    def choose(
+        self, config: SensitivityConfig, component: str, run: Fingerprint | None = None
+    ) -> tuple[PlanEntry, Plan] | None:
+        """The best plan for a target.
+
+        Args:
+            config: With the target.
+            component: The pipeline's model.
+            run: Plans made for another run are passed over, but for the number of steps if there is
+                no other; None takes them all.
+
+        Returns:
+            For a speed-up the plan of the highest PSNR among those that reach it by FLOPs, and of
+            these the one closest to it where nothing was measured; for a quality the fastest that
+            keeps it. None if there is no such plan.
+        """
+        found: list[tuple[tuple[float, ...], PlanEntry, Plan]] = []
+        for entry in self.entries:
+            if entry.component not in (component, "") or not _meets(entry, config):
+                continue
+            plan = self.load(entry)
+            differing = set() if run is None else set(plan.fingerprint.differences(run))
+            if differing - {"num_inference_steps", "guidance_scale", "height", "width"}:
+                continue
+            if config.speedup is not None:
+                rank = (-len(differing), -entry.flop_ratio)
+            else:
+                rank = (-len(differing), entry.speedup or entry.flop_ratio)
+            found.append((rank, entry, plan))
+        if not found:
+            return None
+        _, entry, plan = max(found, key=lambda item: item[0])
+        return entry, plan
+
+
+def _meets(entry: PlanEntry, config: SensitivityConfig) -> bool:
+    if config.speedup is not None:
+        return entry.flop_ratio >= config.speedup * (1 - _SPEEDUP_SLACK)
+    if config.min_psnr is not None:
+        return entry.psnr is not None and entry.psnr >= config.min_psnr
+    if config.max_lpips is not None:
+        return entry.st_lpips is not None and entry.st_lpips <= config.max_lpips
+    return True
+
+
+def cached_plan_folder(config: SensitivityConfig, run: Fingerprint) -> Path:
+    """Where the plan of a run is kept for a user who asked for this config."""
+    asked = {
+        k: v
+        for k, v in config.to_dict().items()
+        if k not in ("plan", "cache_dir", "cache_megabytes")
+    }
+    # Guidance hardly moves the errors of a plan; each scale would be calibrated anew.
+    made_for = {k: v for k, v in run.to_dict().items() if k != "guidance_scale"}
+    text = json.dumps([asked, made_for], sort_keys=True)
+    return config.cache_folder / hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From measured errors to a plan: which steps compute, and what stands in for the others."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genaccel.sensitivity.calibration_moments import CalibrationMoments
+from genaccel.sensitivity.config import SensitivityConfig
+from genaccel.sensitivity.fingerprint import Fingerprint
+from genaccel.sensitivity.plan import Plan
+from genaccel.sensitivity.schedule import (
+    Schedule,
+    ScheduleConfig,
+    computations_for_flops,
+    solve_schedule,
+)
+from genaccel.sensitivity.segment_schedule import solve_segment_schedules
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measurements:
+    """What one or more unaccelerated runs told about a model.
+
+    Attributes:
+        moments: Errors of every forecaster.
+        segment_flops: Of a call of each segment, ``[G]``.
+        total_flops: Of a call of the model.
+        fingerprint: The run.
+        gains: Effect of each step on the finished sample, ``[S]``, or None if unknown.
+    """
+
+    moments: CalibrationMoments
+    segment_flops: tuple[int, ...]
+    total_flops: int
+    fingerprint: Fingerprint
+    gains: NDArray[np.float64] | None = None
+
+
+def make_plan(measured: Measurements, config: SensitivityConfig, *, speedup: float) -> Plan:
+    """The plan of least expected error for a speed-up.
+
+    Args:
+        measured: From calibration.
+        config: Forecasters, prices and whether segments share a schedule.
+        speedup: FLOPs without acceleration over those with it.
+
+    Raises:
+        ValueError: If no plan reaches the speed-up; the message names the nearest possible one.
+    """
+    errors = segment_errors(measured, config)  # [F, S, K, G]
+    steps, segments = errors.shape[1], errors.shape[3]
+    flops = np.array(measured.segment_flops, dtype=np.float64)
+    fixed = measured.total_flops - flops.sum()
+    budget = steps * measured.total_flops / speedup
+    options = ScheduleConfig(
+        edge_cost=config.edge_cost,
+        objective=config.objective,
+        warmup_steps=min(config.warmup_steps, steps),
+    )
+    check_reachable(speedup, measured, warmup_steps=config.warmup_steps, steps=steps)
+    if config.shared_schedule or segments == 1:
+        count = computations_for_flops(
+            budget, num_steps=steps, computed_flops=measured.total_flops, reused_flops=fixed
+        )
+        # Segments add to the same stream of states: their errors are weighed by nothing else.
+        shared = solve_schedule(_total(errors), count, options)
+        schedules: Sequence[Schedule] = [shared] * segments
+    else:
+        schedules = solve_segment_schedules(
+            [errors[..., g] for g in range(segments)],
+            segment_flops=[int(f) for f in flops],
+            flops_budget=budget,
+            fixed_flops=float(fixed),
+            config=options,
+        )
+    mask = np.array([s.mask for s in schedules], dtype=bool).T  # [S, G]
+    index = np.array([s.forecasters for s in schedules], dtype=np.int8).T
+    uses_affine = "affine" in config.forecasters and bool(
+        (index == config.forecasters.index("affine")).any()
+    )
+    slope, intercept = measured.moments.affine()
+    incurred = schedules[:1] if config.shared_schedule or segments == 1 else schedules
+    return Plan(
+        fingerprint=measured.fingerprint,
+        compute_mask=mask,
+        forecasters=config.forecasters if uses_affine else _without_affine(config.forecasters),
+        forecaster_index=index if uses_affine else _renumbered(index, config.forecasters),
+        affine_slope=slope.astype(np.float32) if uses_affine else None,
+        affine_intercept=intercept.astype(np.float32) if uses_affine else None,
+        expected_error=float(sum(s.expected_error for s in incurred)),
+        flop_fraction=float(
+            (steps * fixed + (mask * flops).sum()) / (steps * measured.total_flops)
+        ),
+    )
+
+
+def segment_errors(measured: Measurements, config: SensitivityConfig) -> NDArray[np.float64]:
+    """Errors by forecaster, step, interval and segment, ``[F, S, K, G]``, NaN where not measured."""
+    tables = []
+    for forecaster in config.forecasters:
+        table = measured.moments.errors(forecaster, config.metric)  # [S, K, G, M]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # segments that return fewer tensors
+            tables.append(np.nanmean(table, axis=3))
+    errors = np.stack(tables)
+    if config.weigh_steps and measured.gains is not None:
+        errors = errors * measured.gains[None, :, None, None]
+    return errors
+
+
+def check_reachable(
+    speedup: float, measured: Measurements, *, warmup_steps: int, steps: int
+) -> None:
+    """Explain a speed-up that no plan reaches.
+
+    Raises:
+        ValueError: With the largest one that the model allows.
+    """
+    fixed = measured.total_flops - sum(measured.segment_flops)
+    first = min(steps, max(1, warmup_steps))
+    least = first * measured.total_flops + (steps - first) * fixed
+    best = steps * measured.total_flops / least
+    if speedup > best:
+        raise ValueError(
+            f"a speed-up of {speedup:g} is out of reach: with {first} of {steps} steps computed and "
+            f"{fixed / measured.total_flops:.1%} of the FLOPs outside of the blocks, {best:.3g} is the most"
+        )
+
+
+def _total(errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum over the segments that were measured, ``[F, S, K]``; NaN where none was."""
+    total = np.nansum(errors, axis=3)
+    total[np.isnan(errors).all(axis=3)] = np.nan
+    return total
+
+
+def _without_affine(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name != "affine")
+
+
+def _renumbered(index: NDArray[np.int8], names: tuple[str, ...]) -> NDArray[np.int8]:
+    kept = _without_affine(names)
+    new = np.array([kept.index(n) if n in kept else 0 for n in names] + [-1], dtype=np.int8)
+    result: NDArray[np.int8] = new[index]  # -1 is the last
+    return result
