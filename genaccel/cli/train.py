@@ -130,6 +130,16 @@ def vae(
     channels: Annotated[
         str, typer.Option(help="Widths from full resolution down, halved in between.")
     ] = "32,64,96,128",
+    perceptual_weight: Annotated[
+        float, typer.Option(help="Weight of ST-LPIPS beside the squared error.")
+    ] = 0.5,
+    start: Annotated[
+        Path | None, typer.Option(help="Autoencoder to begin with, of the same widths.")
+    ] = None,
+    decoder_only: Annotated[
+        bool,
+        typer.Option("--decoder-only", help="Keep the encoder of --start, and so its latents."),
+    ] = False,
     steps: Steps = 10_000,
     batch_size: BatchSize = 8,
     learning_rate: LearningRate = 4e-4,
@@ -151,7 +161,10 @@ def vae(
     try:
         training = LatentAutoencoderTraining(
             LatentAutoencoderConfig(
-                image_size=image_size, channels=tuple(int(c) for c in channels.split(","))
+                image_size=image_size,
+                channels=tuple(int(c) for c in channels.split(",")),
+                perceptual_weight=perceptual_weight,
+                decoder_only=decoder_only,
             ),
             LoopConfig(
                 steps=steps,
@@ -163,6 +176,7 @@ def vae(
             ),
             data=data,
             run=out,
+            start=start,
             cpu=cpu,
         )
         _train(training)

@@ -35,6 +35,8 @@ class LatentAutoencoderConfig:
         perceptual_weight: Weight of ST-LPIPS.
         perceptual_fraction: Share of the crops that ST-LPIPS sees.
         kl_weight: Weight of the divergence from a normal distribution, per latent value.
+        decoder_only: Leave the encoder, and with it the latents that a diffusion model may have
+            been trained on, as they are.
     """
 
     image_size: int = 128
@@ -45,6 +47,7 @@ class LatentAutoencoderConfig:
     perceptual_weight: float = 0.5
     perceptual_fraction: float = 0.5
     kl_weight: float = 1e-4
+    decoder_only: bool = False
 
     def __post_init__(self) -> None:
         stride = 2 ** (len(self.channels) - 1)
@@ -86,7 +89,11 @@ class LatentAutoencoderTraining(TrainingLoop):
         loop: How the run proceeds.
         data: Folder of images.
         run: Folder of the run.
+        start: Folder of the ``AutoencoderKL`` to begin with, or None for random weights.
         cpu: Train on the CPU even where a GPU is.
+
+    Raises:
+        ValueError: If only the decoder is to be trained and there is no ``start``.
     """
 
     def __init__(
@@ -96,12 +103,21 @@ class LatentAutoencoderTraining(TrainingLoop):
         *,
         data: str | os.PathLike[str],
         run: str | os.PathLike[str],
+        start: str | os.PathLike[str] | None = None,
         cpu: bool = False,
     ) -> None:
+        if config.decoder_only and start is None:
+            raise ValueError("to train the decoder alone, give the autoencoder to start from")
         self.autoencoder_config = config
         torch.manual_seed(loop.seed)
         options = {"autoencoder": _plain(asdict(config))}
-        super().__init__(config.build(), loop, run=RunFolder(run), options=options, cpu=cpu)
+        model: Any = config.build()
+        if start is not None:
+            model.load_state_dict(AutoencoderKL.from_pretrained(start).state_dict())
+        if config.decoder_only:
+            for part in (model.encoder, model.quant_conv):
+                part.requires_grad_(False)
+        super().__init__(model, loop, run=RunFolder(run), options=options, cpu=cpu)
         self.dataset = RandomCropDataset(
             data, config.image_size, scale=(config.min_scale, 1.0), seed=loop.seed
         )
@@ -116,7 +132,8 @@ class LatentAutoencoderTraining(TrainingLoop):
     def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """See :class:`TrainingLoop`."""
         config = self.autoencoder_config
-        posterior = self.plain_model().encode(batch).latent_dist
+        with torch.set_grad_enabled(not config.decoder_only):
+            posterior = self.plain_model().encode(batch).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(batch.device)
         latent = posterior.mean + posterior.std * noise
         restored = self.plain_model().decode(latent).sample
