@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tqdm.auto import tqdm
 
@@ -57,15 +57,25 @@ def calibrate(
     handle = enable_sensitivity(pipeline, config)
     try:
         with measuring(handle):
-            done = _load(handle, checkpoint, calls)
+            belongs_to = _digest(calls, config)
+            done, sums = _load(checkpoint, belongs_to)
+            for name, state in sums.items():
+                handle.models[name].director.resume(state)
+            steps: dict[str, int] = {}
             for number in tqdm(
                 range(done, len(calls)), desc="calibrating", unit="generation", disable=None
             ):
                 run_call(pipeline, calls[number])
+                _check_steps(handle, steps)
                 if checkpoint is not None:
-                    _save(handle, Path(checkpoint), calls, number + 1)
-            if done == len(calls):  # all of it was measured before; a run tells what it belongs to
+                    _save(handle, Path(checkpoint), belongs_to, number + 1)
+            if done == len(calls):
+                # All of it was measured before; a run tells what it belongs to, and does not count.
                 run_call(pipeline, calls[-1])
+                for name, state in sums.items():
+                    moments = handle.models[name].director.moments
+                    if moments is not None:
+                        moments.load_state_dict(state)
             return {name: _measurements(model) for name, model in handle.models.items()}
     finally:
         handle.disable()
@@ -101,40 +111,56 @@ def _measurements(model: Any) -> Measurements:
     return dataclasses.replace(measured, moments=model.director.moments)
 
 
-def _digest(calls: Sequence[PipelineCall]) -> str:
-    return hashlib.sha256(
-        json.dumps([dict(c) for c in calls], sort_keys=True, default=str).encode()
-    ).hexdigest()[:32]
+def _check_steps(handle: SensitivityHandle, steps: dict[str, int]) -> None:
+    """Sums of runs of different lengths can't be added.
+
+    Raises:
+        ValueError: If the last run had another number of steps than those before.
+    """
+    for name, model in handle.models.items():
+        if model.director.moments is None:
+            continue
+        now = model.director.moments.shape[0]
+        if steps.setdefault(name, now) != now:
+            raise ValueError(
+                f"all generations must have the same number of steps, got {steps[name]} and {now}"
+            )
 
 
-def _save(handle: SensitivityHandle, path: Path, calls: Sequence[PipelineCall], done: int) -> None:
+def _digest(calls: Sequence[PipelineCall], config: SensitivityConfig) -> str:
+    what = [config.forecasters, config.max_interval, config.max_blocks]
+    text = json.dumps([what, *(dict(c) for c in calls)], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _save(handle: SensitivityHandle, path: Path, belongs_to: str, done: int) -> None:
     tensors = {}
     for name, model in handle.models.items():
         moments = model.director.moments
         if moments is not None:
             tensors.update({f"{name}.{k}": v for k, v in moments.state_dict().items()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"calls": _digest(calls), "done": str(done)}
-    write_atomically(path, save(tensors, metadata=metadata))
+    write_atomically(path, save(tensors, metadata={"calls": belongs_to, "done": str(done)}))
 
 
 def _load(
-    handle: SensitivityHandle,
-    checkpoint: str | os.PathLike[str] | None,
-    calls: Sequence[PipelineCall],
-) -> int:
+    checkpoint: str | os.PathLike[str] | None, belongs_to: str
+) -> tuple[int, dict[str, dict[str, torch.Tensor]]]:
+    """Generations that a checkpoint holds, and the sums of each model."""
     if checkpoint is None or not Path(checkpoint).is_file():
-        return 0
-    with safe_open(os.fspath(checkpoint), "pt") as stored:
-        metadata = stored.metadata() or {}
-        if metadata.get("calls") != _digest(calls):
-            raise ValueError(
-                f"{checkpoint} was measured with other calls; remove it or name another file"
-            )
-        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-    for name, model in handle.models.items():
-        prefix = f"{name}."
-        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        if state:
-            model.director.resume(state)
-    return int(metadata["done"])
+        return 0, {}
+    try:
+        with safe_open(os.fspath(checkpoint), "pt") as stored:
+            metadata = stored.metadata() or {}
+            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{checkpoint} is damaged ({error}); remove it to begin anew") from None
+    if metadata.get("calls") != belongs_to:
+        raise ValueError(
+            f"{checkpoint} was measured with other calls or settings; remove it or name another file"
+        )
+    sums: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, kind = key.rpartition(".")
+        sums.setdefault(name, {})[kind] = tensor
+    return int(metadata["done"]), sums

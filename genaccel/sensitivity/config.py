@@ -96,6 +96,8 @@ class SensitivityConfig:
                     f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
                 )
         if self.metric == "l1" and "affine" in self.forecasters:
+            if self.forecasters == ("affine",):
+                raise ValueError("the error of affine is not known by the metric l1: use l2")
             object.__setattr__(
                 self, "forecasters", tuple(f for f in self.forecasters if f != "affine")
             )

@@ -51,6 +51,7 @@ class SensitivityDirector:
         self._replay: _Replay | None = None
         self._stretched: dict[int, _Replay] = {}
         self._run: int | None = None
+        self._first_step = 0
         self._calls_per_step = 0
         self._resumed: Mapping[str, Tensor] | None = None
         if plan is not None:
@@ -106,6 +107,7 @@ class SensitivityDirector:
 
     def _run_begins(self, tick: Tick) -> None:
         self._run = tick.run
+        self._first_step = tick.step  # not 0 where an image is the beginning
         self._calls_per_step = 0
         if self.moments is not None:
             self.moments.start_generation()
@@ -146,7 +148,7 @@ class SensitivityDirector:
         for g, tensors in enumerate(computed):
             for m, tensor in enumerate(tensors or ()):
                 self.moments.observe(tick.step, g, m, tensor, stream=tick.call)
-        if tick.step == 0:
+        if tick.step == self._first_step:
             self._calls_per_step = max(self._calls_per_step, tick.call + 1)
         is_last = tick.step == tick.num_steps - 1 and tick.call + 1 >= self._calls_per_step
         if is_last:

@@ -19,7 +19,7 @@ from genaccel.sensitivity.director import SensitivityDirector
 from genaccel.sensitivity.fingerprint import Fingerprint, config_digest
 from genaccel.sensitivity.plan import Plan
 from genaccel.sensitivity.plan_library import LIBRARY_FOLDER, PlanLibrary, cached_plan_folder
-from genaccel.sensitivity.planner import Measurements, make_plan
+from genaccel.sensitivity.planner import Measurements, check_reachable, make_plan
 from genaccel.sensitivity.sampler_gain import sampler_gains
 
 _logger = logging.getLogger(__name__)
@@ -128,6 +128,15 @@ class AcceleratedModel:
                 f"no plan of {self.name} was measured to keep the quality that was asked for; "
                 "measure some with genaccel.sensitivity.tune (or `genaccel tune`) and name their folder in plan="
             )
+        # Now, not after a run that was measured for nothing.
+        check_reachable(
+            self.config.speedup,
+            segment_flops=[s.flops for s in self.director.segments],
+            total_flops=self.director.total_flops,
+            warmup_steps=self.config.warmup_steps,
+            steps=num_steps,
+            max_interval=self.config.max_interval,
+        )
         _logger.warning(
             "%s has no plan for this run yet: it is computed in full and measured; the next ones are faster.",
             self.name,
@@ -138,7 +147,9 @@ class AcceleratedModel:
         """Given, beside the model, or in the cache."""
         if self.config.plan is not None:
             library = PlanLibrary(self.config.plan)
-            chosen = library.choose(self.config, self.name)
+            chosen = library.choose(self.config, self.name, run)
+            if chosen is None:
+                chosen = library.choose(self.config, self.name)
             if chosen is None:
                 raise ValueError(
                     f"{self.config.plan} has no plan that meets the target; it has "
@@ -146,14 +157,21 @@ class AcceleratedModel:
                 )
             self._check(chosen[1], run)
             return chosen[1]
+        stored = self.stored_plan(run)
+        return None if stored is None else stored[1]
+
+    def stored_plan(self, run: Fingerprint) -> tuple[Path, Plan] | None:
+        """The folder and the plan that a run would find beside the model or in the cache."""
         for folder in (_folder_of(self.pipeline), _folder_of(self.attachment.model)):
             if folder is not None:
-                beside = PlanLibrary(folder / LIBRARY_FOLDER).choose(self.config, self.name, run)
+                library = PlanLibrary(folder / LIBRARY_FOLDER)
+                beside = library.choose(self.config, self.name, run)
                 if beside is not None:
-                    return beside[1]
+                    return library.folder / beside[0].folder, beside[1]
         if self.config.speedup is not None:
+            cached = cached_plan_folder(self.config, run)
             try:
-                return Plan.from_pretrained(cached_plan_folder(self.config, run))
+                return cached, Plan.from_pretrained(cached)
             except FileNotFoundError:
                 return None
         return None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,8 +106,10 @@ class PlanLibrary:
             differing = set() if run is None else set(plan.fingerprint.differences(run))
             if differing - {"num_inference_steps", "guidance_scale", "height", "width"}:
                 continue
+            rank: tuple[float, ...]
             if config.speedup is not None:
-                rank = (-len(differing), -entry.flop_ratio)
+                psnr = -math.inf if entry.psnr is None else entry.psnr
+                rank = (-len(differing), psnr, -entry.flop_ratio)
             else:
                 rank = (-len(differing), entry.speedup or entry.flop_ratio)
             found.append((rank, entry, plan))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ def make_plan(measured: Measurements, config: SensitivityConfig, *, speedup: flo
         ValueError: If no plan reaches the speed-up; the message names the nearest possible one.
     """
     errors = segment_errors(measured, config)  # [F, S, K, G]
+    unused = _unused_steps(errors)
+    errors = errors[:, unused:]
     steps, segments = errors.shape[1], errors.shape[3]
     flops = np.array(measured.segment_flops, dtype=np.float64)
     fixed = measured.total_flops - flops.sum()
@@ -63,7 +66,14 @@ def make_plan(measured: Measurements, config: SensitivityConfig, *, speedup: flo
         objective=config.objective,
         warmup_steps=min(config.warmup_steps, steps),
     )
-    check_reachable(speedup, measured, warmup_steps=config.warmup_steps, steps=steps)
+    check_reachable(
+        speedup,
+        segment_flops=measured.segment_flops,
+        total_flops=measured.total_flops,
+        warmup_steps=config.warmup_steps,
+        steps=steps,
+        max_interval=errors.shape[2],
+    )
     if config.shared_schedule or segments == 1:
         count = computations_for_flops(
             budget, num_steps=steps, computed_flops=measured.total_flops, reused_flops=fixed
@@ -81,6 +91,10 @@ def make_plan(measured: Measurements, config: SensitivityConfig, *, speedup: flo
         )
     mask = np.array([s.mask for s in schedules], dtype=bool).T  # [S, G]
     index = np.array([s.forecasters for s in schedules], dtype=np.int8).T
+    fraction = (steps * fixed + (mask * flops).sum()) / (steps * measured.total_flops)
+    # A run that does begin earlier computes the steps that were never measured.
+    mask = np.pad(mask, ((unused, 0), (0, 0)), constant_values=True)
+    index = np.pad(index, ((unused, 0), (0, 0)), constant_values=-1)
     uses_affine = "affine" in config.forecasters and bool(
         (index == config.forecasters.index("affine")).any()
     )
@@ -94,9 +108,7 @@ def make_plan(measured: Measurements, config: SensitivityConfig, *, speedup: flo
         affine_slope=slope.astype(np.float32) if uses_affine else None,
         affine_intercept=intercept.astype(np.float32) if uses_affine else None,
         expected_error=float(sum(s.expected_error for s in incurred)),
-        flop_fraction=float(
-            (steps * fixed + (mask * flops).sum()) / (steps * measured.total_flops)
-        ),
+        flop_fraction=float(fraction),
     )
 
 
@@ -114,23 +126,62 @@ def segment_errors(measured: Measurements, config: SensitivityConfig) -> NDArray
     return errors
 
 
+def best_speedup(
+    *,
+    segment_flops: Sequence[int],
+    total_flops: int,
+    warmup_steps: int,
+    steps: int,
+    max_interval: int,
+) -> float:
+    """FLOPs without acceleration over those with as few steps computed as may be."""
+    computed = _fewest_computed(steps, warmup_steps, max_interval)
+    fixed = total_flops - sum(segment_flops)
+    return steps * total_flops / (computed * total_flops + (steps - computed) * fixed)
+
+
 def check_reachable(
-    speedup: float, measured: Measurements, *, warmup_steps: int, steps: int
+    speedup: float,
+    *,
+    segment_flops: Sequence[int],
+    total_flops: int,
+    warmup_steps: int,
+    steps: int,
+    max_interval: int,
 ) -> None:
     """Explain a speed-up that no plan reaches.
 
     Raises:
         ValueError: With the largest one that the model allows.
     """
-    fixed = measured.total_flops - sum(measured.segment_flops)
-    first = min(steps, max(1, warmup_steps))
-    least = first * measured.total_flops + (steps - first) * fixed
-    best = steps * measured.total_flops / least
+    best = best_speedup(
+        segment_flops=segment_flops,
+        total_flops=total_flops,
+        warmup_steps=warmup_steps,
+        steps=steps,
+        max_interval=max_interval,
+    )
     if speedup > best:
+        computed = _fewest_computed(steps, warmup_steps, max_interval)
+        outside = 1 - sum(segment_flops) / total_flops
         raise ValueError(
-            f"a speed-up of {speedup:g} is out of reach: with {first} of {steps} steps computed and "
-            f"{fixed / measured.total_flops:.1%} of the FLOPs outside of the blocks, {best:.3g} is the most"
+            f"a speed-up of {speedup:g} is out of reach: with {computed} of {steps} steps computed, the first, "
+            f"the last and what max_interval wants, and {outside:.1%} of the FLOPs outside of the blocks, "
+            f"{best:.3g} is the most"
         )
+
+
+def _fewest_computed(steps: int, warmup_steps: int, max_interval: int) -> int:
+    first = min(steps, max(1, warmup_steps))
+    # The last step is always computed.
+    return first + math.ceil((steps - first) / max(1, max_interval))
+
+
+def _unused_steps(errors: NDArray[np.float64]) -> int:
+    """Steps that the measured runs left out at the beginning, as those from an image do."""
+    measured = np.flatnonzero(~np.isnan(errors).all(axis=(0, 2, 3)))
+    # The first step of a run has nothing before it to be forecast from.
+    return max(0, int(measured[0]) - 1) if measured.size else 0
 
 
 def _total(errors: NDArray[np.float64]) -> NDArray[np.float64]:

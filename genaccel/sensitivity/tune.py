@@ -98,24 +98,27 @@ def tune(
     library = PlanLibrary(out)
     handle = enable_sensitivity(pipeline, config)
     try:
+        if not calls:
+            raise ValueError("calls must hold at least one generation")
         if len(handle.models) != 1:
             raise ValueError(
                 f"{type(pipeline).__name__} has {len(handle.models)} transformers; tune knows only one"
             )
         (model,) = handle.models.values()
+        known = {e.folder for e in library.entries if e.component == model.name}
+        speedups = [s for s in speedups if f"speedup-{s:g}" not in known]
+        if not speedups:
+            return library
         with measuring(handle):
             for call in tqdm(calls, desc="calibrating", unit="generation", disable=None):
                 run_call(pipeline, call)
         trials = _Trials(pipeline, handle, model, calls, distance)
         for speedup in speedups:
-            folder = f"speedup-{speedup:g}"
-            if any(e.folder == folder and e.component == model.name for e in library.entries):
-                continue
             best = _best(trials, config, speedup, refine, random.Random(seed))
             library.add(
                 best.plan,
                 PlanEntry(
-                    folder=folder,
+                    folder=f"speedup-{speedup:g}",
                     component=model.name,
                     flop_ratio=1 / best.plan.flop_fraction,
                     speedup=best.speedup,
@@ -150,7 +153,9 @@ class _Trials:
             model.measurements, moments=model.director.moments or model.measurements.moments
         )
         with handle.paused():
-            self.reference, self.plain_seconds = self._run()
+            self.reference, _ = self._run()
+        if distance is not None:
+            distance(self.reference[0], self.reference[0])  # refuses small images before the trials
         # Trials replace the plan themselves.
         model.is_measuring = True
 
@@ -171,7 +176,9 @@ class _Trials:
         return self._psnr(self._run()[0])
 
     def _psnr(self, images: Images) -> float:
-        return float(np.mean([_psnr(a, b) for a, b in zip(images, self.reference, strict=True)]))
+        return float(
+            np.mean([image_psnr(a, b) for a, b in zip(images, self.reference, strict=True)])
+        )
 
     def result(self, plan: Plan, config: SensitivityConfig) -> TrialResult:
         """All figures of a plan; the unaccelerated side is timed beside it."""
@@ -190,6 +197,7 @@ def _best(
     trials: _Trials, config: SensitivityConfig, speedup: float, refine: int, chance: random.Random
 ) -> TrialResult:
     found: list[tuple[float, Plan, SensitivityConfig]] = []
+    refused: ValueError | None = None
     with tqdm(
         total=len(CANDIDATES) + refine, desc=f"plans for {speedup:g}x", unit="plan", disable=None
     ) as progress:
@@ -197,9 +205,17 @@ def _best(
             candidate = dataclasses.replace(
                 config, speedup=speedup, max_lpips=None, min_psnr=None, **settings
             )
-            plan = make_plan(trials.measured, candidate, speedup=speedup)
-            found.append((trials.psnr(plan), plan, candidate))
             progress.update()
+            try:
+                plan = make_plan(trials.measured, candidate, speedup=speedup)
+            except ValueError as error:
+                # Taylor alone, say, can't stand in for the second step of a short run.
+                refused = error
+                continue
+            found.append((trials.psnr(plan), plan, candidate))
+        if not found:
+            assert refused is not None
+            raise refused
         psnr, plan, candidate = max(found, key=lambda item: item[0])
         errors = segment_errors(trials.measured, dataclasses.replace(config, weigh_steps=False))
         for _ in range(refine):
@@ -293,7 +309,8 @@ def images_of(output: Any) -> Images:
     return images
 
 
-def _psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+def image_psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Decibels between two images; finite for equal ones."""
     error = float(np.mean((a.astype(np.float64) - b) ** 2))
     # Equal images count as one value off by one among many, so that the mean stays finite.
     return 10 * float(np.log10(255.0**2 / max(error, 1 / a.size)))

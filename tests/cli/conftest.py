@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -25,6 +29,36 @@ def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny"
     Autoencoder(params).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def saved_pipeline(tmp_path_factory):
+    """A class-conditional pipeline with random weights, of images of 24x24."""
+    torch.manual_seed(0)
+    transformer = DiTTransformer2DModel(
+        sample_size=24,
+        num_layers=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=4,
+        num_embeds_ada_norm=1000,
+    )
+    for parameter in transformer.parameters():
+        parameter.data.normal_(0, 0.05)  # gates that begin as zeros would hide the blocks
+    vae = AutoencoderKL(
+        block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=24
+    )
+    folder = tmp_path_factory.mktemp("pipelines") / "tiny"
+    DiTPipeline(transformer, vae, DDIMScheduler(clip_sample=False)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def pipeline_folder(saved_pipeline, monkeypatch, tmp_path):
+    """A copy of it for one test, whose plans are kept in the test's folder."""
+    monkeypatch.setenv("GENACCEL_CACHE", str(tmp_path / "cache"))
+    return Path(shutil.copytree(saved_pipeline, tmp_path / "pipeline"))
 
 
 @pytest.fixture

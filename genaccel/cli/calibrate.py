@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``genaccel calibrate``: measure a pipeline once, and plan any speed-ups from that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from genaccel.cli import options, pipeline_source
+from genaccel.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from genaccel.sensitivity.config import SensitivityConfig
+    from genaccel.sensitivity.plan import Plan
+    from genaccel.sensitivity.planner import Measurements
+
+app = typer.Typer()
+
+CHECKPOINT_NAME = "calibration.safetensors"
+
+
+@app.command()
+def calibrate(
+    model: pipeline_source.Model,
+    out: Annotated[Path, typer.Option(help="Folder for the plans and the measurements.")],
+    speedup: Annotated[
+        list[float], typer.Option(help="To plan for; may be given more than once.")
+    ] = [2.0],  # noqa: B006 - typer's way
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 50,
+    generations: Annotated[int, typer.Option(min=1, help="Generations to measure.")] = 4,
+    prompts: pipeline_source.Prompts = None,
+    class_labels: pipeline_source.ClassLabels = None,
+    guidance: pipeline_source.Guidance = None,
+    batch_size: pipeline_source.BatchSize = 1,
+    seed: pipeline_source.Seed = 0,
+    arguments: pipeline_source.Arguments = None,
+    max_interval: pipeline_source.MaxInterval = 8,
+    warmup_steps: Annotated[
+        int, typer.Option(min=1, help="First steps that are always computed.")
+    ] = 1,
+    weigh_steps: Annotated[
+        bool, typer.Option(help="Weigh errors by the effect of their step on the sample.")
+    ] = False,
+    beside_model: Annotated[
+        bool,
+        typer.Option("--beside-model", help="Also write the plans into the model's folder."),
+    ] = False,
+    mask: Annotated[
+        bool, typer.Option("--mask", help="Also print cache-dit's steps_computation_mask.")
+    ] = False,
+    device: options.Device = "cpu",
+    dtype: pipeline_source.DType = "float32",
+) -> None:
+    """Measure how well each step can be forecast, and plan speed-ups; the same command resumes."""
+    from genaccel.sensitivity.config import SensitivityConfig
+
+    try:
+        pipeline_source.check_speedups(speedup, "--speedup")
+        config = SensitivityConfig(
+            speedup=speedup[0],
+            max_interval=max_interval,
+            warmup_steps=warmup_steps,
+            weigh_steps=weigh_steps,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if beside_model and not Path(pipeline_source.find_model(model)).is_dir():
+        raise typer.BadParameter("--beside-model needs a model in a folder")
+    pipeline = pipeline_source.load_pipeline(model, device=device, dtype=dtype)
+    from genaccel.sensitivity.calibrate import calibrate as measure
+
+    try:
+        calls = pipeline_source.calls_of(
+            pipeline,
+            prompts=prompts,
+            class_labels=class_labels,
+            arguments=arguments,
+            steps=steps,
+            guidance=guidance,
+            generations=generations,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        measured = measure(pipeline, calls, config, checkpoint=out / CHECKPOINT_NAME)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    folders = [out]
+    if beside_model:
+        folders.append(_beside(pipeline_source.find_model(model)))
+    plans, refused = _make_plans(measured, config, speedup, folders)
+    _print(plans, with_mask=mask)
+    for folder in folders if plans else ():
+        typer.echo(f"wrote {folder}")
+    for sentence in refused:
+        typer.echo(f"error: {sentence}", err=True)
+    if refused:
+        raise typer.Exit(ExitCode.PARTIAL_FAILURE if plans else ExitCode.FAILURE)
+
+
+def _beside(model: str) -> Path:
+    from genaccel.sensitivity.plan_library import LIBRARY_FOLDER
+
+    return Path(model) / LIBRARY_FOLDER
+
+
+def _make_plans(
+    measured: Mapping[str, Measurements],
+    config: SensitivityConfig,
+    speedups: list[float],
+    folders: list[Path],
+) -> tuple[list[tuple[str, float, Plan]], list[str]]:
+    """Plan every speed-up for every model and keep it; what is out of reach, as sentences."""
+    import dataclasses
+
+    from genaccel.sensitivity.plan_library import PlanEntry, PlanLibrary
+    from genaccel.sensitivity.planner import make_plan
+
+    libraries = [PlanLibrary(folder) for folder in folders]
+    plans, refused = [], []
+    for name, measurements in measured.items():
+        for speedup in dict.fromkeys(speedups):
+            asked = dataclasses.replace(config, speedup=speedup)
+            try:
+                plan = make_plan(measurements, asked, speedup=speedup)
+            except ValueError as error:
+                refused.append(f"{name}: {error}" if len(measured) > 1 else str(error))
+                continue
+            # Plans for several numbers of steps lie side by side.
+            folder = f"speedup-{speedup:g}-steps-{plan.fingerprint.num_inference_steps}"
+            entry = PlanEntry(
+                folder=f"{name}/{folder}" if len(measured) > 1 else folder,
+                component=name,
+                flop_ratio=1 / plan.flop_fraction,
+                config=asked.to_dict(),
+            )
+            for library in libraries:
+                library.add(plan, entry)
+            plans.append((name, speedup, plan))
+    return plans, refused
+
+
+def _print(plans: list[tuple[str, float, Plan]], *, with_mask: bool) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    if not plans:
+        return
+    several = len({name for name, _, _ in plans}) > 1
+    # Wide enough for its rows where the output is a file.
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for title in [*(["model"] if several else []), "speed-up", "fewer\nFLOPs"]:
+        table.add_column(title, no_wrap=True)
+    for title in ("computed\nsteps", "expected\nerror"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("forecasters")
+    for name, speedup, plan in plans:
+        computed = schedule_string(plan)
+        error = "" if plan.expected_error is None else f"{plan.expected_error:.4g}"
+        table.add_row(
+            *([name] if several else []),
+            f"{speedup:g}x",
+            f"{1 / plan.flop_fraction:.2f}x",
+            f"{len(computed) - computed.count('f')} of {len(computed)}",
+            error,
+            ", ".join(_forecasters(plan)) or "none",
+        )
+    Console().print(table)
+    for name, speedup, plan in plans:
+        of = f"{name}, " if several else ""
+        # Longer than a terminal's line, and to be copied as it is.
+        typer.echo(f"{of}{speedup:g}x  {schedule_string(plan)}")
+        if with_mask:
+            for segment, line in enumerate(_masks(plan)):
+                typer.echo(f"steps_computation_mask{_of_segment(plan, segment)} = {line}")
+
+
+def schedule_string(plan: Plan) -> str:
+    """A letter for each step: ``C`` all computed, ``f`` all forecast, ``m`` mixed."""
+    rows = plan.compute_mask
+    return "".join("C" if row.all() else "m" if row.any() else "f" for row in rows)
+
+
+def _forecasters(plan: Plan) -> list[str]:
+    """Names, with how often each is used."""
+    index: Any = plan.forecaster_index
+    counts = [(name, int((index == i).sum())) for i, name in enumerate(plan.forecasters)]
+    return [f"{name} ({count})" for name, count in counts if count]
+
+
+def _masks(plan: Plan) -> list[list[int]]:
+    if (plan.compute_mask == plan.compute_mask[:, :1]).all():
+        return [plan.steps_computation_mask()]
+    return [plan.steps_computation_mask(segment) for segment in range(plan.num_segments)]
+
+
+def _of_segment(plan: Plan, segment: int) -> str:
+    return "" if len(_masks(plan)) == 1 else f" of segment {segment}"

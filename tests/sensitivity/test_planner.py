@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+
+from genaccel.sensitivity.calibration_moments import CalibrationMoments
+from genaccel.sensitivity.config import SensitivityConfig
+from genaccel.sensitivity.fingerprint import Fingerprint
+from genaccel.sensitivity.planner import (
+    Measurements,
+    best_speedup,
+    check_reachable,
+    make_plan,
+    segment_errors,
+)
+
+STEPS = 12
+
+
+@pytest.fixture
+def measure():
+    """Measures segments that walk at random, the second one further."""
+
+    def measured(
+        *, begin=0, gains=None, max_interval=6, segment_flops=(40, 50), modules=1
+    ) -> Measurements:
+        moments = CalibrationMoments(
+            num_steps=STEPS,
+            max_interval=max_interval,
+            num_segments=len(segment_flops),
+            num_modules=modules,
+        )
+        random = torch.Generator().manual_seed(0)
+        states = [torch.ones(1, 8) for _ in segment_flops]
+        for step in range(begin, STEPS):
+            for g in range(len(states)):
+                states[g] = states[g] + 0.1 * (g + 1) * torch.randn(1, 8, generator=random)
+                moments.observe(step, g, 0, states[g])
+        return Measurements(
+            moments=moments,
+            segment_flops=segment_flops,
+            total_flops=sum(segment_flops) + 10,
+            fingerprint=Fingerprint(
+                model_class="A",
+                model_config_digest="",
+                scheduler_class="B",
+                scheduler_config_digest="",
+                num_inference_steps=STEPS,
+                height=8,
+                width=8,
+            ),
+            gains=gains,
+        )
+
+    return measured
+
+
+def flops_of(plan, measured):
+    """FLOPs of a run, over those of the plain one."""
+    fixed = measured.total_flops - sum(measured.segment_flops)
+    computed = (plan.compute_mask * np.array(measured.segment_flops)).sum()
+    return (STEPS * fixed + computed) / (STEPS * measured.total_flops)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("speedup", [1.2, 2.0, 3.0])
+def test_plans_keep_their_budget_and_use_it_up(measure, shared, speedup):
+    measured = measure()
+    config = SensitivityConfig(speedup=speedup, shared_schedule=shared, max_interval=6)
+    plan = make_plan(measured, config, speedup=speedup)
+    assert plan.flop_fraction == pytest.approx(flops_of(plan, measured))
+    assert 1 / plan.flop_fraction >= speedup
+    step = max(measured.segment_flops) if not shared else sum(measured.segment_flops)
+    spare = STEPS * measured.total_flops * (1 / speedup - plan.flop_fraction)
+    assert spare < step
+    if shared:
+        assert (plan.compute_mask == plan.compute_mask[:, :1]).all()
+
+
+def test_segments_of_their_own_are_never_worse(measure):
+    measured = measure()
+    errors = [
+        make_plan(
+            measured,
+            SensitivityConfig(speedup=2.0, shared_schedule=shared, max_interval=6),
+            speedup=2.0,
+        ).expected_error
+        for shared in (True, False)
+    ]
+    assert errors[1] <= errors[0] + 1e-9
+
+
+def test_weights_of_steps_scale_the_errors(measure):
+    gains = np.linspace(0.5, 1.5, STEPS)
+    measured = measure(gains=gains)
+    plain = segment_errors(measured, SensitivityConfig(speedup=2.0))
+    weighed = segment_errors(measured, SensitivityConfig(speedup=2.0, weigh_steps=True))
+    np.testing.assert_allclose(weighed, plain * gains[:, None, None])
+    without = segment_errors(measure(), SensitivityConfig(speedup=2.0, weigh_steps=True))
+    np.testing.assert_allclose(without, plain)
+
+
+def test_affine_tables_are_only_kept_where_they_are_used(measure):
+    measured = measure()
+    reuse = make_plan(measured, SensitivityConfig(speedup=2.0, forecasters=("reuse",)), speedup=2.0)
+    assert reuse.affine_slope is None
+    assert reuse.forecasters == ("reuse",)
+    affine = SensitivityConfig(speedup=2.0, forecasters=("affine",))
+    plan = make_plan(measured, affine, speedup=2.0)
+    assert plan.affine_slope.shape == (STEPS, 6, 2, 1)
+
+
+def test_tensors_that_a_segment_does_not_return_do_not_count(measure):
+    one, two = measure(), measure(modules=2)
+    config = SensitivityConfig(speedup=2.0)
+    np.testing.assert_allclose(segment_errors(one, config), segment_errors(two, config))
+
+
+def test_warmup_steps_are_computed(measure):
+    plan = make_plan(measure(), SensitivityConfig(speedup=1.5, warmup_steps=4), speedup=1.5)
+    assert plan.compute_mask[:4].all()
+
+
+def test_steps_that_were_left_out_are_computed_and_not_paid_for(measure):
+    measured = measure(begin=6)
+    plan = make_plan(measured, SensitivityConfig(speedup=2.0), speedup=2.0)
+    assert plan.compute_mask[:7].all()
+    assert plan.flop_fraction <= 0.5
+    assert plan.compute_mask[6:].mean(axis=0).tolist() == pytest.approx([2 / 6, 2 / 6])
+
+
+def test_the_best_speedup_is_met_and_nothing_above_it(measure):
+    measured = measure(max_interval=6)
+    best = best_speedup(
+        segment_flops=(40, 50), total_flops=100, warmup_steps=1, steps=STEPS, max_interval=6
+    )
+    assert best == pytest.approx(12 / (3 + 9 * 0.1))
+    config = SensitivityConfig(speedup=best, forecasters=("reuse",))
+    assert make_plan(measured, config, speedup=best).compute_mask.any(axis=1).sum() == 3
+    with pytest.raises(ValueError, match=r"reach: with 3 of 12 .* 10.0% .*, 3.08 is the most"):
+        make_plan(measured, config, speedup=best * 1.01)
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup", "interval", "computed"),
+    [(1, 1, 8, 1), (2, 1, 8, 2), (8, 1, 8, 2), (9, 1, 8, 2), (10, 1, 8, 3), (11, 3, 8, 4), (12, 3, 8, 5), (5, 9, 2, 5), (5, 1, 1, 5)],
+)  # fmt: skip
+def test_the_fewest_steps_that_can_be_computed(steps, warmup, interval, computed):
+    options = {"warmup_steps": warmup, "steps": steps, "max_interval": interval}
+    best = best_speedup(segment_flops=(100,), total_flops=100, **options)
+    assert best == pytest.approx(steps / computed)
+
+
+def test_a_model_without_segments_is_explained():
+    with pytest.raises(ValueError, match=r"100.0% of the FLOPs outside of the blocks, 1 is the"):
+        check_reachable(
+            1.5, segment_flops=(), total_flops=10, warmup_steps=1, steps=5, max_interval=8
+        )

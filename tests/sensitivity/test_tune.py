@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import genaccel
+from genaccel.sensitivity import tune as tune_module
+from genaccel.sensitivity.config import SensitivityConfig
+from genaccel.sensitivity.fewer_steps import fewer_steps
+from genaccel.sensitivity.plan_library import PlanLibrary
+from genaccel.sensitivity.tune import image_psnr, images_of, move_step, tune
+
+
+def absolute(a, b):
+    """Some distance of images."""
+    return float(np.abs(a.astype(float) - b).mean())
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Three candidates are enough."""
+    monkeypatch.setattr(tune_module, "CANDIDATES", tune_module.CANDIDATES[:3])
+
+
+def test_the_best_is_kept_resumed_and_found_by_quality(
+    pipeline, calls, sample, tmp_path, short, monkeypatch
+):
+    plain = sample(pipeline)
+    tried = []
+    judge = tune_module._Trials.psnr
+
+    def remember(self, plan):
+        tried.append((judge(self, plan), plan))
+        return tried[-1][0]
+
+    monkeypatch.setattr(tune_module._Trials, "psnr", remember)
+    library = tune(
+        pipeline, calls, speedups=[1.5, 2.0], out=tmp_path / "out", refine=4, distance=absolute
+    )
+    assert torch.equal(sample(pipeline), plain)
+    slow, fast = library.entries
+    assert (slow.folder, fast.folder) == ("speedup-1.5", "speedup-2")
+    assert fast.flop_ratio >= 2.0
+    assert fast.st_lpips > 0
+    assert fast.speedup > 0
+    for entry in library.entries:
+        values = [psnr for psnr, plan in tried if 1 / plan.flop_fraction == entry.flop_ratio]
+        assert values
+        assert entry.psnr == pytest.approx(max(values))
+
+    tried.clear()
+    again = tune(pipeline, calls, speedups=[1.5, 2.0], out=tmp_path / "out", refine=4)
+    assert again.entries == library.entries
+    assert tried == []
+    more = tune(pipeline, calls, speedups=[1.5, 3.0], out=tmp_path / "out")
+    assert [e.folder for e in more.entries] == ["speedup-1.5", "speedup-2", "speedup-3"]
+    assert len(tried) in (2, 3)  # of three candidates, one may not reach it
+
+    config = SensitivityConfig(plan=tmp_path / "out", min_psnr=fast.psnr)
+    with genaccel.enable(pipeline, config) as handle:
+        sample(pipeline)
+        assert handle.report()["transformer"].flop_ratio >= 1.5
+    distant = SensitivityConfig(plan=tmp_path / "out", max_lpips=max(fast.st_lpips, slow.st_lpips))
+    with genaccel.enable(pipeline, distant):
+        sample(pipeline)
+
+
+def test_a_stopped_search_has_kept_what_is_done(pipeline, calls, tmp_path, short):
+    with pytest.raises(ValueError, match="a speed-up of 50 is out of reach"):
+        tune(pipeline, calls[:1], speedups=[1.5, 50.0], out=tmp_path)
+    assert [e.folder for e in PlanLibrary(tmp_path).entries] == ["speedup-1.5"]
+    assert not hasattr(pipeline.transformer, "_diffusers_hook")
+
+
+def test_a_candidate_that_cannot_reach_the_speedup_is_passed_over(
+    pipeline, calls, tmp_path, monkeypatch
+):
+    candidates = ({"forecasters": ("taylor2",)}, {"forecasters": ("reuse",)})
+    # Two computed steps are all that it pays for, and taylor2 wants three.
+    monkeypatch.setattr(tune_module, "CANDIDATES", candidates)
+    library = tune(pipeline, calls[:1], speedups=[3.4], out=tmp_path)
+    assert library.load(library.entries[0]).forecasters == ("reuse",)
+
+
+def test_images_too_small_for_the_metric_are_refused_before_the_trials(pipeline, calls, tmp_path):
+    def refuse(a, b):
+        raise ValueError("too small")
+
+    with pytest.raises(ValueError, match="too small"):
+        tune(pipeline, calls[:1], speedups=[2.0], out=tmp_path, distance=refuse)
+    with pytest.raises(ValueError, match="at least one generation"):
+        tune(pipeline, [], out=tmp_path)
+
+
+def test_moves_change_one_step_and_no_flops(make_plan):
+    plan = make_plan(token_counts=None, segment_of_layer=())
+    errors = np.random.default_rng(0).random((3, 12, 6, 2))
+    chance = random.Random(0)
+    moved = [move_step(plan, errors, plan.forecasters, chance) for _ in range(60)]
+    found = [m for m in moved if m is not None]
+    assert found
+    for other in found:
+        assert (other.compute_mask.sum(axis=0) == plan.compute_mask.sum(axis=0)).all()
+        rows = (other.compute_mask != plan.compute_mask).any(axis=1)
+        assert rows.sum() == 2
+        assert other.compute_mask[0].all()
+
+
+def test_nothing_can_be_moved_where_every_step_is_computed(make_plan):
+    mask = np.ones((12, 2), dtype=bool)
+    plan = make_plan(
+        compute_mask=mask,
+        forecaster_index=np.full((12, 2), -1, dtype=np.int8),
+        token_counts=None,
+        segment_of_layer=(),
+    )
+    errors = np.ones((3, 12, 6, 2))
+    assert all(
+        move_step(plan, errors, plan.forecasters, random.Random(s)) is None for s in range(20)
+    )
+
+
+@pytest.mark.parametrize("kind", ["pil", "numpy", "tensor", "frames"])
+def test_images_of_every_kind_of_output(kind):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 6, 5, 3), dtype=np.uint8)
+    if kind == "pil":
+        output = SimpleNamespace(images=[Image.fromarray(p) for p in pixels])
+    elif kind == "numpy":
+        output = SimpleNamespace(images=pixels / 255)
+    elif kind == "tensor":
+        output = SimpleNamespace(images=torch.from_numpy(pixels / 255).movedim(-1, 1))
+    else:
+        output = SimpleNamespace(frames=[[Image.fromarray(p) for p in pixels]])
+    np.testing.assert_array_equal(np.stack(images_of(output)), pixels)
+
+
+def test_what_is_no_image_is_refused():
+    with pytest.raises(ValueError, match="latents can't be compared"):
+        images_of(SimpleNamespace(images=torch.zeros(1, 4, 8, 8)))
+    with pytest.raises(ValueError, match="neither images nor frames"):
+        images_of(SimpleNamespace())
+
+
+def test_psnr_of_equal_images_is_finite():
+    image = np.zeros((4, 4, 3), dtype=np.uint8)
+    assert np.isfinite(image_psnr(image, image))
+    assert image_psnr(image, image + 1) == pytest.approx(48.13, abs=0.01)
+
+
+def test_fewer_steps_take_as_long_as_the_plans(pipeline, calls):
+    half, same, slower, most = fewer_steps(
+        pipeline, calls, [2.0, 1.0, 0.5, 100.0], distance=absolute
+    )
+    assert [r.steps for r in (half, same, slower, most)] == [4, 8, 8, 1]
+    assert same is slower
+    assert same.st_lpips == 0
+    assert half.psnr < same.psnr
+    with pytest.raises(ValueError, match="num_inference_steps"):
+        fewer_steps(pipeline, [{"class_labels": [1]}], [2.0])
