@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from diffusers.hooks.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from genaccel.hooks.block_lists import BlockList, Parameters, find_block_lists
 from genaccel.hooks.direction import Decision, Director, Memory
@@ -293,7 +294,7 @@ class Attachment:
         self.input_shape = next(
             (
                 tuple(v.shape)
-                for v in (*args, *kwargs.values())
+                for v in tree_leaves((args, kwargs))
                 if isinstance(v, Tensor) and v.is_floating_point() and v.ndim > 2
             ),
             (),
@@ -397,7 +398,8 @@ class Attachment:
 
     def _memories(self, call: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Memory]:
         """Of this stream of calls; empty ones after a change of shape, dtype or device."""
-        tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+        # Some models take lists of tensors, one for each sample.
+        tensors = [v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor)]
         signature = tuple((t.shape, t.dtype, t.device) for t in tensors)
         if self._signatures.get(call) != signature:
             self._signatures[call] = signature

@@ -29,12 +29,14 @@ class Tick:
         call: From 0, among the calls of this step: the halves of classifier-free guidance, if they
             come one after the other.
         num_steps: Steps of the run.
+        follows_whole_run: Whether the run before came to its last step.
     """
 
     run: int
     step: int
     call: int
     num_steps: int
+    follows_whole_run: bool = False
 
 
 class StepClock(Protocol):
@@ -86,6 +88,8 @@ class SchedulerClock:
         self._run = 0
         self._step = 0
         self._call = 0
+        self._num_steps = 0
+        self._was_whole = False
         self._follow()
 
     def _follow(self) -> None:
@@ -104,6 +108,7 @@ class SchedulerClock:
         return {"set_timesteps": self._run_begins, "step": self._step_ends}
 
     def _run_begins(self) -> None:
+        self._was_whole = 0 < self._num_steps <= self._step
         self._run += 1
         self._step = self._call = 0
 
@@ -122,7 +127,8 @@ class SchedulerClock:
         num_steps = len(timesteps) if timesteps is not None else 1
         # Image-to-image runs leave out the first steps.
         begin = getattr(scheduler, "begin_index", None) or 0
-        tick = Tick(self._run, begin + self._step, self._call, num_steps)
+        self._num_steps = num_steps - begin
+        tick = Tick(self._run, begin + self._step, self._call, num_steps, self._was_whole)
         self._call += 1
         return tick
 

@@ -92,7 +92,8 @@ class TokenPruner:
 
     Args:
         lists: Where the blocks are.
-        score: How tokens are ranked; see :class:`~genaccel.sensitivity.config.SensitivityConfig`.
+        score: How tokens are ranked: by the "mean" of their features, by its "drift" since the last
+            computed step, or at "random", the baseline.
         seed: Of random scores.
     """
 
@@ -198,8 +199,9 @@ class TokenPruner:
             )
             return torch.rand(states.shape[:2], generator=generator).to(states.device)
         reference = self._references[self._stream][layer] if self.score == "drift" else None
-        kind = "mean" if reference is None else "drift"
-        return token_scores(states.detach().contiguous(), kind, reference)
+        if reference is None:
+            return token_scores(states.detach().contiguous(), "mean")
+        return token_scores(states.detach().contiguous(), "drift", reference)
 
     def _groups_of(self, states: Tensor) -> int:
         return self.groups if len(states) % self.groups == 0 else 1

@@ -76,6 +76,8 @@ def calibrate(
                     moments = handle.models[name].director.moments
                     if moments is not None:
                         moments.load_state_dict(state)
+            for model in handle.models.values():
+                model.director.finish()
             return {name: _measurements(model) for name, model in handle.models.items()}
     finally:
         handle.disable()

@@ -36,10 +36,6 @@ class SensitivityConfig:
         warmup_steps: First steps that are always computed.
         max_blocks: Longest run of blocks with a schedule of its own; None for whole runs.
         shared_schedule: Whether all segments are computed at the same steps.
-        prune_tokens: Share of the budget that goes into single tokens of skipped steps (UAS), from
-            0 to 1.
-        token_score: How tokens are ranked: "mean" of their features, their "drift" since the last
-            computed step, or "random", the baseline.
         cache_megabytes: Most memory that forecasts may hold, or None.
         cache_dir: Where plans are kept; by default ``~/.cache/genaccel/plans``, or what
             ``GENACCEL_CACHE`` says.
@@ -61,12 +57,10 @@ class SensitivityConfig:
     metric: Literal["cosine", "l1", "l2"] = "l2"
     edge_cost: Literal["endpoint", "cumulative"] = "cumulative"
     objective: Literal["sum", "minimax"] = "sum"
-    weigh_steps: bool = False
+    weigh_steps: bool = True
     warmup_steps: int = 1
     max_blocks: int | None = None
     shared_schedule: bool = True
-    prune_tokens: float = 0.0
-    token_score: Literal["mean", "drift", "random"] = "mean"
     cache_megabytes: float | None = None
     cache_dir: str | os.PathLike[str] | None = None
 
@@ -89,7 +83,6 @@ class SensitivityConfig:
             ("metric", ("cosine", "l1", "l2")),
             ("edge_cost", ("endpoint", "cumulative")),
             ("objective", ("sum", "minimax")),
-            ("token_score", ("mean", "drift", "random")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -106,8 +99,6 @@ class SensitivityConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.max_blocks is not None and self.max_blocks < 1:
             raise ValueError(f"max_blocks must be at least 1 or None, got {self.max_blocks}")
-        if not 0 <= self.prune_tokens <= 1:
-            raise ValueError(f"prune_tokens must be in [0, 1], got {self.prune_tokens}")
         if self.cache_megabytes is not None and not self.cache_megabytes > 0:
             raise ValueError(f"cache_megabytes must be above 0 or None, got {self.cache_megabytes}")
 

@@ -53,6 +53,7 @@ class SensitivityDirector:
         self._run: int | None = None
         self._first_step = 0
         self._calls_per_step = 0
+        self._is_unfinished = False
         self._resumed: Mapping[str, Tensor] | None = None
         if plan is not None:
             self.use(plan)
@@ -107,6 +108,8 @@ class SensitivityDirector:
 
     def _run_begins(self, tick: Tick) -> None:
         self._run = tick.run
+        if tick.follows_whole_run and self._replay is None:
+            self.finish()  # the run before ended without this model
         self._first_step = tick.step  # not 0 where an image is the beginning
         self._calls_per_step = 0
         if self.moments is not None:
@@ -150,12 +153,23 @@ class SensitivityDirector:
                 self.moments.observe(tick.step, g, m, tensor, stream=tick.call)
         if tick.step == self._first_step:
             self._calls_per_step = max(self._calls_per_step, tick.call + 1)
-        is_last = tick.step == tick.num_steps - 1 and tick.call + 1 >= self._calls_per_step
-        if is_last:
-            plan = self._measured(self.moments)
-            if plan is not None:
-                self.use(plan)
-                self.moments = None
+        self._is_unfinished = True
+        if tick.step == tick.num_steps - 1 and tick.call + 1 >= self._calls_per_step:
+            self.finish()
+
+    def finish(self) -> None:
+        """Make the plan of what was measured, if anything was since the last one.
+
+        At the last step that happens by itself. A model that is not called there, as the first of
+        Wan's two transformers, is done when its pipeline is.
+        """
+        if self.moments is None or not self._is_unfinished:
+            return
+        self._is_unfinished = False
+        plan = self._measured(self.moments)
+        if plan is not None:
+            self.use(plan)
+            self.moments = None
 
 
 class _Replay:

@@ -18,7 +18,12 @@ from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.director import SensitivityDirector
 from genaccel.sensitivity.fingerprint import Fingerprint, config_digest
 from genaccel.sensitivity.plan import Plan
-from genaccel.sensitivity.plan_library import LIBRARY_FOLDER, PlanLibrary, cached_plan_folder
+from genaccel.sensitivity.plan_library import (
+    LIBRARY_FOLDER,
+    PlanEntry,
+    PlanLibrary,
+    cached_plan_folder,
+)
 from genaccel.sensitivity.planner import Measurements, check_reachable, make_plan
 from genaccel.sensitivity.sampler_gain import sampler_gains
 
@@ -47,10 +52,14 @@ class SensitivityHandle(AccelerationHandle):
         Raises:
             ValueError: If there is none yet.
         """
+        plans = {}
         for name, plan in self.plans.items():
             if plan is None:
                 raise ValueError(f"{name} has no plan yet; run the pipeline once to calibrate")
-            plan.save_pretrained(Path(folder) if len(self.plans) == 1 else Path(folder) / name)
+            plans[name] = plan
+        library = PlanLibrary(folder)
+        for name, plan in plans.items():
+            library.add(plan, PlanEntry(name, name, 1 / plan.flop_fraction))
 
 
 class AcceleratedModel:
@@ -78,6 +87,7 @@ class AcceleratedModel:
         self.pipeline = pipeline
         self.measurements: Measurements | None = None
         self.is_measuring = False
+        self._run: Fingerprint | None = None
         self._is_loaded = False
         self.director = SensitivityDirector(
             config, None, measured=self._measured, run_begins=self._run_begins
@@ -110,9 +120,9 @@ class AcceleratedModel:
 
     def _run_begins(self, num_steps: int) -> None:
         """Find a plan for a run, or measure it."""
+        run = self._run = self.fingerprint(num_steps)
         if self.is_measuring:
             return
-        run = self.fingerprint(num_steps)
         plan = self.director.plan
         if plan is not None and set(plan.fingerprint.differences(run)) <= {
             "num_inference_steps",
@@ -169,7 +179,7 @@ class AcceleratedModel:
                 if beside is not None:
                     return library.folder / beside[0].folder, beside[1]
         if self.config.speedup is not None:
-            cached = cached_plan_folder(self.config, run)
+            cached = cached_plan_folder(self.config, run, self.name)
             try:
                 return cached, Plan.from_pretrained(cached)
             except FileNotFoundError:
@@ -193,14 +203,14 @@ class AcceleratedModel:
             moments=moments,
             segment_flops=tuple(s.flops for s in self.director.segments),
             total_flops=self.director.total_flops,
-            fingerprint=self.fingerprint(steps),
+            fingerprint=self._run or self.fingerprint(steps),
             gains=None if scheduler is None else sampler_gains(scheduler, steps),
         )
         if self.is_measuring:
             return None
         assert self.config.speedup is not None
         plan = make_plan(self.measurements, self.config, speedup=self.config.speedup)
-        plan.save_pretrained(cached_plan_folder(self.config, plan.fingerprint))
+        plan.save_pretrained(cached_plan_folder(self.config, plan.fingerprint, self.name))
         return plan
 
 

@@ -22,6 +22,8 @@ INDEX_NAME = "plans.json"
 
 # A plan this much slower than asked for is still what was asked for: steps are whole.
 _SPEEDUP_SLACK = 0.02
+# One much faster is not: it gives up quality that nobody wanted to give up.
+_SPEEDUP_EXCESS = 1.35
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,8 @@ class PlanLibrary:
 
 def _meets(entry: PlanEntry, config: SensitivityConfig) -> bool:
     if config.speedup is not None:
-        return entry.flop_ratio >= config.speedup * (1 - _SPEEDUP_SLACK)
+        least = config.speedup * (1 - _SPEEDUP_SLACK)
+        return least <= entry.flop_ratio <= config.speedup * _SPEEDUP_EXCESS
     if config.min_psnr is not None:
         return entry.psnr is not None and entry.psnr >= config.min_psnr
     if config.max_lpips is not None:
@@ -129,8 +132,11 @@ def _meets(entry: PlanEntry, config: SensitivityConfig) -> bool:
     return True
 
 
-def cached_plan_folder(config: SensitivityConfig, run: Fingerprint) -> Path:
-    """Where the plan of a run is kept for a user who asked for this config."""
+def cached_plan_folder(config: SensitivityConfig, run: Fingerprint, component: str) -> Path:
+    """Where the plan of a run is kept for a user who asked for this config.
+
+    The two transformers of a pipeline may be of one class and configuration; their names differ.
+    """
     asked = {
         k: v
         for k, v in config.to_dict().items()
@@ -138,5 +144,5 @@ def cached_plan_folder(config: SensitivityConfig, run: Fingerprint) -> Path:
     }
     # Guidance hardly moves the errors of a plan; each scale would be calibrated anew.
     made_for = {k: v for k, v in run.to_dict().items() if k != "guidance_scale"}
-    text = json.dumps([asked, made_for], sort_keys=True)
+    text = json.dumps([asked, made_for, component], sort_keys=True)
     return config.cache_folder / hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -23,6 +23,10 @@ from genaccel.sensitivity.schedule import (
 )
 from genaccel.sensitivity.segment_schedule import solve_segment_schedules
 
+# The model sees what an early error made of the sample and corrects some of it, which the sampler
+# alone does not tell. Of 0, 0.5, 0.75 and 1 the best on a class-conditional DiT, at two speed-ups.
+_GAIN_POWER = 0.75
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measurements:
@@ -55,8 +59,9 @@ def make_plan(measured: Measurements, config: SensitivityConfig, *, speedup: flo
         ValueError: If no plan reaches the speed-up; the message names the nearest possible one.
     """
     errors = segment_errors(measured, config)  # [F, S, K, G]
-    unused = _unused_steps(errors)
-    errors = errors[:, unused:]
+    begin, end = _used_steps(errors)
+    after = errors.shape[1] - end
+    errors = errors[:, begin:end]
     steps, segments = errors.shape[1], errors.shape[3]
     flops = np.array(measured.segment_flops, dtype=np.float64)
     fixed = measured.total_flops - flops.sum()
@@ -92,9 +97,9 @@ def make_plan(measured: Measurements, config: SensitivityConfig, *, speedup: flo
     mask = np.array([s.mask for s in schedules], dtype=bool).T  # [S, G]
     index = np.array([s.forecasters for s in schedules], dtype=np.int8).T
     fraction = (steps * fixed + (mask * flops).sum()) / (steps * measured.total_flops)
-    # A run that does begin earlier computes the steps that were never measured.
-    mask = np.pad(mask, ((unused, 0), (0, 0)), constant_values=True)
-    index = np.pad(index, ((unused, 0), (0, 0)), constant_values=-1)
+    # A run that does call the model at steps that were never measured computes them.
+    mask = np.pad(mask, ((begin, after), (0, 0)), constant_values=True)
+    index = np.pad(index, ((begin, after), (0, 0)), constant_values=-1)
     uses_affine = "affine" in config.forecasters and bool(
         (index == config.forecasters.index("affine")).any()
     )
@@ -122,7 +127,7 @@ def segment_errors(measured: Measurements, config: SensitivityConfig) -> NDArray
             tables.append(np.nanmean(table, axis=3))
     errors = np.stack(tables)
     if config.weigh_steps and measured.gains is not None:
-        errors = errors * measured.gains[None, :, None, None]
+        errors = errors * measured.gains[None, :, None, None] ** _GAIN_POWER
     return errors
 
 
@@ -177,11 +182,16 @@ def _fewest_computed(steps: int, warmup_steps: int, max_interval: int) -> int:
     return first + math.ceil((steps - first) / max(1, max_interval))
 
 
-def _unused_steps(errors: NDArray[np.float64]) -> int:
-    """Steps that the measured runs left out at the beginning, as those from an image do."""
+def _used_steps(errors: NDArray[np.float64]) -> tuple[int, int]:
+    """First step at which the measured runs called the model, and the one after the last.
+
+    Runs from an image leave out the beginning, and of Wan's two transformers each has its part.
+    """
     measured = np.flatnonzero(~np.isnan(errors).all(axis=(0, 2, 3)))
+    if not measured.size:
+        return 0, errors.shape[1]
     # The first step of a run has nothing before it to be forecast from.
-    return max(0, int(measured[0]) - 1) if measured.size else 0
+    return max(0, int(measured[0]) - 1), int(measured[-1]) + 1
 
 
 def _total(errors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -100,9 +100,6 @@ def test_callbacks_pass_through(tiny):
     assert steps == [*range(8), *range(8)]
 
 
-@pytest.mark.xfail(
-    raises=AssertionError, reason="a plan is made at the last step, which only one sees"
-)
 def test_two_transformers_that_share_the_steps(tiny_wan_of_two, pixels):
     pipe = tiny_wan_of_two.build(ready_class(tiny_wan_of_two))
 

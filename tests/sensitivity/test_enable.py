@@ -120,9 +120,9 @@ def test_a_plan_for_another_scheduler_is_refused(build_pipeline, sample, plan_fo
 def test_another_resolution_is_said_and_used_nevertheless(
     build_pipeline, sample, plan_folder, caplog
 ):
-    plan = Plan.from_pretrained(plan_folder)
+    plan = Plan.from_pretrained(plan_folder / "transformer")
     taller = dataclasses.replace(plan.fingerprint, height=16)
-    dataclasses.replace(plan, fingerprint=taller).save_pretrained(plan_folder)
+    dataclasses.replace(plan, fingerprint=taller).save_pretrained(plan_folder / "transformer")
     other = build_pipeline()
     handle = genaccel.enable(other, SensitivityConfig(plan=plan_folder))
     with caplog.at_level(logging.WARNING):
@@ -143,7 +143,7 @@ def test_a_plan_of_other_steps_is_stretched(pipeline, sample, plan_folder, caplo
 
 def test_plans_beside_the_model_are_found(build_pipeline, sample, plan_folder, tmp_path):
     build_pipeline(tmp_path / "model")
-    plan = Plan.from_pretrained(plan_folder)
+    plan = Plan.from_pretrained(plan_folder / "transformer")
     library = PlanLibrary(tmp_path / "model" / "sensitivity")
     library.add(plan, PlanEntry("two", "transformer", 1 / plan.flop_fraction))
     loaded = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "model")
@@ -164,7 +164,7 @@ def test_a_quality_without_measured_plans_says_what_to_do(pipeline, sample, targ
 
 
 def test_a_quality_chooses_among_measured_plans(pipeline, sample, plan_folder, tmp_path):
-    plan = Plan.from_pretrained(plan_folder)
+    plan = Plan.from_pretrained(plan_folder / "transformer")
     library = PlanLibrary(tmp_path / "library")
     library.add(plan, PlanEntry("good", "transformer", 1.5, psnr=40.0, st_lpips=0.01))
     faster = dataclasses.replace(plan, flop_fraction=plan.flop_fraction * 0.999)

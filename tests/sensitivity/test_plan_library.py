@@ -63,7 +63,8 @@ def test_a_damaged_index_is_named(tmp_path, text):
         ({"speedup": 1.2}, "slow"),
         ({"speedup": 1.8}, "mid"),
         ({"speedup": 2.03}, "mid"),  # steps are whole: 2.0 is near enough
-        ({"speedup": 2.1}, "fast"),
+        ({"speedup": 2.3}, "fast"),
+        ({"speedup": 2.1}, None),  # 3 gives up quality that nobody wanted to give up
         ({"speedup": 4.0}, None),
         ({"min_psnr": 30.0}, "mid"),
         ({"min_psnr": 20.0}, "fast"),
@@ -111,9 +112,10 @@ def test_plans_for_other_runs_are_passed_over_but_for_steps_and_sizes(library, m
 def test_the_cache_tells_runs_and_settings_apart_but_not_guidance(make_plan, tmp_path):
     run = make_plan().fingerprint
     config = SensitivityConfig(speedup=2.0, cache_dir=tmp_path)
-    folder = cached_plan_folder(config, run)
+    folder = cached_plan_folder(config, run, "t")
     assert folder.parent == tmp_path
-    assert folder == cached_plan_folder(config, dataclasses.replace(run, guidance_scale=7.0))
-    assert folder == cached_plan_folder(dataclasses.replace(config, cache_megabytes=5.0), run)
-    assert folder != cached_plan_folder(dataclasses.replace(config, max_interval=5), run)
-    assert folder != cached_plan_folder(config, dataclasses.replace(run, height=512))
+    assert folder == cached_plan_folder(config, dataclasses.replace(run, guidance_scale=7.0), "t")
+    assert folder == cached_plan_folder(dataclasses.replace(config, cache_megabytes=5.0), run, "t")
+    assert folder != cached_plan_folder(dataclasses.replace(config, max_interval=5), run, "t")
+    assert folder != cached_plan_folder(config, dataclasses.replace(run, height=512), "t")
+    assert folder != cached_plan_folder(config, run, "u")
