@@ -31,7 +31,7 @@ def _entry(name: str) -> dict[str, Any]:
 
 
 def names(kind: str | None = None) -> list[str]:
-    """Names of the shipped models, sorted; of one ``kind`` ("codec") if given.
+    """Names of the shipped models, sorted; of one ``kind`` ("codec", "pipeline") if given.
 
     Example:
         >>> names("codec")
@@ -41,7 +41,7 @@ def names(kind: str | None = None) -> list[str]:
 
 
 def path(name: str) -> Path:
-    """Folder of a model, as its ``from_pretrained`` takes it.
+    """Folder of a model, as its ``from_pretrained`` takes it; for a pipeline that of diffusers.
 
     Raises:
         UnknownModelError: If there is no such model.

@@ -10,7 +10,8 @@ from genaccel.errors import UnknownModelError
 def test_every_model_has_its_files_and_a_card():
     assert "photo-codec-small" in zoo.names()
     for name in zoo.names():
-        assert json.loads((zoo.path(name) / "config.json").read_text())
+        config = "model_index.json" if name in zoo.names("pipeline") else "config.json"
+        assert json.loads((zoo.path(name) / config).read_text())
         for word in ("Data", "Command", "Seconds", "Figures", "Licence"):
             assert f"## {word}" in zoo.card(name), f"card of {name} has no section {word}"
 
