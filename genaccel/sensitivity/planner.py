@@ -59,7 +59,7 @@ def make_plan(measured: Measurements, config: SensitivityConfig, *, speedup: flo
         ValueError: If no plan reaches the speed-up; the message names the nearest possible one.
     """
     errors = segment_errors(measured, config)  # [F, S, K, G]
-    begin, end = _used_steps(errors)
+    begin, end = _used_steps(measured.moments.errors("reuse", config.metric))
     after = errors.shape[1] - end
     errors = errors[:, begin:end]
     steps, segments = errors.shape[1], errors.shape[3]
@@ -182,14 +182,14 @@ def _fewest_computed(steps: int, warmup_steps: int, max_interval: int) -> int:
     return first + math.ceil((steps - first) / max(1, max_interval))
 
 
-def _used_steps(errors: NDArray[np.float64]) -> tuple[int, int]:
+def _used_steps(reuse: NDArray[np.float64]) -> tuple[int, int]:
     """First step at which the measured runs called the model, and the one after the last.
 
-    Runs from an image leave out the beginning, and of Wan's two transformers each has its part.
+    Reuse, ``[S, K, G, M]``, tells: from the second step on it is measured at every one. Runs from an image leave out the beginning, and of Wan's two transformers each has its part.
     """
-    measured = np.flatnonzero(~np.isnan(errors).all(axis=(0, 2, 3)))
+    measured = np.flatnonzero(~np.isnan(reuse).all(axis=(1, 2, 3)))
     if not measured.size:
-        return 0, errors.shape[1]
+        return 0, len(reuse)
     # The first step of a run has nothing before it to be forecast from.
     return max(0, int(measured[0]) - 1), int(measured[-1]) + 1
 

@@ -156,3 +156,11 @@ def test_a_model_without_segments_is_explained():
         check_reachable(
             1.5, segment_flops=(), total_flops=10, warmup_steps=1, steps=5, max_interval=8
         )
+
+
+def test_a_forecaster_that_is_measured_late_takes_no_steps_from_the_budget(measure):
+    measured = measure()
+    config = SensitivityConfig(speedup=2.0, forecasters=("taylor1",))
+    plan = make_plan(measured, config, speedup=2.0)
+    assert plan.flop_fraction <= 0.5
+    assert plan.flop_fraction == pytest.approx(flops_of(plan, measured))

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""genaccel's own rows of ``bench/soda.py``: planned schedules, the simple ones to compare them with, and fewer steps."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import genaccel
+from bench.soda_workload import Attached, Method, Setting, Workload
+from genaccel.sensitivity.calibrate import calibrate
+from genaccel.sensitivity.plan import Plan
+from genaccel.sensitivity.plan_library import LIBRARY_FOLDER, PlanLibrary
+from genaccel.sensitivity.planner import Measurements, make_plan
+
+
+class NotImplementedYetError(RuntimeError):
+    """The installed version takes an option and does nothing with it."""
+
+
+class Ours:
+    """Plans from one calibration, on samples that are not those of the test.
+
+    Args:
+        workload: Whose model.
+        batches: Calibration batches.
+    """
+
+    def __init__(self, workload: Workload, *, batches: int) -> None:
+        self.workload = workload
+        self.batches = batches
+        # A pipeline that is enabled looks for plans; none of an earlier run must be found.
+        self._cache = tempfile.TemporaryDirectory()
+        self._measured: Measurements | None = None
+
+    @property
+    def measured(self) -> Measurements:
+        """Of the calibration, which is done when it is first asked for."""
+        if self._measured is None:
+            workload = self.workload
+            calls = [
+                {
+                    "class_labels": list(samples.labels),
+                    "seed": samples.seeds[0],
+                    "guidance_scale": workload.guidance,
+                    "num_inference_steps": workload.num_steps,
+                    "output_type": "pt",
+                }
+                for samples in map(workload.calibration_samples, range(self.batches))
+            ]
+            self._measured = calibrate(workload.copy(), calls)["transformer"]
+        return self._measured
+
+    def _enable(self, pipeline: Any, config: genaccel.SensitivityConfig) -> Any:
+        values = {**config.to_dict(), "cache_dir": self._cache.name}
+        return genaccel.enable(pipeline, genaccel.SensitivityConfig.from_dict(values))
+
+    def plan(self, values: Mapping[str, Any]) -> Plan:
+        """For ``SensitivityConfig(**values)`` with a speed-up.
+
+        Raises:
+            NotImplementedYetError: If tokens are to be pruned and this version does not.
+        """
+        known = {field.name for field in dataclasses.fields(genaccel.SensitivityConfig)}
+        prunes = "prune_tokens" in values
+        if prunes and "prune_tokens" not in known:
+            raise NotImplementedYetError("this version prunes no tokens")
+        config = genaccel.SensitivityConfig(**values)
+        assert config.speedup is not None
+        plan = make_plan(self.measured, config, speedup=config.speedup)
+        if prunes and plan.token_counts is None:
+            raise NotImplementedYetError("prune_tokens has no effect in this version")
+        return plan
+
+    def attach_planned(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
+        """A plan of this calibration."""
+        return self.attach_plan(pipeline, self.plan(values), values)
+
+    def attach_either(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
+        """What a user gets who asks for a speed-up: the plans beside the model, or a calibration's."""
+        if values["is_shipped"]:
+            self._enable(pipeline, genaccel.SensitivityConfig(speedup=values["speedup"]))
+            return Attached(pipeline)
+        return self.attach_planned(pipeline, {"speedup": values["speedup"]})
+
+    def possible(self, speedups: Sequence[float]) -> list[float]:
+        """Those that a plan reaches: intervals have a longest."""
+        found = []
+        for speedup in speedups:
+            with contextlib.suppress(ValueError):
+                self.plan({"speedup": speedup})
+                found.append(speedup)
+        return found
+
+    def speedup_of(self, count: int) -> float:
+        """FLOP ratio of the denoiser with ``count`` computed steps."""
+        steps, total = self.workload.num_steps, self.measured.total_flops
+        fixed = total - sum(self.measured.segment_flops)
+        return steps * total / (count * total + (steps - count) * fixed)
+
+    def attach_plan(
+        self, pipeline: Any, plan: Plan, values: Mapping[str, Any] | None = None
+    ) -> Attached:
+        """Any plan, through a folder as users' plans are."""
+        folder = Path(tempfile.mkdtemp(dir=self._cache.name))
+        plan.save_pretrained(folder)
+        others = {k: v for k, v in (values or {}).items() if k != "speedup"}
+        self._enable(pipeline, genaccel.SensitivityConfig(**others, plan=folder))
+        return Attached(pipeline)
+
+    def attach_fixed(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
+        """Steps at equal distances, with one forecaster for all others."""
+        return self.attach_plan(pipeline, fixed_plan(self.measured, **values))
+
+
+def fixed_plan(measured: Measurements, *, count: int, forecaster: str) -> Plan:
+    """Computes ``count`` steps as evenly as they go, as FORA does where that is whole.
+
+    Args:
+        measured: Only for what the run is.
+        count: Computed steps.
+        forecaster: For the others.
+    """
+    steps = measured.fingerprint.num_inference_steps
+    segments = len(measured.segment_flops)
+    mask = np.zeros((steps, segments), dtype=bool)
+    mask[(np.arange(count) * steps) // count] = True
+    fixed = measured.total_flops - sum(measured.segment_flops)
+    return Plan(
+        fingerprint=measured.fingerprint,
+        compute_mask=mask,
+        forecasters=(forecaster,),
+        forecaster_index=np.where(mask, -1, 0).astype(np.int8),
+        flop_fraction=(count * measured.total_flops + (steps - count) * fixed)
+        / (steps * measured.total_flops),
+    )
+
+
+def our_methods(ours: Ours, folder: Path | None) -> list[Method]:
+    """genaccel, fixed intervals and fewer steps.
+
+    Args:
+        ours: With the calibration.
+        folder: Of the model; its plans are used if it has some.
+    """
+    steps = ours.workload.num_steps
+    counts = range(max(2, steps * 3 // 4), 1, -1)
+    shipped = [] if folder is None else _shipped_speedups(folder, steps)
+    ladders = [
+        tuple(
+            Setting(
+                f"speedup {speedup:.3g}{', shipped plan' if is_shipped else ''}",
+                {"speedup": speedup, "is_shipped": is_shipped},
+                expected=speedup,
+            )
+            for speedup in speedups
+        )
+        for is_shipped, speedups in (
+            (True, shipped),
+            # A hair less than what the steps give, which rounding could put above it.
+            (False, ours.possible([ours.speedup_of(n) * (1 - 1e-9) for n in counts])),
+        )
+    ]
+    return [
+        Method(
+            name="genaccel",
+            attach=ours.attach_either,
+            ladders=tuple(ladder for ladder in ladders if ladder),
+            is_ours=True,
+        ),
+        *(
+            Method(
+                name=name,
+                attach=ours.attach_fixed,
+                ladders=(
+                    tuple(
+                        Setting(
+                            f"every {steps / n:.2f}",
+                            {"count": n, "forecaster": forecaster},
+                            expected=ours.speedup_of(n),
+                        )
+                        for n in counts
+                    ),
+                ),
+            )
+            for name, forecaster in (
+                ("fixed interval (FORA)", "reuse"),
+                ("fixed interval, Taylor 1", "taylor1"),
+            )
+        ),
+        Method(
+            name="fewer steps",
+            attach=lambda pipeline, values: Attached(pipeline, num_steps=values["steps"]),
+            ladders=(
+                tuple(Setting(f"{n} steps", {"steps": n}, expected=steps / n) for n in counts),
+            ),
+        ),
+    ]
+
+
+def _shipped_speedups(folder: Path, steps: int) -> list[float]:
+    """FLOP ratios of the plans beside a model that were made for as many steps, ascending."""
+    library = PlanLibrary(folder / LIBRARY_FOLDER)
+    return sorted(
+        {
+            entry.flop_ratio
+            for entry in library.entries
+            if library.load(entry).fingerprint.num_inference_steps == steps
+        }
+    )
+
+
+def ablation_methods(ours: Ours, speedup: float) -> list[Method]:
+    """What each part adds, all at one FLOP ratio."""
+    steps = ours.workload.num_steps
+    count = next((n for n in range(steps, 2, -1) if ours.speedup_of(n) >= speedup), 2)
+    rows: list[tuple[str, dict[str, Any]]] = [
+        ("DP, reuse, steps not weighed", {"forecasters": ("reuse",), "weigh_steps": False}),
+        ("DP, reuse", {"forecasters": ("reuse",)}),
+        ("DP, Taylor 1", {"forecasters": ("taylor1",)}),
+        ("DP, reuse + Taylor", {"forecasters": ("reuse", "taylor1", "taylor2")}),
+        ("DP, reuse + affine", {"forecasters": ("reuse", "affine")}),
+        ("DP, all forecasters", {}),
+        ("DP, all, end-point cost", {"edge_cost": "endpoint"}),
+        ("DP, all, cosine error", {"metric": "cosine"}),
+        ("DP, all, minimax", {"objective": "minimax"}),
+        ("DP, all, steps not weighed", {"weigh_steps": False}),
+        ("DP, all + pruning, scored tokens", {"prune_tokens": 0.2}),
+        ("DP, all + pruning, random tokens", {"prune_tokens": 0.2, "token_score": "random"}),
+    ]
+    return [
+        *(
+            Method(
+                name=f"fixed interval, {forecaster}",
+                attach=ours.attach_fixed,
+                ladders=(
+                    (
+                        Setting(
+                            f"every {steps / count:.2f}", {"count": count, "forecaster": forecaster}
+                        ),
+                    ),
+                ),
+            )
+            for forecaster in ("reuse", "taylor1")
+        ),
+        *(
+            Method(
+                name=name,
+                attach=ours.attach_planned,
+                ladders=(
+                    (
+                        Setting(
+                            f"speedup {speedup}",
+                            {"speedup": speedup, "weigh_steps": True, **values},
+                        ),
+                    ),
+                ),
+            )
+            for name, values in rows
+        ),
+    ]
+
+
+def alternating(ours: Ours, forecasters: Sequence[str]) -> list[Method]:
+    """Every second step: the pattern by which wall time is compared with FLOPs."""
+    values = {"count": ours.workload.num_steps // 2}
+    return [
+        Method(
+            name=f"genaccel, every second step, {forecaster}",
+            attach=ours.attach_fixed,
+            ladders=((Setting("every 2", {**values, "forecaster": forecaster}),),),
+            is_ours=True,
+        )
+        for forecaster in forecasters
+    ]
