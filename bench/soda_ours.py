@@ -229,7 +229,7 @@ def ablation_methods(ours: Ours, speedup: float) -> list[Method]:
         ("DP, all forecasters", {}),
         ("DP, all, end-point cost", {"edge_cost": "endpoint"}),
         ("DP, all, cosine error", {"metric": "cosine"}),
-        ("DP, all, minimax", {"objective": "minimax"}),
+        ("DP, all, sum of errors", {"objective": "sum"}),
         ("DP, all, steps not weighed", {"weigh_steps": False}),
         ("DP, all + pruning, scored tokens", {"prune_tokens": 0.2}),
         ("DP, all + pruning, random tokens", {"prune_tokens": 0.2, "token_score": "random"}),

@@ -40,8 +40,8 @@ CANDIDATES: tuple[Mapping[str, Any], ...] = (
             (False, True), (FORECASTERS, ("taylor1",), ("taylor2",), ("affine",))
         )
     ),
-    {"metric": "cosine", "edge_cost": "endpoint", "forecasters": ("reuse",)},
-    {"objective": "minimax", "weigh_steps": True},
+    {"objective": "sum"},
+    {"metric": "cosine", "edge_cost": "endpoint", "objective": "sum", "forecasters": ("reuse",)},
 )
 
 

@@ -82,7 +82,7 @@ def test_segments_of_their_own_are_never_worse(measure):
     errors = [
         make_plan(
             measured,
-            SensitivityConfig(speedup=2.0, shared_schedule=shared, max_interval=6),
+            SensitivityConfig(speedup=2.0, shared_schedule=shared, max_interval=6, objective="sum"),
             speedup=2.0,
         ).expected_error
         for shared in (True, False)

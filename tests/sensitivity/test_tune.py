@@ -58,7 +58,7 @@ def test_the_best_is_kept_resumed_and_found_by_quality(
     assert tried == []
     more = tune(pipeline, calls, speedups=[1.5, 3.0], out=tmp_path / "out")
     assert [e.folder for e in more.entries] == ["speedup-1.5", "speedup-2", "speedup-3"]
-    assert len(tried) in (2, 3)  # of three candidates, one may not reach it
+    assert 1 <= len(tried) <= 3  # Taylor alone can't: its first steps are computed
 
     config = SensitivityConfig(plan=tmp_path / "out", min_psnr=fast.psnr)
     with genaccel.enable(pipeline, config) as handle:
