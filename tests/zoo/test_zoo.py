@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 
+import diffusers
 import pytest
+import torch
 
+import genaccel
 from genaccel import zoo
 from genaccel.errors import UnknownModelError
 
@@ -33,3 +36,16 @@ def test_photo_codec_small_is_within_12_megabytes():
 def test_unknown_names_list_the_known_ones(call):
     with pytest.raises(UnknownModelError, match="photo-codec-small"):
         call("photo-codec-smal")
+
+
+def test_landscapes_dit_runs_on_the_plan_beside_it(tmp_path):
+    folder = zoo.path("landscapes-dit")
+    assert sum(f.stat().st_size for f in folder.rglob("*.safetensors")) <= 40_000_000
+    pipe = diffusers.DiTPipeline.from_pretrained(folder).to(torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    with genaccel.enable(
+        pipe, genaccel.SensitivityConfig(speedup=2.0, cache_dir=tmp_path)
+    ) as handle:
+        pipe(class_labels=[pipe.labels["dune"]], num_inference_steps=50, output_type="np")
+        assert handle.report()["transformer"].flop_ratio >= 1.96
+    assert not list(tmp_path.iterdir())
