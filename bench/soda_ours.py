@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,10 +17,6 @@ from genaccel.sensitivity.calibrate import calibrate
 from genaccel.sensitivity.plan import Plan
 from genaccel.sensitivity.plan_library import LIBRARY_FOLDER, PlanLibrary
 from genaccel.sensitivity.planner import Measurements, make_plan
-
-
-class NotImplementedYetError(RuntimeError):
-    """The installed version takes an option and does nothing with it."""
 
 
 class Ours:
@@ -62,21 +57,10 @@ class Ours:
         return genaccel.enable(pipeline, genaccel.SensitivityConfig.from_dict(values))
 
     def plan(self, values: Mapping[str, Any]) -> Plan:
-        """For ``SensitivityConfig(**values)`` with a speed-up.
-
-        Raises:
-            NotImplementedYetError: If tokens are to be pruned and this version does not.
-        """
-        known = {field.name for field in dataclasses.fields(genaccel.SensitivityConfig)}
-        prunes = "prune_tokens" in values
-        if prunes and "prune_tokens" not in known:
-            raise NotImplementedYetError("this version prunes no tokens")
+        """For ``SensitivityConfig(**values)`` with a speed-up."""
         config = genaccel.SensitivityConfig(**values)
         assert config.speedup is not None
-        plan = make_plan(self.measured, config, speedup=config.speedup)
-        if prunes and plan.token_counts is None:
-            raise NotImplementedYetError("prune_tokens has no effect in this version")
-        return plan
+        return make_plan(self.measured, config, speedup=config.speedup)
 
     def attach_planned(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
         """A plan of this calibration."""
@@ -231,8 +215,6 @@ def ablation_methods(ours: Ours, speedup: float) -> list[Method]:
         ("DP, all, cosine error", {"metric": "cosine"}),
         ("DP, all, sum of errors", {"objective": "sum"}),
         ("DP, all, steps not weighed", {"weigh_steps": False}),
-        ("DP, all + pruning, scored tokens", {"prune_tokens": 0.2}),
-        ("DP, all + pruning, random tokens", {"prune_tokens": 0.2, "token_score": "random"}),
     ]
     return [
         *(

@@ -129,9 +129,8 @@ class FolderCoder:
     """
 
     def __init__(self, decoded: Path, files: Path, *, convert: bool = False) -> None:
-        from genaccel.data.image_files import find_images
+        from genaccel.data.image_files import find_files, find_images
         from genaccel.eval.pairs import by_stem
-        from genaccel.eval.rate import find_files
 
         self._folders = decoded, files
         self._decoded = by_stem(decoded, find_images(decoded))

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from genaccel.data.image_files import find_images
+from genaccel.data.image_files import find_files, find_images
 from genaccel.eval.commands import AsCsv, AsJson, Label
 from genaccel.eval.images import UNUSABLE, load_image
 from genaccel.eval.pairs import by_stem, listing
@@ -63,25 +63,6 @@ class FileRate:
     def bits_per_pixel(self) -> float:
         """Bits of the whole file for each pixel."""
         return bits_per_pixel(self.num_bytes, self.width, self.height)
-
-
-def find_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """Files of any kind under a folder, recursively, ordered by their path relative to it.
-
-    Hidden files and folders are left out.
-
-    Raises:
-        NotADirectoryError: If ``folder`` is not a folder.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise NotADirectoryError(f"{root} is not a folder")
-    found = [
-        path
-        for path in root.rglob("*")
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(root).parts)
-    ]
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
 def match_files(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import typer
 
 from genaccel.cli.exit_codes import ExitCode, exit_code
+from genaccel.data.image_files import find_files
 
 if TYPE_CHECKING:
     from genaccel.codec.file_codec import FileReport
@@ -34,17 +35,6 @@ class Job:
     def open_target(self) -> Path | BinaryIO:
         """Path to write, or standard output."""
         return sys.stdout.buffer if self.target == STREAM else Path(self.target)
-
-
-def find_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """Files of a folder and those below it with one of the suffixes, in order; hidden ones are left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
 
 
 def plan_jobs(

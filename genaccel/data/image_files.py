@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,16 @@ IMAGE_EXTENSIONS = frozenset(
 )
 
 
-def find_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """Image files under a folder, recursively, ordered by their path relative to it.
+def find_files(
+    folder: str | os.PathLike[str], suffixes: Collection[str] | None = None
+) -> list[Path]:
+    """Files under a folder, recursively, ordered by their path relative to it.
 
-    Files are known by their extension, in any case; hidden files and folders are left out.
+    Hidden files and folders are left out.
+
+    Args:
+        folder: Where to look.
+        suffixes: Extensions to take, in lower case, such as ``.png``; None for any kind of file.
 
     Raises:
         NotADirectoryError: If ``folder`` is not a folder.
@@ -29,11 +36,16 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     found = [
         path
         for path in root.rglob("*")
-        if path.suffix.lower() in IMAGE_EXTENSIONS
+        if (suffixes is None or path.suffix.lower() in suffixes)
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(root).parts)
     ]
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def find_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """Image files under a folder, known by their extension; see :func:`find_files`."""
+    return find_files(folder, IMAGE_EXTENSIONS)
 
 
 def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:

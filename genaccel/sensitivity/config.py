@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -73,8 +74,8 @@ class SensitivityConfig:
                 "give one target: speedup=2.0, max_lpips=0.05 or min_psnr=30, "
                 f"got {' and '.join(targets) or 'none'}"
             )
-        if self.speedup is not None and not self.speedup > 1:
-            raise ValueError(f"speedup must be above 1, got {self.speedup}")
+        if self.speedup is not None and not 1 < self.speedup < math.inf:
+            raise ValueError(f"speedup must be above 1 and finite, got {self.speedup}")
         if self.max_lpips is not None and not self.max_lpips > 0:
             raise ValueError(f"max_lpips must be above 0, got {self.max_lpips}")
         if not self.forecasters or not set(self.forecasters) <= set(FORECASTERS):

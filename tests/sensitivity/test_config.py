@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ def test_one_target_is_wanted():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"speedup": 1.0}, "speedup must be above 1, got 1.0"),
+        ({"speedup": 1.0}, "speedup must be above 1 and finite, got 1.0"),
+        ({"speedup": math.inf}, "speedup must be above 1 and finite, got inf"),
         ({"speedup": float("nan")}, "speedup must be above 1"),
         ({"max_lpips": 0.0}, "max_lpips must be above 0"),
         ({"speedup": 2.0, "forecasters": ()}, "forecasters must be some of"),
