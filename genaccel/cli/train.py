@@ -192,6 +192,10 @@ def dit(
     data: Annotated[Path, typer.Option(help="Folder of images named by their class: beach3.jpg.")],
     vae: Annotated[Path, typer.Option(help="Folder of the autoencoder, from `train vae`.")],
     out: Annotated[Path, typer.Option(help="Run folder; the pipeline is its folder `pipeline`.")],
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Side of the images; by default that of the autoencoder's crops."),
+    ] = None,
     layers: Annotated[int, typer.Option(help="Transformer blocks.")] = 12,
     heads: Annotated[int, typer.Option(help="Attention heads, of 32 channels each.")] = 7,
     latents: Annotated[int, typer.Option(help="Crops that are encoded and trained on.")] = 8192,
@@ -223,6 +227,7 @@ def dit(
             vae=vae,
             data=data,
             run=out,
+            image_size=image_size,
             cpu=cpu,
         )
         _train(training)

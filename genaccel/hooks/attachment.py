@@ -10,9 +10,9 @@ model's forward, so that a compiled forward holds no branch on data or on the st
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,111 +20,29 @@ from diffusers.hooks.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from genaccel.hooks.block_lists import BlockList, Parameters, find_block_lists
+from genaccel.hooks.block_hook import (
+    HOOK_NAME,
+    PLAIN,
+    SKIP,
+    STORE,
+    BlockHook,
+    Frame,
+    forecast_of,
+    remove_hook,
+)
+from genaccel.hooks.block_lists import BlockList, find_block_lists
+from genaccel.hooks.call_record import CallRecord, record_call
 from genaccel.hooks.direction import Decision, Director, Memory
 from genaccel.hooks.flop_count import FlopCount
-from genaccel.hooks.segments import OutputLayout, Segment, SegmentLearner
+from genaccel.hooks.forecast_batch import ForecastRequest, make_forecasts
+from genaccel.hooks.partial_steps import PartialStep, PartialSteps, TokenScore
+from genaccel.hooks.segments import Segment, SegmentLearner
 from genaccel.hooks.step_clock import StepClock, Tick
-from genaccel.ops.forecast import predict_add
-
-HOOK_NAME = "genaccel"
-
-_PLAIN, _STORE, _SKIP = 0, 1, 2
 
 _COMPILE_ADVICE = (
     "genaccel counts steps outside of compiled code: call handle.compile(fullgraph=True) "
     "instead of compiling the model"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class CallRecord:
-    """What happened in one call of the model.
-
-    Attributes:
-        tick: Which call.
-        computed: For each segment whether it was.
-        seconds: Of the call, on the host; a GPU may still have been at work.
-    """
-
-    tick: Tick
-    computed: tuple[bool, ...]
-    seconds: float
-
-
-class _Frame:
-    """What the hooks of the blocks read and write during a call. Lists only, for the compiler's sake."""
-
-    __slots__ = ("actions", "added", "bases", "forecasts")
-
-    def __init__(self, count: int) -> None:
-        self.actions = [_PLAIN] * count
-        self.bases: list[tuple[Any, ...] | None] = [None] * count
-        self.forecasts: list[tuple[Tensor, ...]] = [()] * count
-        self.added: list[tuple[Tensor, ...] | None] = [None] * count
-
-
-class _BlockHook(ModelHook):
-    """On one block; knows its place once the first call is over."""
-
-    fn_ref: Any
-
-    def __init__(self, attachment: Attachment, list_index: int, block_index: int) -> None:
-        super().__init__()
-        self.attachment = attachment
-        self.place = (list_index, block_index)
-        self.parameters: Parameters
-        self.segment = -1
-        self.is_first = self.is_last = False
-        self.layout: OutputLayout
-        self.entries: tuple[str | None, ...] = ()
-        # For each output of the first block: which forecast it is, or -1.
-        self.forecast_of: tuple[int, ...] = ()
-
-    def initialize_hook(self, module: nn.Module) -> nn.Module:
-        self.parameters = Parameters(module)
-        return module
-
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        attachment = self.attachment
-        if attachment.learner is not None:
-            return attachment.watch(self, args, kwargs)
-        if self.segment < 0:
-            return self.fn_ref.original_forward(*args, **kwargs)
-        frame = attachment.frame
-        action = frame.actions[self.segment]
-        if action == _PLAIN:
-            return self.fn_ref.original_forward(*args, **kwargs)
-        if action == _SKIP:
-            return self._skip(frame, args, kwargs)
-        if self.is_first:
-            frame.bases[self.segment] = tuple(
-                None if name is None else self.parameters.get(name, args, kwargs)
-                for name in self.entries
-            )
-        output = self.fn_ref.original_forward(*args, **kwargs)
-        if self.is_last:
-            bases = frame.bases[self.segment]
-            leaves = [leaf for leaf in self.layout.leaves(output) if leaf is not None]
-            # What is kept must not be the model's to change in place.
-            frame.added[self.segment] = tuple(
-                leaf.clone() if base is None else leaf - base
-                for leaf, base in zip(leaves, bases or (), strict=True)
-            )
-            frame.bases[self.segment] = None
-        return output
-
-    def _skip(self, frame: _Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        forecasts = frame.forecasts[self.segment]
-        leaves: list[Any] = []
-        for place, source in enumerate(self.layout.sources):
-            base = None if source is None else self.parameters.get(source, args, kwargs)
-            if self.is_first and self.forecast_of[place] >= 0:
-                forecast = forecasts[self.forecast_of[place]]
-                leaves.append(forecast.clone() if base is None else base + forecast)
-            else:
-                leaves.append(base)
-        return self.layout.build(leaves)
 
 
 class _RootHook(ModelHook):
@@ -166,6 +84,7 @@ class Attachment:
         max_blocks: Longest run of blocks that is skipped as one, or None for any.
         max_bytes: Most bytes that are kept for forecasts, or None for no limit. The oldest go first,
             which lowers the order of forecasts.
+        token_score: How partial steps rank tokens.
 
     Raises:
         AlreadyEnabledError: If the model is attached already.
@@ -180,6 +99,7 @@ class Attachment:
         *,
         max_blocks: int | None = None,
         max_bytes: int | None = None,
+        token_score: TokenScore = "mean",
     ) -> None:
         # torch.compile(model) wraps it; the hooks belong to what is inside.
         self.model: Any = getattr(model, "_orig_mod", model)
@@ -198,6 +118,8 @@ class Attachment:
         self.director = director
         self.max_blocks = max_blocks
         self.max_bytes = max_bytes
+        self.token_score: TokenScore = token_score
+        self.partial_steps: PartialSteps | None = None  # only where the director wants modules
         self.input_shape: tuple[int, ...] = ()
         self.is_paused = False
         self.compiled: Callable[..., Any] | None = None
@@ -208,21 +130,21 @@ class Attachment:
         self.total_flops = 0
         self.peak_bytes = 0
         self.records: list[CallRecord] = []  # of the last run
-        self.frame = _Frame(0)
+        self.frame = Frame(0)
         self._streams: dict[int, list[Memory]] = {}
         self._signatures: dict[int, Any] = {}
         self._run: int | None = None
         self._began = 0.0
-        self._pending: tuple[Tick, list[Memory]] | None = None
+        self._pending: tuple[Tick, list[Memory], dict[int, PartialStep]] | None = None
         self._counter: FlopCount | None = None
-        self._hooks: list[tuple[nn.Module, _BlockHook]] = []
+        self._hooks: list[tuple[nn.Module, BlockHook]] = []
         seen: set[int] = set()
         for i, found in enumerate(self.lists):
             for b, block in enumerate(found.blocks):
                 if id(block) in seen:
                     continue  # shared weights: one hook, which is called twice
                 seen.add(id(block))
-                hook = _BlockHook(self, i, b)
+                hook = BlockHook(self, i, b)
                 HookRegistry.check_if_exists_or_initialize(block).register_hook(hook, HOOK_NAME)
                 self._hooks.append((block, hook))
         registry.register_hook(_RootHook(self), HOOK_NAME)
@@ -236,14 +158,17 @@ class Attachment:
     @property
     def bytes_held(self) -> int:
         """Bytes of all that is kept now."""
-        return sum(m.bytes_held for memories in self._streams.values() for m in memories)
+        held = sum(m.bytes_held for memories in self._streams.values() for m in memories)
+        return held + (self.partial_steps.bytes_held if self.partial_steps is not None else 0)
 
     def reset(self) -> None:
         """Forget what was computed; the next call computes everything."""
         self._streams.clear()
         self._signatures.clear()
-        self.frame = _Frame(len(self.segments))
+        self.frame = Frame(len(self.segments))
         self._pending = None
+        if self.partial_steps is not None:
+            self.partial_steps.reset()
 
     def relearn(self, *, max_blocks: int | None) -> None:
         """Watch the next call again, and cut runs of blocks otherwise."""
@@ -268,8 +193,11 @@ class Attachment:
 
     def detach(self) -> None:
         """Remove every hook. The model then computes what it did before, bit for bit."""
+        if self.partial_steps is not None:
+            self.partial_steps.detach()
+            self.partial_steps = None
         for module in (self.model, *(block for block, _ in self._hooks)):
-            _remove_hook(HookRegistry.check_if_exists_or_initialize(module))
+            remove_hook(HookRegistry.check_if_exists_or_initialize(module))
         self.model._diffusers_hook.invalidate_child_registries_cache()
         for module in (self.model, *(block for block, _ in self._hooks)):
             # Hooks leave the method of the class behind as an attribute of the instance.
@@ -288,7 +216,7 @@ class Attachment:
     ) -> None:
         """Decide what the blocks do in the call that follows, and make the forecasts for it."""
         if self.is_paused:
-            self.frame.actions[:] = [_PLAIN] * len(self.frame.actions)
+            self.frame.actions[:] = [PLAIN] * len(self.frame.actions)
             return
         tick = self.clock.tick(args, kwargs)
         self.input_shape = next(
@@ -307,23 +235,62 @@ class Attachment:
         try:
             if not self.is_learned:
                 self._watch_call(forward, args, kwargs)
-            self._direct(tick, args, kwargs)
+            self._direct(tick, forward, args, kwargs)
         except BaseException:
             self.reset()
             raise
 
-    def _direct(self, tick: Tick, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _direct(
+        self,
+        tick: Tick,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
         memories = self._memories(tick.call, args, kwargs)
         decisions = self.director.decide(tick, memories)
+        if self.director.wants_layers and self.partial_steps is None:
+            # Only now is it known, as a plan is found when a run begins.
+            self._watch_call(forward, args, kwargs)
+            memories = self._memories(tick.call, args, kwargs)
         frame = self.frame
         keep = self.director.history > 0
-        skipped = [i for i, decision in enumerate(decisions) if not decision.compute]
+        partial = self._begin_partial(tick, args, kwargs, decisions)
+        skipped = []
         for i, decision in enumerate(decisions):
-            frame.actions[i] = (_STORE if keep else _PLAIN) if decision.compute else _SKIP
             frame.added[i] = None
+            if decision.compute or decision.partial is not None:
+                frame.actions[i] = PLAIN if i in partial or not keep else STORE
+            else:
+                frame.actions[i] = SKIP
+                skipped.append(i)
         self._forecast(skipped, decisions, memories)
         self._began = time.perf_counter()
-        self._pending = (tick, memories)
+        self._pending = (tick, memories, partial)
+
+    def _begin_partial(
+        self,
+        tick: Tick,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        decisions: Sequence[Decision],
+    ) -> dict[int, PartialStep]:
+        """Make the forecasts of modules; returns the segments that run on them."""
+        modules = self.partial_steps
+        if modules is None:
+            return {}
+        wanted = {i: d.partial for i, d in enumerate(decisions) if d.partial is not None}
+        partial = {i: step for i, step in wanted.items() if modules.steps_kept(i, tick.call)}
+        computed = [i for i, d in enumerate(decisions) if d.compute or i in wanted.keys() - partial]
+        modules.begin_call(
+            tick.call,
+            tick.step,
+            next((v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor)), None),
+            partial=partial,
+            stores=computed if self.director.module_history > 0 else (),
+            measures=self.director.observes_feed_forwards,
+        )
+        return partial
 
     @torch.compiler.disable(reason=_COMPILE_ADVICE)
     def end_call(self) -> None:
@@ -331,9 +298,18 @@ class Attachment:
         if self._pending is None:
             return
         seconds = time.perf_counter() - self._began
-        (tick, memories), self._pending = self._pending, None
-        computed = tuple(action != _SKIP for action in self.frame.actions)
-        self.records.append(CallRecord(tick, computed, seconds))
+        (tick, memories, partial), self._pending = self._pending, None
+        self.records.append(
+            record_call(
+                tick,
+                seconds,
+                self.segments,
+                [action == SKIP for action in self.frame.actions],
+                partial,
+                self.partial_steps,
+            )
+        )
+        self._keep_modules(tick, partial)
         frame, history = self.frame, self.director.history
         added: list[tuple[Tensor, ...] | None] = list(frame.added)
         for i, tensors in enumerate(added):
@@ -351,6 +327,19 @@ class Attachment:
         self.peak_bytes = max(self.peak_bytes, self.bytes_held)
         self.director.call_ends(tick, added, seconds)
 
+    def _keep_modules(self, tick: Tick, partial: dict[int, PartialStep]) -> None:
+        """Keep what attention and feed-forwards returned."""
+        modules = self.partial_steps
+        if modules is None:
+            return
+        if self.director.observes_feed_forwards:
+            modules.observed(functools.partial(self.director.feed_forward_called, tick))
+        modules.end_call(
+            history=self.director.module_history,
+            updates=[i for i, step in partial.items() if step.weights == (1.0,)],
+            copies=self.copy_outputs,
+        )
+
     def _keep_budget(self) -> None:
         """Drop the oldest outputs while too many bytes are held.
 
@@ -361,12 +350,17 @@ class Attachment:
             return
         memories = [m for stream in self._streams.values() for m in stream]
         while self.bytes_held > self.max_bytes:
-            depth = max(len(m.steps) for m in memories)
-            if depth < 2:
+            depth = max((len(m.steps) for m in memories), default=0)
+            modules = self.partial_steps
+            module_depth = modules.depth if modules is not None else 0
+            if max(depth, module_depth) < 2:
                 raise CacheBudgetError(
                     f"forecasts of {type(self.model).__name__} hold {self.bytes_held / 1e6:.1f} MB at least, "
                     f"which is over the budget of {self.max_bytes / 1e6:g} MB: raise cache_megabytes"
                 )
+            if modules is not None and module_depth >= max(2, depth):
+                modules.drop_oldest()
+                continue
             for memory in memories:
                 del memory.steps[depth - 1 :]
                 del memory.added[depth - 1 :]
@@ -375,26 +369,16 @@ class Attachment:
         self, skipped: Sequence[int], decisions: Sequence[Decision], memories: Sequence[Memory]
     ) -> None:
         """Make all forecasts of a call, those that are not plain reuse in one launch a kind."""
-        wanted: dict[tuple[int, torch.dtype, torch.device], list[tuple[int, int]]] = {}
-        for i in skipped:
-            newest = memories[i].added[0]
-            self.frame.forecasts[i] = newest
-            for place, tensor in enumerate(newest):
-                weights, offset = decisions[i].weights[place], decisions[i].offsets[place]
-                if weights != (1.0,) or offset != 0.0:
-                    key = (len(weights), tensor.dtype, tensor.device)
-                    wanted.setdefault(key, []).append((i, place))
-        for (history, _, _), places in wanted.items():
-            made = predict_add(
-                [],
-                [memories[i].added[h][place] for i, place in places for h in range(history)],
-                [w for i, place in places for w in decisions[i].weights[place]],
-                [decisions[i].offsets[place] for i, place in places],
+        requests = [
+            ForecastRequest([added[place] for added in memories[i].added], weights, offset)
+            for i in skipped
+            for place, (weights, offset) in enumerate(
+                zip(decisions[i].weights, decisions[i].offsets, strict=True)
             )
-            for (i, place), tensor in zip(places, made, strict=True):
-                forecasts = list(self.frame.forecasts[i])
-                forecasts[place] = tensor
-                self.frame.forecasts[i] = tuple(forecasts)
+        ]
+        made = iter(make_forecasts(requests))
+        for i in skipped:
+            self.frame.forecasts[i] = tuple(next(made) for _ in decisions[i].weights)
 
     def _memories(self, call: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Memory]:
         """Of this stream of calls; empty ones after a change of shape, dtype or device."""
@@ -404,12 +388,21 @@ class Attachment:
         if self._signatures.get(call) != signature:
             self._signatures[call] = signature
             self._streams[call] = [Memory() for _ in self.segments]
-        return self._streams[call]
+            if self.partial_steps is not None:
+                self.partial_steps.forget(call)
+        memories = self._streams[call]
+        if self.partial_steps is not None:
+            for i, memory in enumerate(memories):
+                memory.module_steps = list(self.partial_steps.steps_kept(i, call))
+        return memories
 
     def _watch_call(
         self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """Run the model once only to learn from it: the first run is then like any other."""
+        if self.director.wants_layers and self.partial_steps is None:
+            self.partial_steps = PartialSteps(self.lists, score=self.token_score)
+        modules = self.partial_steps
         self.learner = SegmentLearner(self.lists)
         try:
             # Blocks that were compiled run as they are written, this once.
@@ -418,15 +411,23 @@ class Attachment:
                 FlopCount() as counter,
             ):
                 self._counter = counter
+                if modules is not None:
+                    modules.watching_begins(counter)
                 forward(*args, **kwargs)
             learner = self.learner
         finally:
             self._counter = self.learner = None
+            if modules is not None:
+                modules.watching_ends()
         self.total_flops = counter.total
         self._place_hooks(learner)
-        self.director.segments_learned(self.segments, total_flops=self.total_flops)
+        layers = [] if modules is None else modules.layers
+        owners = {id(b): segment.index for segment in self.segments for b in segment.blocks}
+        for layer in layers:
+            layer.segment = owners.get(id(layer.block), -1)
+        self.director.segments_learned(self.segments, layers, total_flops=self.total_flops)
 
-    def watch(self, hook: _BlockHook, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def watch(self, hook: BlockHook, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a block and take note of it."""
         counter, learner = self._counter, self.learner
         assert counter is not None
@@ -455,8 +456,8 @@ class Attachment:
                 hook.is_first = place == 0
                 hook.is_last = place == len(segment.blocks) - 1
                 hook.entries = segment.entries
-                hook.forecast_of = _forecast_of(layout, segment) if hook.is_first else ()
-        self.frame = _Frame(len(self.segments))
+                hook.forecast_of = forecast_of(layout, segment) if hook.is_first else ()
+        self.frame = Frame(len(self.segments))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -467,30 +468,3 @@ class Attachment:
             yield
         finally:
             self.is_paused = was_paused
-
-
-def _remove_hook(registry: Any) -> None:
-    """Take our hook out of a module's chain.
-
-    diffusers hands what we wrapped to the hook above as its ``forward``, even where that hook has a
-    forward of its own, which is then lost.
-    """
-    place = registry._hook_order.index(HOOK_NAME)
-    above = registry._fn_refs[place + 1] if place + 1 < len(registry._fn_refs) else None
-    if above is None or above.original_forward is None:
-        registry.remove_hook(HOOK_NAME, recurse=False)
-        return
-    kept = above.forward
-    registry.remove_hook(HOOK_NAME, recurse=False)
-    above.forward, above.original_forward = kept, above.forward
-
-
-def _forecast_of(layout: OutputLayout, segment: Segment) -> tuple[int, ...]:
-    """For each output of the first block, which tensor of the segment continues it, or -1."""
-    if len(segment.blocks) == 1:
-        present = iter(range(len(segment.entries)))
-        return tuple(-1 if absent else next(present) for absent in layout.absent)
-    return tuple(
-        segment.entries.index(source) if source is not None and source in segment.entries else -1
-        for source in layout.sources
-    )

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from genaccel.hooks.attachment import Attachment, CallRecord
+from genaccel.hooks.attachment import Attachment
+from genaccel.hooks.call_record import CallRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +21,11 @@ class ModelReport:
         steps: Steps at which the model was called.
         num_steps: Steps of the sampler.
         calls: Calls of the model.
-        schedule: A letter for each step: ``C`` all computed, ``f`` all forecast, ``m`` mixed.
+        schedule: A letter for each step: ``C`` all computed, ``f`` all forecast, ``p`` all run on
+            forecasts of their modules, ``m`` mixed.
         computed_segments: Segments that were computed, over all calls.
         forecast_segments: Segments that were forecast.
+        partial_segments: Segments that ran on forecasts of their modules.
         plain_flops: FLOPs of as many calls without acceleration.
         flops: FLOPs that were left.
         peak_bytes: Most bytes that were held for forecasts.
@@ -37,6 +40,7 @@ class ModelReport:
     schedule: str
     computed_segments: int
     forecast_segments: int
+    partial_segments: int
     plain_flops: int
     flops: int
     peak_bytes: int
@@ -57,8 +61,9 @@ class ModelReport:
             return f"{self.model}: no run yet."
         lines = [
             f"{self.model}: {self.calls} calls in {self.steps} of {self.num_steps} steps",
-            f"  schedule    {self.schedule}   (C computed, f forecast, m mixed)",
-            f"  segments    {self.computed_segments} computed, {self.forecast_segments} forecast",
+            f"  schedule    {self.schedule}   (C computed, f forecast, p partial, m mixed)",
+            f"  segments    {self.computed_segments} computed, {self.forecast_segments} forecast"
+            + (f", {self.partial_segments} partial" if self.partial_segments else ""),
             f"  FLOPs       {_si(self.flops)} instead of {_si(self.plain_flops)}, {self.flop_ratio:.2f}x fewer",
             f"  cache       {self.peak_bytes / 1e6:.1f} MB at most",
         ]
@@ -75,16 +80,11 @@ class ModelReport:
 def report_of(attachment: Attachment) -> ModelReport:
     """The last run of an attached model."""
     records = attachment.records
-    flops = [segment.flops for segment in attachment.segments]
-    saved = sum(
-        f
-        for record in records
-        for f, computed in zip(flops, record.computed, strict=True)
-        if not computed
-    )
+    saved = sum(record.saved_flops for record in records)
     plain = attachment.total_flops * len(records)
     full = [r.seconds for r in records if all(r.computed)]
-    none = [r.seconds for r in records if r.computed and not any(r.computed)]
+    none = [r.seconds for r in records if r.computed and not any((*r.computed, *r.partial))]
+    partial = sum(sum(r.partial) for r in records)
     return ModelReport(
         model=type(attachment.model).__name__,
         steps=len({r.tick.step for r in records}),
@@ -92,7 +92,8 @@ def report_of(attachment: Attachment) -> ModelReport:
         calls=len(records),
         schedule=_schedule(records),
         computed_segments=sum(sum(r.computed) for r in records),
-        forecast_segments=sum(len(r.computed) - sum(r.computed) for r in records),
+        forecast_segments=sum(len(r.computed) - sum(r.computed) for r in records) - partial,
+        partial_segments=partial,
         plain_flops=plain,
         flops=plain - saved,
         peak_bytes=attachment.peak_bytes,
@@ -103,12 +104,13 @@ def report_of(attachment: Attachment) -> ModelReport:
 
 
 def _schedule(records: Sequence[CallRecord]) -> str:
-    steps: dict[int, list[bool]] = {}
+    steps: dict[int, set[str]] = {}
     for record in records:
-        steps.setdefault(record.tick.step, []).extend(record.computed)
-    return "".join(
-        "C" if all(computed) else "m" if any(computed) else "f" for computed in steps.values()
-    )
+        kinds = steps.setdefault(record.tick.step, set())
+        for computed, partial in zip(record.computed, record.partial, strict=True):
+            kinds.add("C" if computed else "p" if partial else "f")
+    # A model without segments computes everything.
+    return "".join("m" if len(kinds) > 1 else next(iter(kinds), "C") for kinds in steps.values())
 
 
 def _si(value: float) -> str:

@@ -24,6 +24,9 @@ from genaccel.sensitivity.planner import Measurements
 
 PipelineCall = Mapping[str, Any]
 
+# Ends the name of a model in checkpoints, where its feed-forwards are meant.
+_FEED_FORWARDS = ".feed_forwards"
+
 
 def calibrate(
     pipeline: Any,
@@ -60,7 +63,7 @@ def calibrate(
             belongs_to = _digest(calls, config)
             done, sums = _load(checkpoint, belongs_to)
             for name, state in sums.items():
-                handle.models[name].director.resume(state)
+                _resume(handle, name, state)
             steps: dict[str, int] = {}
             for number in tqdm(
                 range(done, len(calls)), desc="calibrating", unit="generation", disable=None
@@ -73,9 +76,7 @@ def calibrate(
                 # All of it was measured before; a run tells what it belongs to, and does not count.
                 run_call(pipeline, calls[-1])
                 for name, state in sums.items():
-                    moments = handle.models[name].director.moments
-                    if moments is not None:
-                        moments.load_state_dict(state)
+                    _load_sums(handle, name, state)
             for model in handle.models.values():
                 model.director.finish()
             return {name: _measurements(model) for name, model in handle.models.items()}
@@ -106,6 +107,26 @@ def run_call(pipeline: Any, call: PipelineCall) -> Any:
         return pipeline(**arguments)
 
 
+def _resume(handle: SensitivityHandle, name: str, state: Mapping[str, torch.Tensor]) -> None:
+    """Let a model go on from its sums."""
+    director = handle.models[name.removesuffix(_FEED_FORWARDS)].director
+    if not name.endswith(_FEED_FORWARDS):
+        director.resume(state)
+    elif director.feed_forwards is not None:
+        director.feed_forwards.resume(state)
+
+
+def _load_sums(handle: SensitivityHandle, name: str, state: Mapping[str, torch.Tensor]) -> None:
+    """Replace the sums of a model by others."""
+    director = handle.models[name.removesuffix(_FEED_FORWARDS)].director
+    observed = director.feed_forwards
+    if not name.endswith(_FEED_FORWARDS):
+        if director.moments is not None:
+            director.moments.load_state_dict(state)
+    elif observed is not None and observed.moments is not None:
+        observed.moments.load_state_dict(state)
+
+
 def _measurements(model: Any) -> Measurements:
     if model.measurements is None:
         raise ValueError(f"{model.name} was not called to the last step in any generation")
@@ -130,7 +151,9 @@ def _check_steps(handle: SensitivityHandle, steps: dict[str, int]) -> None:
 
 
 def _digest(calls: Sequence[PipelineCall], config: SensitivityConfig) -> str:
-    what = [config.forecasters, config.max_interval, config.max_blocks]
+    what: list[Any] = [config.forecasters, config.max_interval, config.max_blocks]
+    if config.pruning_share > 0:
+        what.append(config.token_score)
     text = json.dumps([what, *(dict(c) for c in calls)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -141,6 +164,10 @@ def _save(handle: SensitivityHandle, path: Path, belongs_to: str, done: int) -> 
         moments = model.director.moments
         if moments is not None:
             tensors.update({f"{name}.{k}": v for k, v in moments.state_dict().items()})
+        observed = model.director.feed_forwards
+        if observed is not None and observed.moments is not None:
+            state = observed.moments.state_dict()
+            tensors.update({f"{name}{_FEED_FORWARDS}.{k}": v for k, v in state.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, save(tensors, metadata={"calls": belongs_to, "done": str(done)}))
 

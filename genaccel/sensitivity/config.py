@@ -39,6 +39,13 @@ class SensitivityConfig:
         warmup_steps: First steps that are always computed.
         max_blocks: Longest run of blocks with a schedule of its own; None for whole runs.
         shared_schedule: Whether all segments are computed at the same steps.
+        granularity: What is forecast: what a "segment", a run of blocks, adds as a whole, or the
+            outputs of every attention and feed-forward "module", as TaylorSeer does. That follows
+            the norms and gates of the current step, costs these, and holds more memory.
+        pruning_share: Part of the FLOPs that is spent on recomputing tokens of feed-forwards at
+            skipped steps (UAS of the paper); 0 for none.
+        token_score: Which tokens: of the largest "mean" feature, as in the paper, of the largest
+            "drift" of it since the last computed step, or at "random".
         cache_megabytes: Most memory that forecasts may hold, or None.
         cache_dir: Where plans are kept; by default ``~/.cache/genaccel/plans``, or what
             ``GENACCEL_CACHE`` says.
@@ -64,6 +71,9 @@ class SensitivityConfig:
     warmup_steps: int = 1
     max_blocks: int | None = None
     shared_schedule: bool = True
+    granularity: Literal["segment", "module"] = "segment"
+    pruning_share: float = 0.0
+    token_score: Literal["mean", "drift", "random"] = "mean"
     cache_megabytes: float | None = None
     cache_dir: str | os.PathLike[str] | None = None
 
@@ -86,6 +96,8 @@ class SensitivityConfig:
             ("metric", ("cosine", "l1", "l2")),
             ("edge_cost", ("endpoint", "cumulative")),
             ("objective", ("sum", "minimax")),
+            ("granularity", ("segment", "module")),
+            ("token_score", ("mean", "drift", "random")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -100,10 +112,29 @@ class SensitivityConfig:
         for name in ("max_interval", "warmup_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.pruning_share < 1:
+            raise ValueError(f"pruning_share must be in [0, 1), got {self.pruning_share}")
+        if self.has_partial_steps:
+            self._check_partial_steps()
         if self.max_blocks is not None and self.max_blocks < 1:
             raise ValueError(f"max_blocks must be at least 1 or None, got {self.max_blocks}")
         if self.cache_megabytes is not None and not self.cache_megabytes > 0:
             raise ValueError(f"cache_megabytes must be above 0 or None, got {self.cache_megabytes}")
+
+    def _check_partial_steps(self) -> None:
+        if not self.shared_schedule:
+            raise ValueError(
+                'pruning_share and granularity="module" need shared_schedule=True: their price is that of a step'
+            )
+        forecasters = tuple(f for f in self.forecasters if f != "affine")
+        if not forecasters:
+            raise ValueError("affine knows no outputs of modules: allow reuse or taylor1")
+        object.__setattr__(self, "forecasters", forecasters)
+
+    @property
+    def has_partial_steps(self) -> bool:
+        """Whether blocks may run on forecasts of their modules."""
+        return self.pruning_share > 0 or self.granularity == "module"
 
     @property
     def cache_folder(self) -> Path:

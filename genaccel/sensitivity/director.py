@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from genaccel.hooks.direction import COMPUTE, Decision, Memory
+from genaccel.hooks.partial_steps import Layer, PartialStep
 from genaccel.hooks.segments import Segment
 from genaccel.hooks.step_clock import Tick
 from genaccel.sensitivity.calibration_moments import CalibrationMoments
@@ -17,6 +18,7 @@ from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.forecast import Affine, Forecaster, Reuse, Taylor
 from genaccel.sensitivity.interpolate import interpolate_steps
 from genaccel.sensitivity.plan import Plan
+from genaccel.sensitivity.pruning_moments import FeedForwardObserver
 
 _logger = logging.getLogger(__name__)
 
@@ -44,8 +46,10 @@ class SensitivityDirector:
         self.config = config
         self.plan: Plan | None = None
         self.segments: tuple[Segment, ...] = ()
+        self.layers: tuple[Layer, ...] = ()
         self.total_flops = 0
         self.moments: CalibrationMoments | None = None
+        self.feed_forwards = FeedForwardObserver(config) if config.pruning_share > 0 else None
         self._measured = measured
         self._announce = run_begins
         self._replay: _Replay | None = None
@@ -78,8 +82,15 @@ class SensitivityDirector:
                 f"the plan has {plan.num_segments} segments and this model {len(self.segments)}: "
                 "it was made for another model, or with another max_blocks"
             )
+        if self.layers and plan.token_counts is not None:
+            owners = tuple(layer.segment for layer in self.layers)
+            if plan.segment_of_layer != owners:
+                raise ValueError(
+                    f"the plan prunes tokens of {len(plan.segment_of_layer)} layers and this model has "
+                    f"{len(owners)}, or in other segments: it was made for another model"
+                )
         self.plan = plan
-        self._replay = _Replay(plan)
+        self._replay = _Replay(plan, self.layers)
         self._stretched.clear()
 
     @property
@@ -87,9 +98,27 @@ class SensitivityDirector:
         """See :class:`~genaccel.hooks.direction.Director`."""
         return 1 if self._replay is None else self._replay.history
 
-    def segments_learned(self, segments: Sequence[Segment], *, total_flops: int) -> None:
+    @property
+    def module_history(self) -> int:
+        """See :class:`~genaccel.hooks.direction.Director`."""
+        return 0 if self._replay is None else self._replay.module_history
+
+    @property
+    def observes_feed_forwards(self) -> bool:
+        """See :class:`~genaccel.hooks.direction.Director`."""
+        return self._replay is None and self.feed_forwards is not None
+
+    @property
+    def wants_layers(self) -> bool:
+        """Whether partial steps are planned for, or may be."""
+        return self.config.has_partial_steps or self.module_history > 0
+
+    def segments_learned(
+        self, segments: Sequence[Segment], layers: Sequence[Layer], *, total_flops: int
+    ) -> None:
         """See :class:`~genaccel.hooks.direction.Director`."""
         self.segments = tuple(segments)
+        self.layers = tuple(layers)
         self.total_flops = total_flops
         if self.plan is not None:
             self.use(self.plan)
@@ -114,6 +143,8 @@ class SensitivityDirector:
         self._calls_per_step = 0
         if self.moments is not None:
             self.moments.start_generation()
+        if self.feed_forwards is not None:
+            self.feed_forwards.start_generation()
         if self._announce is not None:
             self._announce(tick.num_steps)
 
@@ -126,8 +157,15 @@ class SensitivityDirector:
                 self.plan.fingerprint.num_inference_steps,
                 num_steps,
             )
-            replay = self._stretched[num_steps] = _Replay(interpolate_steps(self.plan, num_steps))
+            replay = self._stretched[num_steps] = _Replay(
+                interpolate_steps(self.plan, num_steps), self.layers
+            )
         return replay
+
+    def feed_forward_called(self, tick: Tick, layer: int, states: Tensor, output: Tensor) -> None:
+        """See :class:`~genaccel.hooks.direction.Director`."""
+        assert self.feed_forwards is not None
+        self.feed_forwards.called(tick, layer, len(self.layers), states, output)
 
     def call_ends(
         self, tick: Tick, computed: Sequence[tuple[Tensor, ...] | None], seconds: float
@@ -175,28 +213,34 @@ class SensitivityDirector:
 class _Replay:
     """A plan, with its forecasters at hand."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, layers: Sequence[Layer]) -> None:
         self.plan = plan
-        used = sorted({int(i) for i in plan.forecaster_index.ravel() if i >= 0})
+        self._is_partial = plan.partial_mask
+        self._layers = [
+            [i for i, layer in enumerate(layers) if layer.segment == g]
+            for g in range(plan.num_segments)
+        ]
+        in_partial = {int(i) for i in plan.forecaster_index[self._is_partial]}
+        used = sorted({int(i) for i in plan.forecaster_index[~self._is_partial] if i >= 0})
         modules = 1 if plan.affine_slope is None else int(plan.affine_slope.shape[3])
         # [segment][forecaster][tensor of the segment]
         self._forecasters: list[dict[int, list[Forecaster]]] = [
             {i: [_make(plan, i, g, m) for m in range(modules)] for i in used}
             for g in range(plan.num_segments)
         ]
-        self.history = max((_history(plan.forecasters[i]) for i in used), default=1)
+        self.history = max((_history(plan.forecasters[i]) for i in used), default=0)
+        self.module_history = max((_history(plan.forecasters[i]) for i in in_partial), default=0)
 
     def decide(self, step: int, memories: Sequence[Memory]) -> list[Decision]:
         """Compute where the plan says so, and where there is nothing to forecast from."""
         return [self._decision(step, g, memory) for g, memory in enumerate(memories)]
 
     def _decision(self, step: int, segment: int, memory: Memory) -> Decision:
-        if (
-            step >= len(self.plan.compute_mask)
-            or self.plan.compute_mask[step, segment]
-            or not memory.steps
-            or memory.steps[0] >= step
-        ):
+        if step >= len(self.plan.compute_mask) or self.plan.compute_mask[step, segment]:
+            return COMPUTE
+        if self._is_partial[step, segment]:
+            return self._partial(step, segment, memory)
+        if not memory.steps or memory.steps[0] >= step:
             return COMPUTE
         choices = self._forecasters[segment][int(self.plan.forecaster_index[step, segment])]
         tensors = len(memory.added[0])
@@ -209,6 +253,20 @@ class _Replay:
             )
         except ValueError:
             return COMPUTE  # the affine corrector knows no interval so long
+
+    def _partial(self, step: int, segment: int, memory: Memory) -> Decision:
+        if not memory.module_steps or memory.module_steps[0] >= step:
+            return COMPUTE
+        name = self.plan.forecasters[int(self.plan.forecaster_index[step, segment])]
+        weights: Sequence[float] = (1.0,)
+        if name.startswith("taylor"):
+            weights = _make(self.plan, self.plan.forecasters.index(name), segment, 0).coefficients(
+                step, memory.module_steps
+            )
+        counts = self.plan.token_counts
+        layers = self._layers[segment]
+        tokens = (0,) * len(layers) if counts is None else tuple(counts[step, layers, 0].tolist())
+        return Decision(compute=False, partial=PartialStep(tokens, tuple(weights)))
 
 
 def _history(name: str) -> int:

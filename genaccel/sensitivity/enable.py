@@ -17,6 +17,7 @@ from genaccel.sensitivity.calibration_moments import CalibrationMoments
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.director import SensitivityDirector
 from genaccel.sensitivity.fingerprint import Fingerprint, config_digest
+from genaccel.sensitivity.partial_plan import plan_for_speedup
 from genaccel.sensitivity.plan import Plan
 from genaccel.sensitivity.plan_library import (
     LIBRARY_FOLDER,
@@ -24,7 +25,7 @@ from genaccel.sensitivity.plan_library import (
     PlanLibrary,
     cached_plan_folder,
 )
-from genaccel.sensitivity.planner import Measurements, check_reachable, make_plan
+from genaccel.sensitivity.planner import Measurements, check_reachable
 from genaccel.sensitivity.sampler_gain import sampler_gains
 
 _logger = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ class AcceleratedModel:
             self.director,
             max_blocks=config.max_blocks,
             max_bytes=None if megabytes is None else int(megabytes * 1e6),
+            token_score=config.token_score,
         )
 
     def fingerprint(self, num_inference_steps: int) -> Fingerprint:
@@ -199,17 +201,20 @@ class AcceleratedModel:
     def _measured(self, moments: CalibrationMoments) -> Plan | None:
         steps = moments.shape[0]
         scheduler = getattr(self.pipeline, "scheduler", None)
+        observed = self.director.feed_forwards
         self.measurements = Measurements(
             moments=moments,
             segment_flops=tuple(s.flops for s in self.director.segments),
             total_flops=self.director.total_flops,
             fingerprint=self._run or self.fingerprint(steps),
             gains=None if scheduler is None else sampler_gains(scheduler, steps),
+            layers=self.director.layers,
+            feed_forwards=None if observed is None else observed.moments,
         )
         if self.is_measuring:
             return None
         assert self.config.speedup is not None
-        plan = make_plan(self.measurements, self.config, speedup=self.config.speedup)
+        plan = plan_for_speedup(self.measurements, self.config, speedup=self.config.speedup)
         plan.save_pretrained(cached_plan_folder(self.config, plan.fingerprint, self.name))
         return plan
 

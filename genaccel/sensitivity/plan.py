@@ -10,7 +10,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ _ARRAYS = {
     "affine_intercept": np.dtype(np.float32),
 }
 _REQUIRED_ARRAYS = {"compute_mask", "forecaster_index"}
-_PLAIN = ("forecasters", "segment_of_layer", "expected_error", "flop_fraction")
+_PLAIN = ("forecasters", "granularity", "segment_of_layer", "expected_error", "flop_fraction")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -45,9 +45,11 @@ class Plan:
         forecasters: Names of the forecasters in use.
         forecaster_index: ``[S, G]``, int8: index into ``forecasters``, or -1 where the segment is
             computed.
+        granularity: What is forecast at a step that is not computed: what a "segment" adds as a
+            whole, where its layers have no tokens to compute, or the output of every attention and
+            feed-forward "module".
         token_counts: ``[S, L, M]``, int32, for L layers and M modules: tokens to compute, all of
-            them where the layer's segment is computed and 0 for plain reuse; or None without
-            partial steps.
+            them where the layer's segment is computed; or None for none at the others.
         segment_of_layer: The segment of each of the L layers, if there are token counts.
         affine_slope: ``[S, K, G, M]``, float32, of the affine corrector, or None.
         affine_intercept: The same.
@@ -62,6 +64,7 @@ class Plan:
     compute_mask: NDArray[np.bool_]
     forecasters: tuple[str, ...]
     forecaster_index: NDArray[np.int8]
+    granularity: Literal["segment", "module"] = "segment"
     token_counts: NDArray[np.int32] | None = None
     segment_of_layer: tuple[int, ...] = ()
     affine_slope: NDArray[np.float32] | None = None
@@ -93,6 +96,8 @@ class Plan:
         if not all(isinstance(name, str) for name in self.forecasters):
             raise ValueError(f"forecasters must hold names, got {self.forecasters!r}")
         self._check_tokens()
+        if self.granularity not in ("segment", "module"):
+            raise ValueError(f'granularity must be "segment" or "module", got {self.granularity!r}')
         slope, intercept = self.affine_slope, self.affine_intercept
         if (slope is None) != (intercept is None):
             raise ValueError("affine_slope and affine_intercept come together")
@@ -145,6 +150,18 @@ class Plan:
     def num_segments(self) -> int:
         """G."""
         return int(self.compute_mask.shape[1])
+
+    @property
+    def partial_mask(self) -> NDArray[np.bool_]:
+        """Where a segment runs on forecasts of its modules, ``[S, G]``."""
+        if self.granularity == "module":
+            return ~self.compute_mask
+        mask = np.zeros_like(self.compute_mask)
+        if self.token_counts is not None:
+            for layer, segment in enumerate(self.segment_of_layer):
+                mask[:, segment] |= (self.token_counts[:, layer] > 0).any(axis=1)
+        partial: NDArray[np.bool_] = mask & ~self.compute_mask
+        return partial
 
     def steps_computation_mask(self, segment: int | None = None) -> list[int]:
         """The schedule for cache-dit: 1 for a computed step, 0 for a cached one.
@@ -240,6 +257,7 @@ def _parse(values: Any, tensors: bytes) -> dict[str, Any]:
     return {
         "fingerprint": Fingerprint.from_dict(values["fingerprint"]),
         "forecasters": tuple(values["forecasters"]),
+        "granularity": values["granularity"],
         "segment_of_layer": tuple(values["segment_of_layer"]),
         "expected_error": values["expected_error"],
         "flop_fraction": values["flop_fraction"],

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from genaccel.hooks.partial_steps import Layer
 from genaccel.sensitivity.calibration_moments import CalibrationMoments
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.fingerprint import Fingerprint
 from genaccel.sensitivity.plan import Plan
+from genaccel.sensitivity.pruning_moments import PruningMoments
 from genaccel.sensitivity.schedule import (
     Schedule,
     ScheduleConfig,
@@ -38,6 +40,8 @@ class Measurements:
         total_flops: Of a call of the model.
         fingerprint: The run.
         gains: Effect of each step on the finished sample, ``[S]``, or None if unknown.
+        layers: Blocks that can run partially, where that was asked for.
+        feed_forwards: Errors of reusing and partly recomputing theirs.
     """
 
     moments: CalibrationMoments
@@ -45,6 +49,8 @@ class Measurements:
     total_flops: int
     fingerprint: Fingerprint
     gains: NDArray[np.float64] | None = None
+    layers: tuple[Layer, ...] = ()
+    feed_forwards: PruningMoments | None = None
 
 
 def make_plan(measured: Measurements, config: SensitivityConfig, *, speedup: float) -> Plan:
@@ -192,6 +198,11 @@ def _used_steps(reuse: NDArray[np.float64]) -> tuple[int, int]:
         return 0, len(reuse)
     # The first step of a run has nothing before it to be forecast from.
     return max(0, int(measured[0]) - 1), int(measured[-1]) + 1
+
+
+def used_steps(measured: Measurements, config: SensitivityConfig) -> tuple[int, int]:
+    """First step at which the measured runs called the model, and the one after the last."""
+    return _used_steps(measured.moments.errors("reuse", config.metric))
 
 
 def _total(errors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,8 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genaccel.hooks.step_clock import Tick
+from genaccel.ops.tokens import token_scores
 from genaccel.sensitivity.calibration_moments import relative_errors
-from genaccel.sensitivity.pruning import partial_update_error, static_token_counts
+from genaccel.sensitivity.config import SensitivityConfig
+from genaccel.sensitivity.pruning import PruningConfig, partial_update_error, static_token_counts
 
 _TENSORS = ("reuse", "reuse_counts", "partial", "partial_counts")
 
@@ -36,6 +39,7 @@ class PruningMoments:
         self, *, num_steps: int, num_layers: int, max_interval: int, rates: tuple[float, ...]
     ) -> None:
         self.rates = rates
+        self.num_steps = num_steps
         self._reuse = torch.zeros(num_steps, max_interval, num_layers, dtype=torch.float64)
         self._reuse_counts = torch.zeros_like(self._reuse)
         self._partial = torch.zeros(num_steps, num_layers, len(rates), dtype=torch.float64)
@@ -101,3 +105,56 @@ class PruningMoments:
         for name in _TENSORS:
             setattr(self, f"_{name}", state[name].to("cpu", torch.float64, copy=True))
         self._rings.clear()
+
+
+class FeedForwardObserver:
+    """Scores the tokens of observed feed-forwards as partial steps would, and measures.
+
+    Args:
+        config: Of the method; its ``token_score`` and ``max_interval`` count.
+    """
+
+    def __init__(self, config: SensitivityConfig) -> None:
+        self.config = config
+        self.moments: PruningMoments | None = None
+        self._inputs: dict[tuple[int, int], Tensor] = {}  # layer, call of the step -> last input
+        self._resumed: Mapping[str, Tensor] | None = None
+
+    def start_generation(self) -> None:
+        """Another prompt begins."""
+        self._inputs.clear()
+        if self.moments is not None:
+            self.moments.start_generation()
+
+    def resume(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from the sums of :meth:`PruningMoments.state_dict`."""
+        self._resumed = state
+
+    def called(
+        self, tick: Tick, layer: int, num_layers: int, states: Tensor, output: Tensor
+    ) -> None:
+        """Take a feed-forward's input and output, ``[B, N, C]``."""
+        if self.moments is None or self.moments.num_steps != tick.num_steps:
+            self.moments = PruningMoments(
+                num_steps=tick.num_steps,
+                num_layers=num_layers,
+                max_interval=min(self.config.max_interval, max(1, tick.num_steps - 1)),
+                rates=PruningConfig().rates,
+            )
+            if self._resumed is not None:
+                self.moments.load_state_dict(self._resumed)
+                self._resumed = None
+        scores = self._scores((layer, tick.call), tick.step, states)
+        self.moments.observe(tick.step, layer, scores, output, stream=tick.call)
+
+    def _scores(self, key: tuple[int, int], step: int, states: Tensor) -> Tensor:
+        if self.config.token_score == "random":
+            generator = torch.Generator().manual_seed(step * 1009 + key[0])
+            return torch.rand(states.shape[:2], generator=generator).to(states.device)
+        states = states.detach().contiguous()
+        last = self._inputs.get(key)
+        if self.config.token_score == "drift":
+            self._inputs[key] = states.clone()
+            if last is not None and last.shape == states.shape:
+                return token_scores(states, "drift", last)
+        return token_scores(states, "mean")

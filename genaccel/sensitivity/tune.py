@@ -25,9 +25,10 @@ from tqdm.auto import tqdm
 from genaccel.sensitivity.calibrate import PipelineCall, measuring, run_call
 from genaccel.sensitivity.config import FORECASTERS, SensitivityConfig
 from genaccel.sensitivity.enable import AcceleratedModel, SensitivityHandle, enable_sensitivity
+from genaccel.sensitivity.partial_plan import plan_for_speedup
 from genaccel.sensitivity.plan import Plan
 from genaccel.sensitivity.plan_library import PlanEntry, PlanLibrary
-from genaccel.sensitivity.planner import make_plan, segment_errors
+from genaccel.sensitivity.planner import segment_errors
 
 Images = list[NDArray[np.uint8]]
 Distance = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
@@ -207,7 +208,7 @@ def _best(
             )
             progress.update()
             try:
-                plan = make_plan(trials.measured, candidate, speedup=speedup)
+                plan = plan_for_speedup(trials.measured, candidate, speedup=speedup)
             except ValueError as error:
                 # Taylor alone, say, can't stand in for the second step of a short run.
                 refused = error

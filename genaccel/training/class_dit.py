@@ -124,10 +124,12 @@ class ClassDitTraining(TrainingLoop):
         vae: Folder of an ``AutoencoderKL``.
         data: Folder of images whose names say their classes.
         run: Folder of the run.
+        image_size: Side of the views in pixels; None for that of the autoencoder's crops, which may
+            be smaller, as it treats large images like small ones.
         cpu: Train on the CPU even where a GPU is.
 
     Raises:
-        ValueError: If no class has enough pictures, or the folder holds a run with other options.
+        ValueError: If no class has enough pictures, the size is no multiple of the stride, or the folder holds a run with other options.
     """
 
     def __init__(
@@ -138,17 +140,22 @@ class ClassDitTraining(TrainingLoop):
         vae: str | os.PathLike[str],
         data: str | os.PathLike[str],
         run: str | os.PathLike[str],
+        image_size: int | None = None,
         cpu: bool = False,
     ) -> None:
         self.dit_config = config
         autoencoder: Any = AutoencoderKL.from_pretrained(vae).eval()
-        image_size = int(autoencoder.config.sample_size)
+        stride = 2 ** (len(autoencoder.config.block_out_channels) - 1)
+        image_size = image_size or int(autoencoder.config.sample_size)
+        if image_size % (stride * config.patch_size):
+            raise ValueError(
+                f"image_size must be a multiple of {stride * config.patch_size}, got {image_size}"
+            )
         # The scale is raised to what makes the short side as long as a crop: whole views.
         dataset = RandomCropDataset(data, image_size, scale=(1e-3, 1e-3), seed=loop.seed)
         self.class_names = classes_of(dataset.paths, min_images=config.min_class_images)
         folder = RunFolder(run)
         torch.manual_seed(loop.seed)
-        stride = 2 ** (len(autoencoder.config.block_out_channels) - 1)
         geometry = {
             "latent_size": image_size // stride,
             "latent_channels": int(autoencoder.config.latent_channels),

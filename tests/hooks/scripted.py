@@ -33,6 +33,9 @@ class ScriptedDirector:
     A step of the mask is one answer for all segments, or one for each.
     """
 
+    module_history = 0
+    observes_feed_forwards = wants_layers = False
+
     def __init__(self, mask, history=2):
         self.mask: Sequence[bool | Sequence[bool]] = mask
         self.history = history
@@ -41,7 +44,7 @@ class ScriptedDirector:
         self.seen = []
         self.kept = []  # for each call the steps that each segment could be forecast from
 
-    def segments_learned(self, segments, *, total_flops):
+    def segments_learned(self, segments, layers, *, total_flops):
         self.segments = tuple(segments)
         self.total_flops = total_flops
 

@@ -19,7 +19,7 @@ SEGMENTS = tuple(SimpleNamespace(entries=("hidden_states", "context"), flops=10)
 
 def directed(plan=None, measured=lambda moments: None, **others):
     director = SensitivityDirector(CONFIG, plan, measured=measured, **others)
-    director.segments_learned(SEGMENTS, total_flops=25)
+    director.segments_learned(SEGMENTS, (), total_flops=25)
     return director
 
 
@@ -77,7 +77,7 @@ def test_computes_what_it_cannot_forecast(make_plan):
 def test_a_plan_of_other_segments_is_refused(make_plan):
     director = SensitivityDirector(CONFIG, make_plan(), measured=lambda moments: None)
     with pytest.raises(ValueError, match="the plan has 2 segments and this model 1"):
-        director.segments_learned(SEGMENTS[:1], total_flops=25)
+        director.segments_learned(SEGMENTS[:1], (), total_flops=25)
 
 
 def test_other_steps_stretch_the_plan_once(make_plan, caplog):

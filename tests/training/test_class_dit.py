@@ -157,3 +157,17 @@ def test_bad_options_are_refused() -> None:
         replace(DIT, class_dropout=1.0)
     with pytest.raises(ValueError, match="mixed_precision"):
         replace(LOOP, mixed_precision="fp8")
+
+
+def test_images_may_be_larger_than_the_crops_of_the_autoencoder(
+    vae_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    def training(size: int) -> ClassDitTraining:
+        run = tmp_path / str(size)
+        return ClassDitTraining(
+            DIT, LOOP, vae=vae_folder, data=data, run=run, image_size=size, cpu=True
+        )
+
+    assert training(48).latents.shape == (6, 4, 24, 24)
+    with pytest.raises(ValueError, match="image_size must be a multiple of 4, got 46"):
+        training(46)

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans with partial steps: what computed steps leave of a budget goes to modules and tokens.
+
+UAS of SODA, arXiv:2603.07057: fewer computed steps, and between them feed-forwards of some tokens
+(S6, S7, S10), or norms and gates of the current step around forecasts of all modules.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genaccel.hooks.partial_steps import Layer
+from genaccel.sensitivity.config import SensitivityConfig
+from genaccel.sensitivity.plan import Plan
+from genaccel.sensitivity.planner import Measurements, make_plan, used_steps
+from genaccel.sensitivity.pruning import PruningConfig, plan_pruning
+from genaccel.sensitivity.schedule import computations_for_flops
+
+# Each makes a graph of its own in a compiled model, and a CUDA graph.
+MAX_STEP_KINDS = 4
+
+# Tiles of matrix products want multiples of 16, but of 64 tokens 16 are a quarter.
+_TOKEN_MULTIPLE = 16
+_LEAST_MULTIPLES = 16
+
+
+def plan_for_speedup(measured: Measurements, config: SensitivityConfig, *, speedup: float) -> Plan:
+    """The plan of least expected error for a speed-up, with partial steps if the config asks for them.
+
+    Args:
+        measured: From calibration with the same config.
+        config: What may be planned.
+        speedup: FLOPs without acceleration over those with it.
+
+    Raises:
+        ValueError: If no plan reaches the speed-up, or the model has no modules to prune.
+    """
+    if not config.has_partial_steps:
+        return make_plan(measured, config, speedup=speedup)
+    costs = _Costs.of(measured)
+    begin, end = used_steps(measured, config)
+    steps = end - begin
+    budget = steps * costs.total / speedup
+    skipped = costs.partial if config.granularity == "module" else costs.outside
+    count = computations_for_flops(
+        (1 - config.pruning_share) * budget,
+        num_steps=steps,
+        computed_flops=costs.total,
+        reused_flops=skipped,
+    )
+    whole = steps * costs.total / (count * costs.total + (steps - count) * costs.outside)
+    # A hair less than what the steps give, which rounding could put above it.
+    plan = make_plan(measured, config, speedup=max(1.0, whole * (1 - 1e-9)))
+    plan = replace(plan, granularity=config.granularity)
+    if config.pruning_share > 0:
+        left = budget - count * costs.total - (steps - count) * skipped
+        plan = _with_tokens(plan, measured, costs, left)
+    return replace(plan, flop_fraction=costs.fraction(plan, begin, end))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Costs:
+    """FLOPs of a call, and of its parts."""
+
+    total: float
+    outside: float  # of the segments
+    partial: float  # a call whose modules are all forecast
+    segments: NDArray[np.float64]  # [G]
+    layers: tuple[Layer, ...]
+
+    @classmethod
+    def of(cls, measured: Measurements) -> _Costs:
+        usable = [la for la in measured.layers if la.segment >= 0 and la.is_usable]
+        if not usable:
+            raise ValueError(
+                f"no block of {measured.fingerprint.model_class} has attention and feed-forward as modules of "
+                'their own: leave pruning_share at 0 and granularity at "segment"'
+            )
+        segments = np.array(measured.segment_flops, dtype=np.float64)
+        total = float(measured.total_flops)
+        return cls(
+            total=total,
+            outside=total - float(segments.sum()),
+            partial=total - sum(layer.saved_flops(0) for layer in usable),
+            segments=segments,
+            layers=measured.layers,
+        )
+
+    @property
+    def overhead(self) -> float:
+        """Of a partial step without tokens over one that skips the segments."""
+        return self.partial - self.outside
+
+    def fraction(self, plan: Plan, begin: int, end: int) -> float:
+        """FLOPs of a plan over those of the plain run."""
+        spent = 0.0
+        partial = plan.partial_mask
+        for step in range(begin, end):
+            spent += self.outside
+            spent += float(self.segments[plan.compute_mask[step] | partial[step]].sum())
+            for i, layer in enumerate(self.layers):
+                if layer.segment >= 0 and partial[step, layer.segment]:
+                    counts = plan.token_counts
+                    spent -= layer.saved_flops(0 if counts is None else int(counts[step, i, 0]))
+        return spent / ((end - begin) * self.total)
+
+
+def _with_tokens(plan: Plan, measured: Measurements, costs: _Costs, budget: float) -> Plan:
+    """Spend a budget on the tokens of steps that are not computed."""
+    if measured.feed_forwards is None:
+        raise ValueError(
+            "feed-forwards were not measured: calibrate with a config whose pruning_share is above 0"
+        )
+    layers = costs.layers
+    owners = [max(0, layer.segment) for layer in layers]
+    tokens = np.array([layer.num_tokens for layer in layers])
+    nominal = Counter(int(n) for n in tokens if n).most_common(1)
+    if not nominal:
+        raise ValueError(
+            f"no feed-forward of {measured.fingerprint.model_class} treats tokens one by one: leave pruning_share at 0"
+        )
+    num_tokens = nominal[0][0]
+    prunable = np.array([la.segment >= 0 and la.is_usable and la.num_tokens > 0 for la in layers])
+    mask = plan.compute_mask[:, owners] | np.array([la.segment < 0 for la in layers])
+    partial = measured.feed_forwards.partial_errors()[:, :, None]  # [S, L, 1, R]
+    reuse = measured.feed_forwards.reuse_errors()[..., None]  # [S, K, L, 1]
+    options = PruningConfig(
+        token_multiple=min(_TOKEN_MULTIPLE, max(1, num_tokens // _LEAST_MULTIPLES))
+    )
+    overhead = 0.0 if plan.granularity == "module" else costs.overhead
+    best: tuple[float, NDArray[np.int32]] | None = None
+    order = _by_sensitivity(reuse[..., 0], mask)
+    for number in range(1, len(order) + 1):
+        left = budget - number * overhead
+        if left <= 0:
+            break
+        chosen = np.zeros(len(mask), dtype=bool)
+        chosen[order[:number]] = True
+        # Elsewhere recomputing is never better than reuse: no cosine is further from one.
+        priced = np.where(chosen[:, None, None, None], partial, 2.0)
+        found = plan_pruning(
+            priced,
+            reuse,
+            rates=measured.feed_forwards.rates,
+            computed=mask,
+            num_tokens=num_tokens,
+            module_flops=[[float(layer.feed_forward_flops)] for layer in layers],
+            recompute_flops=left,
+            prunable=prunable[:, None],
+            config=options,
+        )
+        if best is None or found.expected_error < best[0]:
+            best = (found.expected_error, found.token_counts)
+    if best is None:
+        return plan
+    counts = np.where(mask[:, :, None], 0, best[1])[..., 0]  # [S, L]
+    counts = limit_step_kinds(counts, MAX_STEP_KINDS, options.token_multiple)
+    # Layers of another number of tokens keep the share.
+    counts = np.ceil(counts * (tokens / num_tokens)).astype(np.int32)
+    counts = np.where(mask, tokens, np.minimum(counts, tokens)).astype(np.int32)
+    return replace(
+        plan,
+        token_counts=np.ascontiguousarray(counts[:, :, None]),
+        segment_of_layer=tuple(layer.segment for layer in layers),
+    )
+
+
+def _by_sensitivity(reuse: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Steps that compute nothing, those first whose feed-forwards bear reuse the least."""
+    steps = np.flatnonzero(~mask.all(axis=1))
+    position = np.arange(len(mask))[:, None]
+    ages = position - np.maximum.accumulate(np.where(mask, position, 0), axis=0)  # [S, L]
+    layer = np.arange(mask.shape[1])[None]
+    own = reuse[position, np.clip(ages, 1, reuse.shape[1]) - 1, layer]
+    score = np.nansum(np.where(ages > 0, own, 0.0), axis=1)
+    order: NDArray[np.intp] = steps[np.argsort(-score[steps], kind="stable")]
+    return order
+
+
+def limit_step_kinds(counts: NDArray[np.int32], max_kinds: int, multiple: int) -> NDArray[np.int32]:
+    """Let steps of similar token counts share one set of them.
+
+    Args:
+        counts: ``[S, L]``; rows of zeros stay.
+        max_kinds: Different rows that may be left, besides zeros.
+        multiple: Counts are multiples of it.
+
+    Returns:
+        ``[S, L]``, of no more tokens in all.
+
+    Example:
+        >>> limit_step_kinds(np.array([[0], [4], [8], [16]], dtype=np.int32), 2, 4).ravel().tolist()
+        [0, 4, 4, 16]
+    """
+    used = np.flatnonzero(counts.any(axis=1))
+    if len(np.unique(counts[used], axis=0)) <= max_kinds:
+        return counts
+    result = counts.copy()
+    for group in np.array_split(
+        used[np.argsort(counts[used].sum(axis=1), kind="stable")], max_kinds
+    ):
+        # Down, so that the budget is kept.
+        result[group] = counts[group].mean(axis=0) // multiple * multiple
+    return result
