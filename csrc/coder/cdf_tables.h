@@ -2,6 +2,7 @@
 // Static cumulative tables, checked once, in the forms that the coder's loops read.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -29,6 +30,24 @@ struct DecodeEntry {
 };
 
 EncodeEntry make_encode_entry(uint32_t start, uint32_t frequency, int precision);
+
+// The state after a symbol; it must have been shrunk to fewer than frequency * 2^(32 - precision).
+inline uint32_t encode_advance(uint32_t state, const EncodeEntry& entry, int precision) {
+  const auto quotient =
+      static_cast<uint32_t>((static_cast<unsigned __int128>(state) * entry.reciprocal) >> 64);
+  return state + entry.bias + quotient * ((uint32_t{1} << precision) - entry.frequency);
+}
+
+// Its inverse, given the symbol that `slot`, the state's low bits, falls to.
+inline uint32_t decode_advance(uint32_t state, uint32_t slot, uint32_t start, uint32_t frequency,
+                               int precision) {
+  return frequency * (state >> precision) + slot - start;
+}
+
+// The symbol of a slot, by bisection of a cumulative row.
+inline int64_t find_symbol(const int32_t* row, int64_t alphabet_size, uint32_t slot) {
+  return std::upper_bound(row + 1, row + alphabet_size, static_cast<int32_t>(slot)) - row - 1;
+}
 
 // Throws std::invalid_argument unless the row runs strictly upwards from 0 to 2^precision.
 void check_cdf_row(const int32_t* row, int64_t alphabet_size, int precision);

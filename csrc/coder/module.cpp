@@ -6,6 +6,7 @@
 #include <mutex>
 #include <string>
 
+#include "coder/byte_rans.h"
 #include "coder/cdf_tables.h"
 #include "coder/crc32c.h"
 #include "coder/rans.h"
@@ -143,6 +144,8 @@ struct GilFreeLock {
 
 using PyEncoder = Guarded<Encoder>;
 using PyDecoder = Guarded<Decoder>;
+using PyByteEncoder = Guarded<ByteEncoder>;
+using PyByteDecoder = Guarded<ByteDecoder>;
 
 void encoder_push(PyEncoder& self, const py::object& symbols,
                   const std::shared_ptr<CdfTables>& tables, const py::object& table_ids) {
@@ -154,7 +157,8 @@ void encoder_push(PyEncoder& self, const py::object& symbols,
   self.coder.push(data, count, tables, std::move(choice));
 }
 
-void encoder_push_cdfs(PyEncoder& self, const py::object& symbols, const py::object& cdfs,
+template <typename Coder>
+void encoder_push_cdfs(Guarded<Coder>& self, const py::object& symbols, const py::object& cdfs,
                        int precision) {
   const auto array = as_int32(symbols, 1, "symbols");
   const Rows rows = as_rows(cdfs);
@@ -169,7 +173,8 @@ void encoder_push_cdfs(PyEncoder& self, const py::object& symbols, const py::obj
   self.coder.push_cdfs(data, rows.count, row_data, rows.alphabet_size, precision);
 }
 
-py::bytes encoder_finish(PyEncoder& self) {
+template <typename Coder>
+py::bytes encoder_finish(Guarded<Coder>& self) {
   std::vector<uint8_t> stream;
   {
     const GilFreeLock lock(self.mutex);
@@ -186,10 +191,11 @@ py::buffer_info as_bytes(const py::buffer& data) {
   return info;
 }
 
-std::unique_ptr<PyDecoder> make_decoder(const py::buffer& data, int lanes) {
+template <typename PyCoder, typename... Arguments>
+std::unique_ptr<PyCoder> make_decoder(const py::buffer& data, Arguments... arguments) {
   const py::buffer_info info = as_bytes(data);
-  return std::make_unique<PyDecoder>(static_cast<const uint8_t*>(info.ptr),
-                                     static_cast<size_t>(info.size), lanes);
+  return std::make_unique<PyCoder>(static_cast<const uint8_t*>(info.ptr),
+                                   static_cast<size_t>(info.size), arguments...);
 }
 
 py::array_t<int32_t> decoder_pull(PyDecoder& self, int64_t count,
@@ -204,7 +210,9 @@ py::array_t<int32_t> decoder_pull(PyDecoder& self, int64_t count,
   return symbols;
 }
 
-py::array_t<int32_t> decoder_pull_cdfs(PyDecoder& self, const py::object& cdfs, int precision) {
+template <typename Coder>
+py::array_t<int32_t> decoder_pull_cdfs(Guarded<Coder>& self, const py::object& cdfs,
+                                       int precision) {
   const Rows rows = as_rows(cdfs);
   check_rows(rows, precision);
   py::array_t<int32_t> symbols(rows.count);
@@ -215,7 +223,8 @@ py::array_t<int32_t> decoder_pull_cdfs(PyDecoder& self, const py::object& cdfs, 
   return symbols;
 }
 
-void decoder_finish(PyDecoder& self) {
+template <typename Coder>
+void decoder_finish(Guarded<Coder>& self) {
   const GilFreeLock lock(self.mutex);
   self.coder.finish();
 }
@@ -259,22 +268,39 @@ PYBIND11_MODULE(_coder, m) {
       .def("push", &encoder_push, py::arg("symbols"), py::arg("tables").none(false),
            py::arg("table_ids") = 0,
            "Append int32 [N] symbols; table_ids is one table for all, or uint8 or int32 [N].")
-      .def("push_cdfs", &encoder_push_cdfs, py::arg("symbols"), py::arg("cdfs"),
+      .def("push_cdfs", &encoder_push_cdfs<Encoder>, py::arg("symbols"), py::arg("cdfs"),
            py::arg("precision"),
            "Append int32 [N] symbols, each with a table of its own: cdfs int32 [N, symbols + 1].")
-      .def("finish", &encoder_finish,
+      .def("finish", &encoder_finish<Encoder>,
            "The stream of everything pushed, as bytes; the encoder is empty afterwards.");
 
   py::class_<PyDecoder>(m, "RansDecoder",
                         "Reads the symbols of a stream in the order in which they were pushed.")
-      .def(py::init(&make_decoder), py::arg("data"), py::arg("lanes") = 1)
+      .def(py::init(&make_decoder<PyDecoder, int>), py::arg("data"), py::arg("lanes") = 1)
       .def("pull", &decoder_pull, py::arg("count"), py::arg("tables").none(false),
            py::arg("table_ids") = 0,
            "The next `count` symbols, int32. StreamError if the stream ends before.")
-      .def("pull_cdfs", &decoder_pull_cdfs, py::arg("cdfs"), py::arg("precision"),
+      .def("pull_cdfs", &decoder_pull_cdfs<Decoder>, py::arg("cdfs"), py::arg("precision"),
            "The next symbols, one per row of cdfs int32 [N, symbols + 1].")
-      .def("finish", &decoder_finish,
+      .def("finish", &decoder_finish<Decoder>,
            "StreamError unless all of the stream was read and every lane ends where it began.");
+
+  py::class_<PyByteEncoder>(m, "ByteRansEncoder",
+                            "Like RansEncoder with one lane, but renormalised by bytes, as the "
+                            "files of RDVQ are; with tables per symbol only.")
+      .def(py::init<>())
+      .def("push_cdfs", &encoder_push_cdfs<ByteEncoder>, py::arg("symbols"), py::arg("cdfs"),
+           py::arg("precision"),
+           "Append int32 [N] symbols, each with a table of its own: cdfs int32 [N, symbols + 1].")
+      .def("finish", &encoder_finish<ByteEncoder>,
+           "The stream of everything pushed, as bytes; the encoder is empty afterwards.");
+
+  py::class_<PyByteDecoder>(m, "ByteRansDecoder", "Reads what ByteRansEncoder makes.")
+      .def(py::init(&make_decoder<PyByteDecoder>), py::arg("data"))
+      .def("pull_cdfs", &decoder_pull_cdfs<ByteDecoder>, py::arg("cdfs"), py::arg("precision"),
+           "The next symbols, one per row of cdfs int32 [N, symbols + 1].")
+      .def("finish", &decoder_finish<ByteDecoder>,
+           "StreamError unless all of the stream was read and the state is back at its start.");
 }
 
 }  // namespace genaccel::coder

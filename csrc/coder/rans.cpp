@@ -17,10 +17,7 @@ inline uint32_t encode_step(uint32_t state, const EncodeEntry& entry, int precis
   const uint32_t shrink = (state >> (32 - precision)) >= entry.frequency;
   out[-1] = static_cast<uint16_t>(state);
   out -= shrink;
-  state >>= 16 * shrink;
-  const auto quotient =
-      static_cast<uint32_t>((static_cast<unsigned __int128>(state) * entry.reciprocal) >> 64);
-  return state + entry.bias + quotient * ((uint32_t{1} << precision) - entry.frequency);
+  return encode_advance(state >> 16 * shrink, entry, precision);
 }
 
 // Symbols [0, count) of one table, backwards; the first belongs to lane 0 and count is a multiple
@@ -38,11 +35,6 @@ uint16_t* encode_groups(uint32_t* states, const uint16_t* symbols, int64_t count
   }
   std::copy_n(x, kLanes, states);
   return out;
-}
-
-inline uint32_t decode_advance(uint32_t state, uint32_t slot, uint32_t start, uint32_t frequency,
-                               int precision) {
-  return frequency * (state >> precision) + slot - start;
 }
 
 // Like the encoder's groups, forwards. The caller guarantees kLanes words per group.
@@ -324,9 +316,7 @@ void Decoder::pull_cdfs(int32_t* symbols, int64_t count, const int32_t* cdfs, in
     check_cdf_row(row, alphabet_size, precision);
     uint32_t& state = states_[lane_];
     const uint32_t slot = state & mask;
-    const int32_t* above =
-        std::upper_bound(row + 1, row + alphabet_size, static_cast<int32_t>(slot));
-    const int64_t symbol = above - row - 1;
+    const int64_t symbol = find_symbol(row, alphabet_size, slot);
     const auto start = static_cast<uint32_t>(row[symbol]);
     const auto frequency = static_cast<uint32_t>(row[symbol + 1]) - start;
     state = decode_advance(state, slot, start, frequency, precision);

@@ -21,6 +21,7 @@ SUBCOMMANDS = (
     Subcommand("calibrate", "genaccel.cli.calibrate", "Measure a pipeline and plan its speed-ups."),
     Subcommand("tune", "genaccel.cli.tune", "Search for a pipeline's best plans by quality."),
     Subcommand("train", "genaccel.cli.train", "Train models.", True),
+    Subcommand("convert", "genaccel.cli.convert", "Convert other people's checkpoints.", True),
     Subcommand("data", "genaccel.cli.data", "Fetch training data.", True),
     Subcommand("eval", "genaccel.cli.eval", "Measure image quality, rate and speed.", True),
 )

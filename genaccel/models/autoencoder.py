@@ -15,15 +15,14 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from genaccel.layers.vector_quantizer import VectorQuantizer
 from genaccel.models.efficient_backbone import EfficientParams
+from genaccel.models.model_folder import read_model_folder, write_model_folder
 from genaccel.models.vqgan_backbone import VqganParams
 
 CDF_PRECISION = 16  # bits; what the 32-bit range coder takes
@@ -32,8 +31,6 @@ _BACKBONES: dict[str, Callable[..., VqganParams | EfficientParams]] = {
     "vqgan": VqganParams,
     "efficient": EfficientParams,
 }
-_CONFIG_NAME = "config.json"
-_WEIGHTS_NAME = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,20 +224,16 @@ class Autoencoder(nn.Module):
             sha.update(stored.detach().cpu().contiguous().numpy().tobytes())
         return sha.digest()
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (fp16 weights), each atomically."""
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        tensors = {
-            name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
-            for name, tensor in self.state_dict().items()
-        }
-        partial = path / (_WEIGHTS_NAME + ".partial")
-        partial.write_bytes(save(tensors))
-        os.replace(partial, path / _WEIGHTS_NAME)
-        partial = path / (_CONFIG_NAME + ".partial")
-        partial.write_text(json.dumps(self.params.to_dict(), indent=2) + "\n")
-        os.replace(partial, path / _CONFIG_NAME)
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float16
+    ) -> None:
+        """Write ``config.json`` and ``model.safetensors``, each atomically.
+
+        Args:
+            folder: Made if it is not there.
+            dtype: Of the stored weights; :meth:`digest` is over their fp16 form in any case.
+        """
+        write_model_folder(folder, self.params.to_dict(), self, dtype=dtype)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Autoencoder:
@@ -250,13 +243,6 @@ class Autoencoder(nn.Module):
             FileNotFoundError: If a file is missing.
             ValueError: If the configuration or a tensor does not fit.
         """
-        path = Path(folder)
-        for name in (_CONFIG_NAME, _WEIGHTS_NAME):
-            if not (path / name).is_file():
-                raise FileNotFoundError(f"{path} is no autoencoder folder: {name} is missing")
-        model = cls(AutoencoderParams.from_dict(json.loads((path / _CONFIG_NAME).read_text())))
-        try:
-            model.load_state_dict(load_file(path / _WEIGHTS_NAME))
-        except RuntimeError as error:
-            raise ValueError(f"weights in {path} do not fit its {_CONFIG_NAME}: {error}") from error
-        return model.eval()
+        return read_model_folder(
+            folder, lambda config: cls(AutoencoderParams.from_dict(config)), "autoencoder"
+        )
