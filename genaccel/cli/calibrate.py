@@ -43,7 +43,8 @@ def calibrate(
     ] = 1,
     weigh_steps: Annotated[
         bool, typer.Option(help="Weigh errors by the effect of their step on the sample.")
-    ] = False,
+    ] = True,
+    config: pipeline_source.Config = None,
     beside_model: Annotated[
         bool,
         typer.Option("--beside-model", help="Also write the plans into the model's folder."),
@@ -55,11 +56,10 @@ def calibrate(
     dtype: pipeline_source.DType = "float32",
 ) -> None:
     """Measure how well each step can be forecast, and plan speed-ups; the same command resumes."""
-    from genaccel.sensitivity.config import SensitivityConfig
-
     try:
         pipeline_source.check_speedups(speedup, "--speedup")
-        config = SensitivityConfig(
+        wanted = pipeline_source.make_config(
+            config,
             speedup=speedup[0],
             max_interval=max_interval,
             warmup_steps=warmup_steps,
@@ -84,13 +84,13 @@ def calibrate(
             batch_size=batch_size,
             seed=seed,
         )
-        measured = measure(pipeline, calls, config, checkpoint=out / CHECKPOINT_NAME)
+        measured = measure(pipeline, calls, wanted, checkpoint=out / CHECKPOINT_NAME)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     folders = [out]
     if beside_model:
         folders.append(_beside(pipeline_source.find_model(model)))
-    plans, refused = _make_plans(measured, config, speedup, folders)
+    plans, refused = _make_plans(measured, wanted, speedup, folders)
     _print(plans, with_mask=mask)
     for folder in folders if plans else ():
         typer.echo(f"wrote {folder}")
@@ -115,8 +115,8 @@ def _make_plans(
     """Plan every speed-up for every model and keep it; what is out of reach, as sentences."""
     import dataclasses
 
+    from genaccel.sensitivity.partial_plan import plan_for_speedup
     from genaccel.sensitivity.plan_library import PlanEntry, PlanLibrary
-    from genaccel.sensitivity.planner import make_plan
 
     libraries = [PlanLibrary(folder) for folder in folders]
     plans, refused = [], []
@@ -124,7 +124,7 @@ def _make_plans(
         for speedup in dict.fromkeys(speedups):
             asked = dataclasses.replace(config, speedup=speedup)
             try:
-                plan = make_plan(measurements, asked, speedup=speedup)
+                plan = plan_for_speedup(measurements, asked, speedup=speedup)
             except ValueError as error:
                 refused.append(f"{name}: {error}" if len(measured) > 1 else str(error))
                 continue
@@ -164,7 +164,7 @@ def _print(plans: list[tuple[str, float, Plan]], *, with_mask: bool) -> None:
             *([name] if several else []),
             f"{speedup:g}x",
             f"{1 / plan.flop_fraction:.2f}x",
-            f"{len(computed) - computed.count('f')} of {len(computed)}",
+            f"{computed.count('C') + computed.count('m')} of {len(computed)}",
             error,
             ", ".join(_forecasters(plan)) or "none",
         )
@@ -179,9 +179,12 @@ def _print(plans: list[tuple[str, float, Plan]], *, with_mask: bool) -> None:
 
 
 def schedule_string(plan: Plan) -> str:
-    """A letter for each step: ``C`` all computed, ``f`` all forecast, ``m`` mixed."""
-    rows = plan.compute_mask
-    return "".join("C" if row.all() else "m" if row.any() else "f" for row in rows)
+    """A letter for each step: ``C`` all computed, ``f`` all forecast, ``p`` partial, ``m`` mixed."""
+    kinds = (
+        {"C" if c else "p" if p else "f" for c, p in zip(computed, partial, strict=True)}
+        for computed, partial in zip(plan.compute_mask, plan.partial_mask, strict=True)
+    )
+    return "".join(row.pop() if len(row) == 1 else "m" for row in kinds)
 
 
 def _forecasters(plan: Plan) -> list[str]:

@@ -31,6 +31,7 @@ def doctor(
         bool, typer.Option(help="Make a call of two steps, which tells FLOPs and bytes.")
     ] = True,
     arguments: pipeline_source.Arguments = None,
+    config: pipeline_source.Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     device: options.Device = "cpu",
     dtype: pipeline_source.DType = "float32",
@@ -39,10 +40,8 @@ def doctor(
 
     Exit code 1 if nothing in it can be accelerated.
     """
-    from genaccel.sensitivity.config import SensitivityConfig
-
     try:
-        config = SensitivityConfig(speedup=speedup)
+        wanted = pipeline_source.make_config(config, speedup=speedup)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     pipeline = pipeline_source.load_pipeline(model, device=device, dtype=dtype)
@@ -51,7 +50,7 @@ def doctor(
     from genaccel.sensitivity.pipeline_calls import default_steps
 
     try:
-        handle = enable_sensitivity(pipeline, config)
+        handle = enable_sensitivity(pipeline, wanted)
     except ValueError as error:
         _fail(str(error), error)
     steps = steps or default_steps(pipeline)
@@ -75,7 +74,7 @@ def doctor(
                 "best_flop_ratio": diagnosis.best_flop_ratio,
                 # Calibration keeps one output of each segment.
                 "bytes_per_kept_step": report[name].peak_bytes if run else None,
-                **(_outlook(handle.models[name], config, steps) if run else {}),
+                **(_outlook(handle.models[name], wanted, steps) if run else {}),
             }
             for name, diagnosis in handle.doctor().items()
         }
@@ -86,7 +85,7 @@ def doctor(
         typer.echo(f"{type(pipeline).__name__} of {model}")
         typer.echo(text)
         for name, found in findings.items():
-            for line in _lines(found, config, steps, of=f"{name}: " if len(findings) > 1 else ""):
+            for line in _lines(found, wanted, steps, of=f"{name}: " if len(findings) > 1 else ""):
                 typer.echo(line)
     if run and not any(found["segments"] for found in findings.values()):
         _fail(f"no block of {type(pipeline).__name__} can be skipped")

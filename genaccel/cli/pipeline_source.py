@@ -6,11 +6,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from genaccel import zoo
+
+if TYPE_CHECKING:
+    from genaccel.sensitivity.config import SensitivityConfig
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Folder of a diffusers pipeline, or its name.")
@@ -33,6 +36,14 @@ Arguments = Annotated[
 Seed = Annotated[int, typer.Option(help="Of the first generation.")]
 MaxInterval = Annotated[
     int, typer.Option(min=1, help="Largest distance between computed steps, in steps.")
+]
+
+Config = Annotated[
+    str | None,
+    typer.Option(
+        metavar="JSON",
+        help='More of SensitivityConfig: {"granularity": "module", "max_blocks": 4}.',
+    ),
 ]
 
 
@@ -139,12 +150,33 @@ def parse_arguments(text: str | None) -> dict[str, Any]:
     Raises:
         ValueError: If it is none.
     """
+    return _json_object(text, "--arguments", '{"height": 512}')
+
+
+def make_config(text: str | None, **given: Any) -> SensitivityConfig:
+    """What ``--config`` and the options of its own say together.
+
+    Raises:
+        ValueError: If it is no object, has unknown keys or what an option says, or is out of range.
+    """
+    from genaccel.sensitivity.config import SensitivityConfig
+
+    values = _json_object(text, "--config", '{"max_blocks": 4}')
+    if twice := sorted(values.keys() & given.keys()):
+        raise ValueError(f"--config names {', '.join(twice)}, which has an option of its own")
+    try:
+        return SensitivityConfig.from_dict({**values, **given})
+    except TypeError as error:  # a value of another type, met where it is compared
+        raise ValueError(f"--config has a value of the wrong type: {error}") from None
+
+
+def _json_object(text: str | None, option: str, example: str) -> dict[str, Any]:
     if text is None:
         return {}
     try:
         values = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"--arguments is no JSON: {error}") from None
+        raise ValueError(f"{option} is no JSON: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError('--arguments must be a JSON object such as {"height": 512}')
+        raise ValueError(f"{option} must be a JSON object such as {example}")
     return values

@@ -46,6 +46,7 @@ def tune(
     seed: pipeline_source.Seed = 0,
     arguments: pipeline_source.Arguments = None,
     max_interval: pipeline_source.MaxInterval = 8,
+    config: pipeline_source.Config = None,
     device: options.Device = "cpu",
     dtype: pipeline_source.DType = "float32",
 ) -> None:
@@ -53,12 +54,10 @@ def tune(
 
     The same command goes on with the speed-ups that are not done yet.
     """
-    from genaccel.sensitivity.config import SensitivityConfig
-
     try:
         wanted = pipeline_source.numbers(speedups, "--speedups", float)
         pipeline_source.check_speedups(wanted, "--speedups")
-        config = SensitivityConfig(speedup=wanted[0], max_interval=max_interval)
+        asked = pipeline_source.make_config(config, speedup=wanted[0], max_interval=max_interval)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     draw = _plotter() if plot else None
@@ -84,7 +83,7 @@ def tune(
             calls,
             speedups=wanted,
             out=out,
-            config=config,
+            config=asked,
             refine=refine,
             distance=distance,
             seed=seed,

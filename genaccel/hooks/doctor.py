@@ -67,6 +67,13 @@ def diagnose(attachment: Attachment, notes: tuple[str, ...] = ()) -> Diagnosis:
             found.append("No block can be skipped: acceleration of this model does nothing.")
     else:
         found.append("The segments are learned from the first call.")
+    if attachment.partial_steps is not None and attachment.is_learned:
+        layers = attachment.partial_steps.layers
+        usable = [layer for layer in layers if layer.is_usable and layer.segment >= 0]
+        found.append(
+            f"{len(usable)} of {sum(len(f.blocks) for f in attachment.lists)} blocks can run on forecasts of "
+            f"their modules, {sum(layer.num_tokens > 0 for layer in usable)} of them for some tokens."
+        )
     if attachment.is_compiled_outside:
         found.append(
             "The model was compiled as a whole; steps are counted outside of compiled code, which "

@@ -17,7 +17,7 @@ from genaccel.sensitivity.calibration_moments import CalibrationMoments
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.director import SensitivityDirector
 from genaccel.sensitivity.fingerprint import Fingerprint, config_digest
-from genaccel.sensitivity.partial_plan import plan_for_speedup
+from genaccel.sensitivity.partial_plan import check_layers, plan_for_speedup
 from genaccel.sensitivity.plan import Plan
 from genaccel.sensitivity.plan_library import (
     LIBRARY_FOLDER,
@@ -141,6 +141,8 @@ class AcceleratedModel:
                 "measure some with genaccel.sensitivity.tune (or `genaccel tune`) and name their folder in plan="
             )
         # Now, not after a run that was measured for nothing.
+        if self.config.has_partial_steps:
+            check_layers(self.director.layers, type(self.attachment.model).__name__)
         check_reachable(
             self.config.speedup,
             segment_flops=[s.flops for s in self.director.segments],

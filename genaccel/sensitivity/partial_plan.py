@@ -8,6 +8,7 @@ UAS of SODA, arXiv:2603.07057: fewer computed steps, and between them feed-forwa
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,6 +63,21 @@ def plan_for_speedup(measured: Measurements, config: SensitivityConfig, *, speed
     return replace(plan, flop_fraction=costs.fraction(plan, begin, end))
 
 
+def check_layers(layers: Sequence[Layer], model_class: str) -> list[Layer]:
+    """The layers that can run partially.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    usable = [layer for layer in layers if layer.segment >= 0 and layer.is_usable]
+    if not usable:
+        raise ValueError(
+            f"no block of {model_class} has attention and feed-forward as modules of their own: leave "
+            'pruning_share at 0 and granularity at "segment"'
+        )
+    return usable
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Costs:
     """FLOPs of a call, and of its parts."""
@@ -74,12 +90,7 @@ class _Costs:
 
     @classmethod
     def of(cls, measured: Measurements) -> _Costs:
-        usable = [la for la in measured.layers if la.segment >= 0 and la.is_usable]
-        if not usable:
-            raise ValueError(
-                f"no block of {measured.fingerprint.model_class} has attention and feed-forward as modules of "
-                'their own: leave pruning_share at 0 and granularity at "segment"'
-            )
+        usable = check_layers(measured.layers, measured.fingerprint.model_class)
         segments = np.array(measured.segment_flops, dtype=np.float64)
         total = float(measured.total_flops)
         return cls(

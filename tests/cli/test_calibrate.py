@@ -129,3 +129,33 @@ def test_the_model_needs_a_folder_for_plans_beside_it(run, tmp_path):
         result.stderr.replace("│", " ").split()
     )
     assert torch.is_inference_mode_enabled() is False
+
+
+def test_any_field_of_the_config_can_be_set(calibrate, tmp_path):
+    pruning = '{"pruning_share": 0.2, "forecasters": ["reuse"]}'
+    result = calibrate("--class-labels", "1", "--speedup", 1.7, "--config", pruning)
+    assert result.exit_code == 0, result.output
+    (entry,) = PlanLibrary(tmp_path / "plans").entries
+    assert entry.config["pruning_share"] == 0.2
+    plan = PlanLibrary(tmp_path / "plans").load(entry)
+    assert plan.partial_mask.any()
+    letters = "".join(
+        "C" if c else "p" if p else "f"
+        for c, p in zip(plan.compute_mask[:, 0], plan.partial_mask[:, 0], strict=True)
+    )
+    assert f"1.7x  {letters}\n" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "--config must be a JSON object"),
+        ('{"prune": 1}', "unknown keys ['prune']"),
+        ('{"speedup": 3}', "--config names speedup, which has an option of its own"),
+        ('{"pruning_share": "a"}', "--config has a value of the wrong type"),
+    ],
+)
+def test_a_wrong_config_is_told(calibrate, text, message):
+    result = calibrate("--class-labels", "1", "--config", text)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())

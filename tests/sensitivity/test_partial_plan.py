@@ -79,6 +79,28 @@ def test_a_model_without_such_modules_is_refused_with_a_sentence(pipeline, calls
         plan_for_speedup(measured, SensitivityConfig(speedup=1.7, **PRUNED), speedup=1.7)
 
 
+def test_the_flag_on_such_a_model_is_refused_before_the_run_is_paid_for(pipeline, sample):
+    for block in pipeline.transformer.transformer_blocks:
+        block.add_module("mixer", block._modules.pop("ff"))
+        type(block).ff = property(lambda self: self.mixer)
+    try:
+        genaccel.enable(pipeline, SensitivityConfig(speedup=1.7, **PRUNED))
+        decoded = []
+        pipeline.vae.register_forward_pre_hook(lambda *_: decoded.append(1))
+        with pytest.raises(ValueError, match="attention and feed-forward as modules"):
+            sample(pipeline)
+        assert not decoded
+    finally:
+        del type(pipeline.transformer.transformer_blocks[0]).ff
+
+
+def test_the_doctor_counts_blocks_that_can_run_partially(pipeline, sample):
+    handle = genaccel.enable(pipeline, SensitivityConfig(speedup=1.7, **PRUNED))
+    sample(pipeline)
+    notes = handle.doctor()["transformer"].notes
+    assert any("4 of 4 blocks can run on forecasts of their modules, 4" in note for note in notes)
+
+
 @pytest.mark.parametrize("score", ["mean", "drift", "random"])
 @pytest.mark.parametrize("granularity", ["segment", "module"])
 def test_the_flag_measures_then_prunes_as_planned(pipeline, sample, score, granularity):
