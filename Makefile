@@ -23,6 +23,7 @@ setup: .venv/built
 
 demo: setup
 	$(BIN)/genaccel demo --out out/demo.png
+	$(BIN)/genaccel accelerate landscapes-dit --class-labels 0,4,9,16 --guidance 2 --batch-size 4 --out out/accelerated.png
 
 test: setup
 	$(BIN)/pytest -q

@@ -17,6 +17,9 @@ SUBCOMMANDS = (
     Subcommand("info", "genaccel.cli.info", "Show what .gac files say about themselves."),
     Subcommand("zoo", "genaccel.cli.zoo", "List the models that come with the package.", True),
     Subcommand("demo", "genaccel.cli.demo", "Compress held-out photographs and compare."),
+    Subcommand(
+        "accelerate", "genaccel.cli.accelerate", "Sample a pipeline with and without acceleration."
+    ),
     Subcommand("doctor", "genaccel.cli.doctor", "Show what can be accelerated in a pipeline."),
     Subcommand("calibrate", "genaccel.cli.calibrate", "Measure a pipeline and plan its speed-ups."),
     Subcommand("tune", "genaccel.cli.tune", "Search for a pipeline's best plans by quality."),

@@ -6,13 +6,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import typer
 
 from genaccel.cli.exit_codes import ExitCode, exit_code
+from genaccel.codec.atomic_file import remove_partial
+from genaccel.codec.worker_pool import OpenWork, Outcome, map_in_workers
 from genaccel.data.image_files import find_files
 
 if TYPE_CHECKING:
@@ -122,46 +125,94 @@ def _error_object(job: Job, error: Exception, code: ExitCode) -> str:
     return json.dumps({**values, "error": str(error), "exit_code": int(code)})
 
 
-def _with_progress(jobs: Sequence[Job], verb: str) -> Iterator[Job]:
-    from tqdm import tqdm
+def without_existing(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs whose results are not there yet; says how many are. A result that is there is whole."""
+    left = [job for job in jobs if not Path(job.target).is_file()]
+    if len(left) < len(jobs):
+        typer.echo(f"{len(jobs) - len(left)} of {len(jobs)} files are there already", err=True)
+    return left
 
-    # None: only where standard error is a terminal.
-    yield from tqdm(jobs, desc=verb, unit="file", disable=None if len(jobs) > 1 else True)
+
+def _with_folders(jobs: Sequence[Job]) -> Iterator[Job]:
+    for job in jobs:
+        Path(job.target).parent.mkdir(parents=True, exist_ok=True)
+        yield job
+
+
+def _outcomes(
+    jobs: Sequence[Job], open_work: OpenWork[Job, FileReport], *, batch: bool, workers: int
+) -> Iterator[Outcome[Job, FileReport]]:
+    items = _with_folders(jobs) if batch else iter(jobs)
+    if workers > 1:
+        yield from map_in_workers(
+            open_work,
+            items,
+            workers=workers,
+            clean_up=lambda job, process_id: remove_partial(Path(job.target), process_id),
+        )
+        return
+    work = open_work()
+    for job in items:
+        try:
+            outcome = Outcome(item=job, result=work(job))
+        except Exception as error:
+            outcome = Outcome(item=job, error=error)
+        yield outcome
 
 
 def run_jobs(
-    jobs: Sequence[Job], work: Callable[[Job], FileReport], *, verb: str, as_json: bool, batch: bool
+    jobs: Sequence[Job],
+    open_work: OpenWork[Job, FileReport],
+    *,
+    verb: str,
+    as_json: bool,
+    batch: bool,
+    workers: int = 1,
 ) -> None:
-    """Do the jobs one after the other and report each.
+    """Do the jobs and report each as soon as it is done.
 
     Args:
         jobs: What to do.
-        work: Does one.
+        open_work: Loads what is needed, and gives the function that does one; called once in each worker.
         verb: For the progress bar.
         as_json: Report as JSON lines instead of sentences.
         batch: Go on after a file that fails, and say so by the exit code at the end.
+        workers: Processes; with one, all is done in this process.
 
     Raises:
         typer.Exit: With code 6 if some files of a batch failed.
     """
+    from tqdm import tqdm
+
     failed = 0
-    for job in _with_progress(jobs, verb):
-        if batch:
-            Path(job.target).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            report = work(job)
-        except Exception as error:
-            code = exit_code(error)
-            if code is None:
-                raise
-            if as_json:
-                _emit(_error_object(job, error, code), jobs)
-            if not batch:
-                raise
-            typer.echo(f"error: {job.source}: {error}", err=True)
-            failed += 1
-        else:
-            _print_report(report, as_json, jobs)
+    outcomes = _outcomes(jobs, open_work, batch=batch, workers=workers)
+    # None: only where standard error is a terminal.
+    disable = None if len(jobs) > 1 else True
+    with closing(outcomes), tqdm(total=len(jobs), desc=verb, unit="file", disable=disable) as bar:
+        for outcome in outcomes:
+            with bar.external_write_mode():  # or lines and the bar would run into each other
+                failed += not _is_done(outcome, jobs, as_json=as_json, batch=batch)
+            bar.update()
     if failed:
         typer.echo(f"{failed} of {len(jobs)} files failed", err=True)
         raise typer.Exit(ExitCode.PARTIAL_FAILURE)
+
+
+def _is_done(
+    outcome: Outcome[Job, FileReport], jobs: Sequence[Job], *, as_json: bool, batch: bool
+) -> bool:
+    """Report an outcome; whether it is a good one."""
+    job, error = outcome.item, outcome.error
+    if error is None:
+        assert outcome.result is not None
+        _print_report(outcome.result, as_json, jobs)
+        return True
+    code = exit_code(error)
+    if code is None:
+        raise error
+    if as_json:
+        _emit(_error_object(job, error, code), jobs)
+    if not batch:
+        raise error
+    typer.echo(f"error: {job.source}: {error}", err=True)
+    return False

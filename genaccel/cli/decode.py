@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from genaccel.cli import options
-from genaccel.cli.batch import STREAM, Job, plan_jobs, run_jobs
+from genaccel.cli.batch import STREAM, Job, plan_jobs, run_jobs, without_existing
 from genaccel.codec.limits import DEFAULT_MAX_PIXELS, CodecLimits
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ def decode(
         typer.Option("--format", help="Image format; by default that of OUT's suffix, else png."),
     ] = None,
     force: options.Force = False,
+    skip_existing: options.SkipExisting = False,
+    jobs: options.Jobs = 1,
     json: options.Json = False,
     max_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
     max_memory: options.MaxMemory = options.DEFAULT_MAX_MEMORY_MIB,
@@ -46,13 +50,15 @@ def decode(
     from genaccel.codec.bitstream import EXTENSION
     from genaccel.codec.images import WRITE_FORMATS
 
-    jobs = plan_jobs(
+    if force and skip_existing:
+        raise typer.BadParameter("give --force or --skip-existing, not both")
+    todo = plan_jobs(
         paths,
         out_dir=out_dir,
         input_suffixes={EXTENSION},
         output_suffix=next(s for s, f in WRITE_FORMATS.items() if f == (file_format or "png")),
     )
-    for job in jobs:
+    for job in todo:
         if file_format is None and Path(job.target).suffix.lower() not in WRITE_FORMATS:
             where = "stdout" if job.target == STREAM else job.target
             raise typer.BadParameter(
@@ -60,6 +66,43 @@ def decode(
                 f"or a name that ends in {', '.join(WRITE_FORMATS)}"
             )
 
+    if skip_existing:
+        todo = without_existing(todo)
+        if not todo:
+            return
+    workers = min(jobs, len(todo))
+    open_work = partial(
+        open_decoder,
+        model,
+        device=device,
+        limits=CodecLimits(max_pixels=max_pixels, max_memory_bytes=max_memory * 2**20),
+        threads=options.threads_of_each(threads, workers),
+        file_format=file_format,
+        overwrite=force,
+    )
+    run_jobs(
+        todo,
+        open_work,
+        verb="decoding",
+        as_json=json,
+        batch=out_dir is not None,
+        workers=workers,
+    )
+
+
+def open_decoder(
+    model: str | None,
+    *,
+    device: str,
+    limits: CodecLimits,
+    threads: int | None,
+    file_format: str | None,
+    overwrite: bool,
+) -> Callable[[Job], FileReport]:
+    """Give the function that decodes a file; runs in a worker process, if there are any.
+
+    Models are loaded as files name them, once each.
+    """
     import torch
 
     from genaccel.codec.file_codec import decode_file
@@ -67,12 +110,15 @@ def decode(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    limits = CodecLimits(max_pixels=max_pixels, max_memory_bytes=max_memory * 2**20)
     codecs = CodecPool(model, device=device, limits=limits)
 
     def work(job: Job) -> FileReport:
         return decode_file(
-            codecs, job.open_source(), job.open_target(), file_format=file_format, overwrite=force
+            codecs,
+            job.open_source(),
+            job.open_target(),
+            file_format=file_format,
+            overwrite=overwrite,
         )
 
-    run_jobs(jobs, work, verb="decoding", as_json=json, batch=out_dir is not None)
+    return work

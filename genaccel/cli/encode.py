@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from genaccel.cli import options
-from genaccel.cli.batch import Job, plan_jobs, run_jobs
+from genaccel.cli.batch import Job, plan_jobs, run_jobs, without_existing
 from genaccel.codec.limits import DEFAULT_MAX_PIXELS, CodecLimits
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ def encode(
         typer.Option("--reduce-depth", help="Take images of more than 8 bits per sample, at 8."),
     ] = False,
     force: options.Force = False,
+    skip_existing: options.SkipExisting = False,
+    jobs: options.Jobs = 1,
     json: options.Json = False,
     max_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
     max_memory: options.MaxMemory = options.DEFAULT_MAX_MEMORY_MIB,
@@ -49,12 +53,53 @@ def encode(
     from genaccel.codec.bitstream import EXTENSION
     from genaccel.codec.images import READ_SUFFIXES, parse_colour
 
-    jobs = plan_jobs(paths, out_dir=out_dir, input_suffixes=READ_SUFFIXES, output_suffix=EXTENSION)
+    if force and skip_existing:
+        raise typer.BadParameter("give --force or --skip-existing, not both")
+    todo = plan_jobs(paths, out_dir=out_dir, input_suffixes=READ_SUFFIXES, output_suffix=EXTENSION)
     try:
         colour = None if background is None else parse_colour(background)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    if skip_existing:
+        todo = without_existing(todo)
+        if not todo:
+            return
+    workers = min(jobs, len(todo))
+    open_work = partial(
+        open_encoder,
+        model,
+        device=device,
+        limits=CodecLimits(max_pixels=max_pixels, max_memory_bytes=max_memory * 2**20),
+        threads=options.threads_of_each(threads, workers),
+        overwrite=force,
+        background=colour,
+        reduce_depth=reduce_depth,
+    )
+    run_jobs(
+        todo,
+        open_work,
+        verb="encoding",
+        as_json=json,
+        batch=out_dir is not None,
+        workers=workers,
+    )
 
+
+def open_encoder(
+    model: str | None,
+    *,
+    device: str,
+    limits: CodecLimits,
+    threads: int | None,
+    overwrite: bool,
+    background: tuple[int, int, int] | None,
+    reduce_depth: bool,
+) -> Callable[[Job], FileReport]:
+    """Load the model and give the function that encodes a file; runs in a worker process, if there are any.
+
+    Raises:
+        UnknownModelError: If the model is not at hand; fails the command, not each file.
+    """
     import torch
 
     from genaccel.codec.file_codec import encode_file
@@ -62,18 +107,17 @@ def encode(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    limits = CodecLimits(max_pixels=max_pixels, max_memory_bytes=max_memory * 2**20)
     codecs = CodecPool(model, device=device, limits=limits)
-    codecs.for_encoding()  # a model that is not there fails the command, not each file
+    codecs.for_encoding()
 
     def work(job: Job) -> FileReport:
         return encode_file(
             codecs,
             job.open_source(),
             job.open_target(),
-            overwrite=force,
-            background=colour,
+            overwrite=overwrite,
+            background=background,
             reduce_depth=reduce_depth,
         )
 
-    run_jobs(jobs, work, verb="encoding", as_json=json, batch=out_dir is not None)
+    return work

@@ -10,6 +10,7 @@ from genaccel.errors import (
     LibraryMissingError,
     LimitExceededError,
     UnknownModelError,
+    WorkerDiedError,
 )
 
 
@@ -31,6 +32,7 @@ _BY_TYPE: tuple[tuple[type[Exception], ExitCode], ...] = (
     (UnknownModelError, ExitCode.UNKNOWN_MODEL),
     (LimitExceededError, ExitCode.LIMIT_EXCEEDED),
     (LibraryMissingError, ExitCode.FAILURE),
+    (WorkerDiedError, ExitCode.FAILURE),
     (OSError, ExitCode.FAILURE),
 )
 

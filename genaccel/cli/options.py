@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -29,5 +30,29 @@ OutDir = Annotated[
     Path | None,
     typer.Option(help="Folder for the results of several inputs; made if it is not there."),
 ]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        "--jobs", "-j", min=1, help="Worker processes for several files; they share the threads."
+    ),
+]
+SkipExisting = Annotated[
+    bool,
+    typer.Option(
+        "--skip-existing", help="Leave out files whose results are there: go on after a break."
+    ),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")]
 Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1.")]
+
+
+def threads_of_each(threads: int | None, workers: int) -> int | None:
+    """CPU threads for each of several workers; None: as many as torch takes by itself.
+
+    Args:
+        threads: For all of them; None: all cores that this process may use.
+        workers: Their number.
+    """
+    if workers == 1:
+        return threads
+    return max(1, (threads or len(os.sched_getaffinity(0))) // workers)

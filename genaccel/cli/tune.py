@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genaccel.cli import options, pipeline_source
+from genaccel.cli.distance import load_distance
 
 if TYPE_CHECKING:
     from genaccel.sensitivity.fewer_steps import FewerSteps
@@ -61,7 +62,7 @@ def tune(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     draw = _plotter() if plot else None
-    distance = _distance(lpips, device)
+    distance = load_distance(lpips, device)
     pipeline = pipeline_source.load_pipeline(model, device=device, dtype=dtype)
     from genaccel.sensitivity.fewer_steps import fewer_steps
     from genaccel.sensitivity.tune import tune as search
@@ -115,24 +116,6 @@ def _plotter() -> Callable[[Sequence[dict[str, Any]], int], bytes]:
             "the plot needs matplotlib: pip install 'genaccel[eval]', or leave it out with --no-plot"
         ) from error
     return pareto_plot
-
-
-def _distance(wanted: bool | None, device: str) -> Any:
-    """ST-LPIPS of a sample and its reference, or None."""
-    if wanted is False:
-        return None
-    import torch
-
-    from genaccel.eval.st_lpips import StLpipsOfImages
-    from genaccel.models.st_lpips import StLpips
-
-    try:
-        return StLpipsOfImages(StLpips.from_pretrained("vgg").to(torch.device(device)))
-    except FileNotFoundError as error:
-        if wanted:
-            raise typer.BadParameter(str(error)) from error
-        typer.echo(f"without the ST-LPIPS column: {error}", err=True)
-        return None
 
 
 def _entries(library: PlanLibrary, speedups: Sequence[float]) -> list[PlanEntry]:
