@@ -132,6 +132,8 @@ def allowed_include(path, header):
     if folder == "common":
         if name.endswith(".cuh"):
             return header.startswith("common/") or cuda
+        if name.startswith("simd") and STANDARD_HEADER.match(header):
+            return True
         return header in ("cstdint", "cmath") or re.match(r"common/[a-z_]+\.h$", header) is not None
     stem = re.sub(r"(_math\.h|_cpu\.cpp|_cuda\.cu|\.h)$", "", name)
     if name.endswith("_math.h"):

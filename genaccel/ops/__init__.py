@@ -3,7 +3,15 @@
 
 from genaccel.ops.entropy import pmf_to_cdf
 from genaccel.ops.forecast import predict_add
-from genaccel.ops.quantize import nearest_code
+from genaccel.ops.integer import (
+    integer_attention,
+    integer_frequencies,
+    integer_gate,
+    integer_linear,
+    integer_rms_norm,
+    integer_rotate_normalize,
+)
+from genaccel.ops.quantize import nearest_code, soft_cross_entropy
 from genaccel.ops.tokens import (
     gather_norm_modulate,
     scatter_gated_residual,
@@ -13,10 +21,17 @@ from genaccel.ops.tokens import (
 
 __all__ = [
     "gather_norm_modulate",
+    "integer_attention",
+    "integer_frequencies",
+    "integer_gate",
+    "integer_linear",
+    "integer_rms_norm",
+    "integer_rotate_normalize",
     "nearest_code",
     "pmf_to_cdf",
     "predict_add",
     "scatter_gated_residual",
     "select_tokens",
+    "soft_cross_entropy",
     "token_scores",
 ]

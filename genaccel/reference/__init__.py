@@ -3,7 +3,20 @@
 
 from genaccel.reference.entropy import pmf_to_cdf
 from genaccel.reference.forecast import predict_add
-from genaccel.reference.quantize import nearest_code, nearest_code_backward
+from genaccel.reference.integer import (
+    integer_attention,
+    integer_frequencies,
+    integer_gate,
+    integer_linear,
+    integer_rms_norm,
+    integer_rotate_normalize,
+)
+from genaccel.reference.quantize import (
+    nearest_code,
+    nearest_code_backward,
+    soft_cross_entropy,
+    soft_cross_entropy_backward,
+)
 from genaccel.reference.tokens import (
     gather_norm_modulate,
     scatter_gated_residual,
@@ -13,11 +26,19 @@ from genaccel.reference.tokens import (
 
 __all__ = [
     "gather_norm_modulate",
+    "integer_attention",
+    "integer_frequencies",
+    "integer_gate",
+    "integer_linear",
+    "integer_rms_norm",
+    "integer_rotate_normalize",
     "nearest_code",
     "nearest_code_backward",
     "pmf_to_cdf",
     "predict_add",
     "scatter_gated_residual",
     "select_tokens",
+    "soft_cross_entropy",
+    "soft_cross_entropy_backward",
     "token_scores",
 ]
