@@ -105,7 +105,7 @@ def _compare(bench: Bench, folder: Path) -> None:
         f"{workload.guidance:g}, {judge.num_samples} samples on {workload.device}"
     )
     ours = Ours(workload, batches=1 if bench.quick else 4)
-    methods = our_methods(ours, folder) + peers(workload)
+    methods = our_methods(ours) + peers(workload)
     if bench.quick:
         methods = [_coarser(m) for m in methods if not any(n in m.name for n in _ONLY_IN_FULL)]
     search = Search(workload, is_timed=not bench.quick)

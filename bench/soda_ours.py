@@ -16,7 +16,6 @@ from bench.soda_workload import Attached, Method, Setting, Workload
 from genaccel.sensitivity.calibrate import calibrate
 from genaccel.sensitivity.partial_plan import plan_for_speedup
 from genaccel.sensitivity.plan import Plan
-from genaccel.sensitivity.plan_library import LIBRARY_FOLDER, PlanLibrary
 from genaccel.sensitivity.planner import Measurements
 
 # Of the FLOPs, for recomputed tokens: about what the paper spends on them.
@@ -72,13 +71,6 @@ class Ours:
         """A plan of this calibration."""
         return self.attach_plan(pipeline, self.plan(values), values)
 
-    def attach_either(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
-        """What a user gets who asks for a speed-up: the plans beside the model, or a calibration's."""
-        if values["is_shipped"]:
-            self._enable(pipeline, genaccel.SensitivityConfig(speedup=values["speedup"]))
-            return Attached(pipeline)
-        return self.attach_planned(pipeline, {"speedup": values["speedup"]})
-
     def possible(self, speedups: Sequence[float]) -> list[float]:
         """Those that a plan reaches: intervals have a longest."""
         found = []
@@ -132,38 +124,19 @@ def fixed_plan(measured: Measurements, *, count: int, forecaster: str) -> Plan:
     )
 
 
-def our_methods(ours: Ours, folder: Path | None) -> list[Method]:
-    """genaccel, fixed intervals and fewer steps.
+def our_methods(ours: Ours) -> list[Method]:
+    """genaccel as a user has it who calibrates for a speed-up, fixed intervals and fewer steps.
 
     Args:
         ours: With the calibration.
-        folder: Of the model; its plans are used if it has some.
     """
     steps = ours.workload.num_steps
     counts = range(max(2, steps * 3 // 4), 1, -1)
-    shipped = [] if folder is None else _shipped_speedups(folder, steps)
-    ladders = [
-        tuple(
-            Setting(
-                f"speedup {speedup:.3g}{', shipped plan' if is_shipped else ''}",
-                {"speedup": speedup, "is_shipped": is_shipped},
-                expected=speedup,
-            )
-            for speedup in speedups
-        )
-        for is_shipped, speedups in (
-            (True, shipped),
-            # A hair less than what the steps give, which rounding could put above it.
-            (False, ours.possible([ours.speedup_of(n) * (1 - 1e-9) for n in counts])),
-        )
-    ]
+    # A hair less than what the steps give, which rounding could put above it.
+    speedups = ours.possible([ours.speedup_of(n) * (1 - 1e-9) for n in counts])
+    ladder = tuple(Setting(f"speedup {s:.3g}", {"speedup": s}, expected=s) for s in speedups)
     return [
-        Method(
-            name="genaccel",
-            attach=ours.attach_either,
-            ladders=tuple(ladder for ladder in ladders if ladder),
-            is_ours=True,
-        ),
+        Method(name="genaccel", attach=ours.attach_planned, ladders=(ladder,), is_ours=True),
         *(
             Method(
                 name=name,
@@ -192,18 +165,6 @@ def our_methods(ours: Ours, folder: Path | None) -> list[Method]:
             ),
         ),
     ]
-
-
-def _shipped_speedups(folder: Path, steps: int) -> list[float]:
-    """FLOP ratios of the plans beside a model that were made for as many steps, ascending."""
-    library = PlanLibrary(folder / LIBRARY_FOLDER)
-    return sorted(
-        {
-            entry.flop_ratio
-            for entry in library.entries
-            if library.load(entry).fingerprint.num_inference_steps == steps
-        }
-    )
 
 
 def ablation_methods(ours: Ours, speedup: float) -> list[Method]:

@@ -89,7 +89,7 @@ def tune(
             distance=distance,
             seed=seed,
         )
-        entries = _entries(library, wanted)
+        entries = _entries(library, wanted, steps)
         baseline = fewer_steps(
             pipeline, calls, [e.speedup or e.flop_ratio for e in entries], distance=distance
         )
@@ -118,10 +118,12 @@ def _plotter() -> Callable[[Sequence[dict[str, Any]], int], bytes]:
     return pareto_plot
 
 
-def _entries(library: PlanLibrary, speedups: Sequence[float]) -> list[PlanEntry]:
+def _entries(library: PlanLibrary, speedups: Sequence[float], steps: int) -> list[PlanEntry]:
     """Those of this command, in its order; others may lie in the same folder."""
-    folders = [f"speedup-{speedup:g}" for speedup in dict.fromkeys(speedups)]
-    return [e for folder in folders for e in library.entries if e.folder == folder]
+    from genaccel.sensitivity.tune import find_entry
+
+    found = [find_entry(library, None, speedup, steps) for speedup in dict.fromkeys(speedups)]
+    return [entry for entry in found if entry is not None]
 
 
 def _row(entry: PlanEntry, fewer: FewerSteps) -> dict[str, Any]:

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genaccel.sensitivity.forecast import Taylor, affine_fit
+from genaccel.sensitivity.output_sketch import OutputSketch
 
 Metric = Literal["cosine", "l1", "l2"]
 
 METRICS: tuple[Metric, ...] = ("cosine", "l1", "l2")
 _MOMENTS = ("n", "x", "y", "xx", "xy", "yy")
-_TENSORS = ("errors", "counts", "moments")
+_TENSORS = ("errors", "counts", "moments", "gram")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +48,7 @@ class CalibrationMoments:
 
     Taylor forecasters at interval ``k`` are measured from outputs ``k`` steps apart, as on a
     schedule of even spacing, and closer together where the ring or the run holds no older ones.
+    What a forecast from any other history is worth follows from :meth:`gram`.
 
     Args:
         num_steps: Steps of the sampler, S.
@@ -103,17 +105,29 @@ class CalibrationMoments:
         self._errors = torch.zeros(count, len(METRICS), *self.shape, dtype=torch.float64)
         self._counts = torch.zeros(count, *self.shape, dtype=torch.float64)
         self._moments = torch.zeros(len(_MOMENTS), *self.shape, dtype=torch.float64)
+        self._sketch = OutputSketch(
+            num_steps=num_steps, num_segments=num_segments, num_modules=num_modules
+        )
         self._rings: dict[tuple[int, int, Hashable], deque[_Entry]] = {}
 
     @property
+    def _gram(self) -> Tensor:
+        return self._sketch.gram
+
+    @_gram.setter
+    def _gram(self, gram: Tensor) -> None:
+        self._sketch.gram = gram
+
+    @property
     def bytes_held(self) -> int:
-        """Bytes of the outputs in the rings."""
+        """Bytes of the outputs in the rings, and of the projections of older ones."""
         outputs = [entry.output for ring in self._rings.values() for entry in ring]
-        return sum(t.numel() * t.element_size() for t in outputs)
+        return sum(t.numel() * t.element_size() for t in outputs) + self._sketch.bytes_held
 
     def start_generation(self) -> None:
         """Forget past outputs, before another prompt or batch begins. Sums stay."""
         self._rings.clear()
+        self._sketch.start_generation()
 
     @torch.no_grad()
     def observe(
@@ -182,6 +196,7 @@ class CalibrationMoments:
                     older = past[age].output.to(wide).reshape(fresh.shape)
                     forecast.add_(older, alpha=weight)
                 self._add_errors(row, place, forecast, fresh)
+        self._sketch.observe(step, segment, module, output, stream=stream)
         # The sampler may reuse the memory of its output.
         ring.append(_Entry(step=step, output=output.detach().clone(), x=x, xx=xx))
         self._rings[segment, module, stream] = ring
@@ -206,6 +221,7 @@ class CalibrationMoments:
         self._errors += other._errors
         self._counts += other._counts
         self._moments += other._moments
+        self._gram += other._gram
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the sums, all float64, without the rings: resume with a new generation."""
@@ -218,7 +234,10 @@ class CalibrationMoments:
             ValueError: If they are of other sizes, or incomplete.
         """
         if sorted(state) != sorted(_TENSORS):
-            raise ValueError(f"calibration state must hold {sorted(_TENSORS)}, got {sorted(state)}")
+            raise ValueError(
+                f"calibration state must hold {sorted(_TENSORS)}, got {sorted(state)}: it is of another "
+                "genaccel; measure anew"
+            )
         for name in _TENSORS:
             expected = getattr(self, f"_{name}").shape
             if state[name].shape != expected:
@@ -227,7 +246,7 @@ class CalibrationMoments:
                 )
         for name in _TENSORS:
             setattr(self, f"_{name}", state[name].to("cpu", torch.float64, copy=True))
-        self._rings.clear()
+        self.start_generation()
 
     def errors(self, forecaster: str, metric: Metric = "cosine") -> NDArray[np.float64]:
         """Mean error, ``[S, K, G, M]``; NaN where nothing was measured.
@@ -253,6 +272,14 @@ class CalibrationMoments:
     def moments(self) -> dict[str, NDArray[np.float64]]:
         """Sums over the cached values x and true values y, by name, ``[S, K, G, M]`` each."""
         return dict(zip(_MOMENTS, self._moments.clone().numpy(), strict=True))
+
+    def gram(self) -> NDArray[np.float64]:
+        """Inner products of the outputs at each two steps, summed over samples, ``[G, M, S + 1, S + 1]``.
+
+        The last row and column are those of a tensor of ones. Large outputs are projected first;
+        see :mod:`genaccel.sensitivity.output_sketch`.
+        """
+        return self._gram.numpy().copy()
 
     def affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Slope and intercept, ``[S, K, G, M]`` each; 1 and 0 where nothing was measured."""

@@ -8,6 +8,7 @@ in milliseconds, but which price, weighting and forecasters suit a model best, o
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
 import random
@@ -28,7 +29,7 @@ from genaccel.sensitivity.enable import AcceleratedModel, SensitivityHandle, ena
 from genaccel.sensitivity.partial_plan import plan_for_speedup
 from genaccel.sensitivity.plan import Plan
 from genaccel.sensitivity.plan_library import PlanEntry, PlanLibrary
-from genaccel.sensitivity.planner import segment_errors
+from genaccel.sensitivity.planner import make_plan, segment_errors
 
 Images = list[NDArray[np.uint8]]
 Distance = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
@@ -44,6 +45,10 @@ CANDIDATES: tuple[Mapping[str, Any], ...] = (
     {"objective": "sum"},
     {"metric": "cosine", "edge_cost": "endpoint", "objective": "sum", "forecasters": ("reuse",)},
 )
+
+
+# Forecasters that are tried with even spacing, which needs no measured errors to be good.
+EVEN_CANDIDATES = ("taylor1", "taylor2")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +84,7 @@ def tune(
     """Measure plans for several speed-ups and keep the best of each.
 
     A plan is kept as soon as its speed-up is done; a second call with the same folder goes on with
-    the speed-ups that are not in it.
+    the speed-ups that are not in it for this number of steps.
 
     Args:
         pipeline: A diffusers pipeline, not accelerated at present.
@@ -106,20 +111,23 @@ def tune(
                 f"{type(pipeline).__name__} has {len(handle.models)} transformers; tune knows only one"
             )
         (model,) = handle.models.values()
-        known = {e.folder for e in library.entries if e.component == model.name}
-        speedups = [s for s in speedups if f"speedup-{s:g}" not in known]
-        if not speedups:
-            return library
+        stated = [int(c["num_inference_steps"]) for c in calls if "num_inference_steps" in c]
+        if len(stated) == len(calls):
+            # Told before anything is measured, where the calls say it.
+            speedups = _missing(library, model.name, speedups, stated[0])
+            if not speedups:
+                return library
         with measuring(handle):
             for call in tqdm(calls, desc="calibrating", unit="generation", disable=None):
                 run_call(pipeline, call)
         trials = _Trials(pipeline, handle, model, calls, distance)
-        for speedup in speedups:
+        steps = trials.measured.fingerprint.num_inference_steps
+        for speedup in _missing(library, model.name, speedups, steps):
             best = _best(trials, config, speedup, refine, random.Random(seed))
             library.add(
                 best.plan,
                 PlanEntry(
-                    folder=f"speedup-{speedup:g}",
+                    folder=plan_folder(speedup, steps),
                     component=model.name,
                     flop_ratio=1 / best.plan.flop_fraction,
                     speedup=best.speedup,
@@ -131,6 +139,48 @@ def tune(
     finally:
         handle.disable()
     return library
+
+
+def plan_folder(speedup: float, num_inference_steps: int) -> str:
+    """Folder of a plan in its library.
+
+    Example:
+        >>> plan_folder(2.0, 50)
+        'speedup-2-steps-50'
+    """
+    return f"speedup-{speedup:g}-steps-{num_inference_steps}"
+
+
+def find_entry(
+    library: PlanLibrary, component: str | None, speedup: float, num_inference_steps: int
+) -> PlanEntry | None:
+    """What :func:`tune` kept for a speed-up and a number of steps.
+
+    Args:
+        library: Of plans.
+        component: The pipeline's model, or None for any.
+        speedup: As it was asked for.
+        num_inference_steps: Of the sampler.
+    """
+    # Folders were named without the steps once.
+    named = (plan_folder(speedup, num_inference_steps), f"speedup-{speedup:g}")
+    for folder in named:
+        for entry in library.entries:
+            if entry.folder != folder or component not in (None, entry.component):
+                continue
+            if library.load(entry).fingerprint.num_inference_steps == num_inference_steps:
+                return entry
+    return None
+
+
+def _missing(
+    library: PlanLibrary, component: str, speedups: Sequence[float], num_inference_steps: int
+) -> list[float]:
+    return [
+        speedup
+        for speedup in speedups
+        if find_entry(library, component, speedup, num_inference_steps) is None
+    ]
 
 
 class _Trials:
@@ -197,20 +247,26 @@ class _Trials:
 def _best(
     trials: _Trials, config: SensitivityConfig, speedup: float, refine: int, chance: random.Random
 ) -> TrialResult:
+    asked = dataclasses.replace(config, speedup=speedup, max_lpips=None, min_psnr=None)
+    planned = [
+        (plan_for_speedup, dataclasses.replace(asked, **settings)) for settings in CANDIDATES
+    ]
+    if not config.has_partial_steps:
+        even = functools.partial(make_plan, even=True)
+        planned += [
+            (even, dataclasses.replace(asked, forecasters=(name,))) for name in EVEN_CANDIDATES
+        ]
     found: list[tuple[float, Plan, SensitivityConfig]] = []
     refused: ValueError | None = None
     with tqdm(
-        total=len(CANDIDATES) + refine, desc=f"plans for {speedup:g}x", unit="plan", disable=None
+        total=len(planned) + refine, desc=f"plans for {speedup:g}x", unit="plan", disable=None
     ) as progress:
-        for settings in CANDIDATES:
-            candidate = dataclasses.replace(
-                config, speedup=speedup, max_lpips=None, min_psnr=None, **settings
-            )
+        for make, candidate in planned:
             progress.update()
             try:
-                plan = plan_for_speedup(trials.measured, candidate, speedup=speedup)
+                plan = make(trials.measured, candidate, speedup=speedup)
             except ValueError as error:
-                # Taylor alone, say, can't stand in for the second step of a short run.
+                # Too few steps for even spacing, say.
                 refused = error
                 continue
             found.append((trials.psnr(plan), plan, candidate))
@@ -272,9 +328,9 @@ def move_step(
                 errors[forecasters.index(n), s, age - 1, g] if n in forecasters else np.inf
                 for n in plan.forecasters
             ]
-            kept = plan.forecaster_index[s, g]
-            if not plan.compute_mask[s, g] and not np.isfinite(prices).any():
-                index[s, g] = kept
+            if not plan.compute_mask[s, g]:
+                # Chosen for what is computed around it, which the errors of one step do not tell.
+                index[s, g] = plan.forecaster_index[s, g]
             elif np.isfinite(prices).any():
                 index[s, g] = int(np.nanargmin(prices))
             else:

@@ -136,6 +136,23 @@ def test_moments_are_the_sums() -> None:
         assert moments[name][5, 1, 0, 0] == pytest.approx(value)
 
 
+def test_inner_products_tell_the_error_of_any_forecast() -> None:
+    runs = [_runs(0), _runs(1, batch=3)]
+    calibration = _calibration(num_segments=2)
+    for outputs in runs:
+        _observe(calibration, outputs, segment=1)
+    gram = calibration.gram()
+    assert gram.shape == (2, 1, STEPS + 1, STEPS + 1)
+    assert not gram[0].any()
+    weights = np.zeros(STEPS + 1)
+    weights[[8, 5, 4, 0, STEPS]] = -1, 1.75, -1.25, 0.5, 3.0  # older than the ring is deep
+    square = 0.0
+    for outputs in runs:
+        forecast = 1.75 * outputs[5] - 1.25 * outputs[4] + 0.5 * outputs[0] + 3
+        square += float((forecast - outputs[8]).double().square().sum())
+    assert weights @ gram[1, 0] @ weights == pytest.approx(square, rel=1e-5)
+
+
 def test_batches_prompts_and_streams_add_up() -> None:
     outputs = _runs(5, batch=4)
     whole, halves, merged, streams = (_calibration() for _ in range(4))
@@ -186,8 +203,9 @@ def test_a_resumed_calibration_goes_on() -> None:
     for name, tensor in straight.state_dict().items():
         assert tensor.dtype == torch.float64
         assert torch.equal(tensor, resumed.state_dict()[name])
-    with pytest.raises(ValueError, match="must hold"):
-        resumed.load_state_dict({"errors": state["errors"]})
+    old = {name: tensor for name, tensor in state.items() if name != "gram"}
+    with pytest.raises(ValueError, match=r"must hold .*another genaccel; measure anew"):
+        resumed.load_state_dict(old)
     with pytest.raises(ValueError, match="errors of the calibration state must be"):
         CalibrationMoments(num_steps=3, max_interval=2).load_state_dict(state)
 
@@ -195,10 +213,13 @@ def test_a_resumed_calibration_goes_on() -> None:
 def test_memory_is_bounded_by_the_ring() -> None:
     outputs = _runs(11).half()
     one = outputs[0].numel() * 2
+    # Besides a projection of each, which is in float32 and of outputs so small all of them, and of
+    # a tensor of ones.
+    projections = (STEPS + 1) * 2 * one
     for depth, taylor, expected in ((None, (1, 2), 9), (None, (), 3), (4, (1, 2), 4)):
         calibration = _calibration(taylor_orders=taylor, ring_depth=depth)
         _observe(calibration, outputs)
-        assert calibration.bytes_held == min(expected, STEPS) * one
+        assert calibration.bytes_held == min(expected, STEPS) * one + projections
         calibration.start_generation()
         assert calibration.bytes_held == 0
     short = _calibration(ring_depth=WIDTH)

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import random
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from genaccel.sensitivity import tune as tune_module
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.fewer_steps import fewer_steps
 from genaccel.sensitivity.plan_library import PlanLibrary
-from genaccel.sensitivity.tune import image_psnr, images_of, move_step, tune
+from genaccel.sensitivity.tune import find_entry, image_psnr, images_of, move_step, tune
 
 
 def absolute(a, b):
@@ -43,7 +44,7 @@ def test_the_best_is_kept_resumed_and_found_by_quality(
     )
     assert torch.equal(sample(pipeline), plain)
     slow, fast = library.entries
-    assert (slow.folder, fast.folder) == ("speedup-1.5", "speedup-2")
+    assert (slow.folder, fast.folder) == ("speedup-1.5-steps-8", "speedup-2-steps-8")
     assert fast.flop_ratio >= 2.0
     assert fast.st_lpips > 0
     assert fast.speedup > 0
@@ -57,8 +58,8 @@ def test_the_best_is_kept_resumed_and_found_by_quality(
     assert again.entries == library.entries
     assert tried == []
     more = tune(pipeline, calls, speedups=[1.5, 3.0], out=tmp_path / "out")
-    assert [e.folder for e in more.entries] == ["speedup-1.5", "speedup-2", "speedup-3"]
-    assert 1 <= len(tried) <= 3  # Taylor alone can't: its first steps are computed
+    assert [e.folder for e in more.entries] == [f"speedup-{s}-steps-8" for s in ("1.5", "2", "3")]
+    assert len(tried) == 3 + 2  # and even spacing
 
     config = SensitivityConfig(plan=tmp_path / "out", min_psnr=fast.psnr)
     with genaccel.enable(pipeline, config) as handle:
@@ -72,16 +73,16 @@ def test_the_best_is_kept_resumed_and_found_by_quality(
 def test_a_stopped_search_has_kept_what_is_done(pipeline, calls, tmp_path, short):
     with pytest.raises(ValueError, match="a speed-up of 50 is out of reach"):
         tune(pipeline, calls[:1], speedups=[1.5, 50.0], out=tmp_path)
-    assert [e.folder for e in PlanLibrary(tmp_path).entries] == ["speedup-1.5"]
+    assert [e.folder for e in PlanLibrary(tmp_path).entries] == ["speedup-1.5-steps-8"]
     assert not hasattr(pipeline.transformer, "_diffusers_hook")
 
 
 def test_a_candidate_that_cannot_reach_the_speedup_is_passed_over(
     pipeline, calls, tmp_path, monkeypatch
 ):
-    candidates = ({"forecasters": ("taylor2",)}, {"forecasters": ("reuse",)})
-    # Two computed steps are all that it pays for, and taylor2 wants three.
+    candidates = ({"warmup_steps": 8}, {"forecasters": ("reuse",)})
     monkeypatch.setattr(tune_module, "CANDIDATES", candidates)
+    monkeypatch.setattr(tune_module, "EVEN_CANDIDATES", ())
     library = tune(pipeline, calls[:1], speedups=[3.4], out=tmp_path)
     assert library.load(library.entries[0]).forecasters == ("reuse",)
 
@@ -161,3 +162,40 @@ def test_fewer_steps_take_as_long_as_the_plans(pipeline, calls):
     assert half.psnr < same.psnr
     with pytest.raises(ValueError, match="num_inference_steps"):
         fewer_steps(pipeline, [{"class_labels": [1]}], [2.0])
+
+
+def test_plans_for_other_steps_lie_side_by_side(pipeline, calls, tmp_path, short):
+    out = tmp_path / "plans"
+    longer = [{**calls[0], "num_inference_steps": 10}]
+    tune(pipeline, calls[:1], speedups=[2.0], out=out)
+    library = tune(pipeline, longer, speedups=[2.0], out=out)
+    assert [e.folder for e in library.entries] == ["speedup-2-steps-8", "speedup-2-steps-10"]
+    steps = [library.load(e).fingerprint.num_inference_steps for e in library.entries]
+    assert steps == [8, 10]
+    found = [find_entry(library, "transformer", 2.0, n) for n in (8, 10, 50)]
+    assert found == [*library.entries, None]
+    assert find_entry(library, "transformer_2", 2.0, 8) is None
+
+
+def test_folders_without_steps_in_their_names_are_known(
+    pipeline, calls, tmp_path, short, monkeypatch
+):
+    library = tune(pipeline, calls[:1], speedups=[2.0], out=tmp_path / "new")
+    (entry,) = library.entries
+    old = PlanLibrary(tmp_path / "old")
+    old.add(library.load(entry), dataclasses.replace(entry, folder="speedup-2"))
+    monkeypatch.setattr(tune_module, "measuring", None)  # nothing is to be measured
+    again = tune(pipeline, calls[:1], speedups=[2.0], out=old.folder)
+    assert [e.folder for e in again.entries] == ["speedup-2"]
+    assert find_entry(again, None, 2.0, 8) == again.entries[0]
+    # It is of 8 steps, whatever its name leaves out.
+    assert find_entry(again, None, 2.0, 10) is None
+
+
+def test_even_spacing_is_among_the_trials(pipeline, calls, tmp_path, monkeypatch):
+    monkeypatch.setattr(tune_module, "CANDIDATES", ())
+    library = tune(pipeline, calls[:1], speedups=[2.0], out=tmp_path)
+    plan = library.load(library.entries[0])
+    gaps = np.diff(np.flatnonzero(plan.compute_mask[:, 0]))
+    assert gaps.max() - gaps.min() <= 1
+    assert plan.forecasters in (("taylor1",), ("taylor2",))
