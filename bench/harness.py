@@ -27,6 +27,7 @@ class Bench:
     quick: bool
     json_path: Path | None
     rows: list[dict[str, Any]] = field(default_factory=list)
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     bars: list[dict[str, Any]] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -66,23 +67,20 @@ class Bench:
         self.bars.append({"name": name, "value": value, "target": target, "ok": reached})
 
     def finish(self, versions_of: Sequence[str] = ()) -> None:
-        """Print the table and the bars, and write the JSON file."""
+        """Print the tables and the bars, and write the JSON file."""
         described = environment(versions_of)
         console = Console(width=None if Console().is_terminal else 160)
         console.print("  ".join(f"{k} {v}" for k, v in described.items()), highlight=False)
-        if self.rows:
-            table = Table(*(column.replace("_", " ") for column in self.rows[0]))
-            for row in self.rows:
-                table.add_row(
-                    *(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values())
-                )
-            console.print(table)
+        for title, rows in (("", self.rows), *self.tables.items()):
+            if rows:
+                console.print(_table(title, rows))
         if self.json_path is not None:
             record = {
                 "benchmark": self.name,
                 "quick": self.quick,
                 "environment": described,
                 "rows": self.rows,
+                **({"tables": self.tables} if self.tables else {}),
                 "bars": self.bars,
             }
             self.json_path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,10 +88,23 @@ class Bench:
             partial.write_text(json.dumps(record, indent=1) + "\n")
             os.replace(partial, self.json_path)
         for bar in self.bars:
-            value = "missing" if bar["value"] is None else f"{bar['value']:.3f}"
+            value = "nan" if bar["value"] is None else f"{bar['value']:.3f}"
             print(
                 f"bar {bar['name']} value={value} target={bar['target']} {'ok' if bar['ok'] else 'short'}"
             )
+
+
+def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(*(column.replace("_", " ") for column in rows[0]), title=title or None)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    return table
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def alternate(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:

@@ -16,3 +16,7 @@ class LimitExceededError(ValueError):
 
 class LibraryMissingError(ImportError):
     """The native library was not built, or does not load."""
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker process was killed, or crashed, on a file."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -141,7 +141,7 @@ def _with_folders(jobs: Sequence[Job]) -> Iterator[Job]:
 
 def _outcomes(
     jobs: Sequence[Job], open_work: OpenWork[Job, FileReport], *, batch: bool, workers: int
-) -> Iterator[Outcome[Job, FileReport]]:
+) -> Generator[Outcome[Job, FileReport]]:
     items = _with_folders(jobs) if batch else iter(jobs)
     if workers > 1:
         yield from map_in_workers(

@@ -55,4 +55,7 @@ def threads_of_each(threads: int | None, workers: int) -> int | None:
     """
     if workers == 1:
         return threads
-    return max(1, (threads or len(os.sched_getaffinity(0))) // workers)
+    # What this process may use, which a container or taskset makes fewer than the machine has.
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, (threads or cores) // workers)

@@ -33,7 +33,9 @@ def write_atomically(path: Path, data: bytes, *, overwrite: bool = False) -> Non
         with target.open("wb") as stream:
             stream.write(data)
         return
-    partial = target.with_name(f".{target.name[:64]}.{secrets.token_hex(6)}.partial")
+    partial = target.with_name(
+        f"{_partial_prefix(target, os.getpid())}{secrets.token_hex(6)}.partial"
+    )
     try:
         with partial.open("xb") as stream:
             stream.write(data)
@@ -43,3 +45,17 @@ def write_atomically(path: Path, data: bytes, *, overwrite: bool = False) -> Non
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def remove_partial(path: Path, process_id: int) -> None:
+    """Remove what a process that was killed left of ``path``; another process's files stay."""
+    target = path.resolve()
+    prefix = _partial_prefix(target, process_id)
+    if target.parent.is_dir():
+        for found in target.parent.iterdir():
+            if found.name.startswith(prefix) and found.name.endswith(".partial"):
+                found.unlink(missing_ok=True)
+
+
+def _partial_prefix(target: Path, process_id: int) -> str:
+    return f".{target.name[:64]}.{process_id}."

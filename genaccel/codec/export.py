@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns a training run into a model that codes files."""
+"""Turns a training run of any stage into a model that codes files."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ import torch
 from tqdm.auto import tqdm
 
 from genaccel.codec.image_codec import ImageCodec
-from genaccel.codec.index_statistics import bits_per_pixel, count_indices, set_index_cdfs
-from genaccel.codec.training import load_trained
+from genaccel.codec.index_statistics import (
+    bits_per_pixel,
+    count_indices,
+    predicted_bits,
+    set_index_cdfs,
+    static_bits,
+)
+from genaccel.codec.rate_distortion_model import RateDistortionModel
+from genaccel.codec.trained_networks import ENTROPY_FOLDER, load_run
 from genaccel.data.image_files import find_images, read_rgb
 
 
@@ -21,6 +28,7 @@ class ExportReport(NamedTuple):
 
     folder: Path
     bits_per_pixel: float  # on the images measured, by the tables
+    predicted_bits_per_pixel: float | None  # by the entropy model, if the run has one
     codes_used: list[int]  # code words met at least once, per scale
 
 
@@ -30,40 +38,65 @@ def export_model(
     *,
     data: str | os.PathLike[str],
     max_images: int = 1000,
+    entropy_dtype: torch.dtype = torch.float32,
 ) -> ExportReport:
     """Write the averaged weights of a run's last checkpoint, with index tables measured on images of ``data``.
 
     Args:
-        run: Folder of a run of ``genaccel train codec``; it may still be running.
-        out: Folder for ``config.json`` and ``model.safetensors``.
+        run: Folder of a run of ``genaccel train codec``, ``entropy`` or ``joint``; it may still be running.
+        out: Folder for ``config.json`` and ``model.safetensors``; the entropy model, if the run has one, goes to
+            its folder ``entropy`` with files of the same names.
         data: Folder of images, the training set as a rule.
         max_images: Images to count indices on, spread evenly over the folder.
+        entropy_dtype: Of the stored weights of the entropy model. float32 leaves all of the rounding to a later
+            quantisation; float16 takes half the space.
 
     Raises:
         FileNotFoundError: If the run has no checkpoint.
-        ValueError: If ``max_images`` is not positive, or no image can be read.
+        ValueError: If ``max_images`` is not positive, no image can be read, or ``out`` has an entropy model and
+            the run has none.
     """
     if max_images < 1:
         raise ValueError(f"max_images must be at least 1, got {max_images}")
-    model = load_trained(run)
+    model, entropy_model = load_run(run)
     # The weights that count are the stored ones: measure with them, not with their fp32 originals.
     model.half().float()
+    networks = None
+    if entropy_model is not None:
+        for (
+            weight
+        ) in entropy_model.parameters():  # its buffers are not stored: they stay as they are
+            weight.data = weight.data.to(entropy_dtype).float()
+        networks = RateDistortionModel(model, entropy_model).eval()
+    elif (Path(out) / ENTROPY_FOLDER).exists():
+        raise ValueError(f"{out} has an entropy model, and {run} has none: choose another folder")
     codec = ImageCodec(model)
     paths = find_images(data)
     step = -(-len(paths) // max_images) or 1
-    counts = torch.zeros(len(model.params.strides), model.params.codebook_size, dtype=torch.int64)
+    scales = len(model.params.strides)
+    counts = torch.zeros(scales, model.params.codebook_size, dtype=torch.int64)
+    predicted = torch.zeros(scales, dtype=torch.float64)
     for path in tqdm(paths[::step], desc="measuring index tables", unit="image", disable=None):
         try:
             image = read_rgb(path)
         except (OSError, ValueError):
             continue  # training has left it out and said so
-        counts += count_indices(model.params, codec.encode_indices(image))
+        index_maps = codec.encode_indices(image)
+        counts += count_indices(model.params, index_maps)
+        if networks is not None:
+            predicted += predicted_bits(networks, index_maps)
     if not bool(counts.any()):
         raise ValueError(f"{data} has no image that can be read")
     set_index_cdfs(model, counts)
     model.save_pretrained(out)
+    if entropy_model is not None:
+        entropy_model.save_pretrained(Path(out) / ENTROPY_FOLDER, dtype=entropy_dtype)
+    tokens = counts.sum(1)
     return ExportReport(
         folder=Path(out),
-        bits_per_pixel=bits_per_pixel(model, counts),
+        bits_per_pixel=bits_per_pixel(model.params, static_bits(model, counts), tokens),
+        predicted_bits_per_pixel=(
+            None if networks is None else bits_per_pixel(model.params, predicted, tokens)
+        ),
         codes_used=[int(n) for n in (counts > 0).sum(1)],
     )

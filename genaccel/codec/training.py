@@ -21,10 +21,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
 from genaccel.codec.codebook_upkeep import CodebookUpkeep
+from genaccel.codec.distortion import Distortion, DistortionWeights
 from genaccel.codec.training_config import CodecTrainingConfig
 from genaccel.data.image_folder import RandomCropDataset
 from genaccel.models.autoencoder import PRESETS, Autoencoder, AutoencoderOutput
-from genaccel.models.st_lpips import StLpips
 from genaccel.training.loop import NonFiniteLossError, averaged_weights
 from genaccel.training.run_folder import RunFolder
 from genaccel.training.schedule import warmup_cosine
@@ -39,38 +39,6 @@ def learning_rate_at(step: int, config: CodecTrainingConfig) -> float:
         warmup_steps=config.warmup_steps,
         final_ratio=config.final_learning_rate_ratio,
     )
-
-
-# Periods along a side of the window in which a repeating error is looked for. Fewer, and the picture's own
-# errors weigh in; more, and a pattern that changes with the picture's colours averages out.
-_GRID_WINDOW = 8
-
-
-def grid_error(error: Tensor, period: int) -> Tensor:
-    """Power of what repeats in an error with the decoder's stride: the visible grid of upsampling.
-
-    Its amplitude is a few grey levels, so the mean squared error hardly counts it, and ST-LPIPS, which
-    blurs before it subsamples, does not see it; eyes do, on plain surfaces.
-
-    Args:
-        error: Reconstruction minus image, ``[B, C, H, W]``.
-        period: Pixels after which the decoder repeats itself.
-
-    Returns:
-        Mean square, over windows of up to 8x8 periods, of the error's mean at each place within the
-        period, less the window's mean. 0 for images smaller than a period.
-    """
-    rows, columns = error.shape[2] // period, error.shape[3] // period
-    if min(rows, columns) == 0:
-        return error.new_zeros(())
-    down, across = min(rows, _GRID_WINDOW), min(columns, _GRID_WINDOW)
-    height, width = rows // down * down * period, columns // across * across * period
-    cells = error[:, :, :height, :width].unflatten(3, (-1, across, period))
-    cells = cells.unflatten(
-        2, (-1, down, period)
-    )  # [B, C, window, down, period, window, across, period]
-    pattern = cells.mean((3, 6))  # [B, C, window, period, window, period]
-    return (pattern - pattern.mean((3, 5), keepdim=True)).square().mean()
 
 
 class CodecTrainer:
@@ -111,7 +79,6 @@ class CodecTrainer:
         optimizer = torch.optim.Adam(
             model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), eps=1e-8
         )
-        self._grid_period = min(model.params.strides)
         self.step = 0
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         plain = self.accelerator.unwrap_model(self.model)
@@ -122,11 +89,19 @@ class CodecTrainer:
         self.upkeep = CodebookUpkeep(
             plain.params.codebook_size, dead_below=config.restart_usage, seed=config.seed
         )
-        self.perceptual: StLpips | None = None
-        if config.perceptual_net != "none" and config.perceptual_weight > 0:
-            self.perceptual = StLpips.from_pretrained(config.perceptual_net)
-            self.perceptual.to(self.accelerator.device).to(memory_format=torch.channels_last)
-            self.perceptual.eval().requires_grad_(False)
+        self.distortion = Distortion(
+            DistortionWeights(
+                mse=config.mse_weight,
+                grid=config.grid_weight,
+                perceptual=config.perceptual_weight,
+                perceptual_net=config.perceptual_net,
+                perceptual_fraction=config.perceptual_fraction,
+                codebook=config.codebook_weight,
+                commitment=config.commitment_weight,
+            ),
+            period=min(model.params.strides),
+            device=self.accelerator.device,
+        )
         if self.run.has_checkpoint:
             self._load_checkpoint()
 
@@ -151,29 +126,11 @@ class CodecTrainer:
 
     def loss(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor], AutoencoderOutput]:
         """Loss of one batch ``[B, 3, S, S]``, its parts, and the model's output."""
-        config = self.config
         with self.accelerator.autocast():
             output = self.model(x)
-        reconstruction = output.reconstruction.float()
-        parts = {
-            "mse": torch.nn.functional.mse_loss(reconstruction, x),
-            "grid": grid_error(reconstruction - x, self._grid_period),
-            "codebook": output.codebook_loss.float(),
-            "commitment": output.commitment_loss.float(),
-        }
-        loss = (
-            config.mse_weight * parts["mse"]
-            + config.grid_weight * parts["grid"]
-            + config.codebook_weight * parts["codebook"]
-            + config.commitment_weight * parts["commitment"]
-        )
-        if self.perceptual is not None and self.step >= config.perceptual_start_step:
-            # The metric network costs more than the codec: part of the crops gives the same mean gradient.
-            count = max(1, round(config.perceptual_fraction * x.shape[0]))
-            with self.accelerator.autocast():
-                distance = self.perceptual(reconstruction[:count], x[:count])
-            parts["perceptual"] = distance.float().mean()
-            loss = loss + config.perceptual_weight * parts["perceptual"]
+            loss, parts = self.distortion(
+                output, x, perceptual=self.step >= self.config.perceptual_start_step
+            )
         return loss, parts, output
 
     def train(self, on_step: Callable[[int], None] | None = None) -> None:

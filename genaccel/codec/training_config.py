@@ -29,7 +29,7 @@ class CodecTrainingConfig:
         learning_rate: Peak of the cosine schedule.
         final_learning_rate_ratio: Last learning rate as a share of the peak.
         warmup_steps: Steps of linear warm-up.
-        grid_weight: Weight of :func:`genaccel.codec.training.grid_error`.
+        grid_weight: Weight of :func:`genaccel.codec.distortion.grid_error`.
         perceptual_net: Trunk of ST-LPIPS, or "none".
         perceptual_start_step: Steps before it train on MSE alone, which is several times cheaper.
         perceptual_fraction: Share of the crops on which the perceptual loss is evaluated.

@@ -107,6 +107,7 @@ class AutoencoderOutput(NamedTuple):
     reconstruction: Tensor  # [B, 3, H, W], not clamped
     indices: list[Tensor]  # coarse to fine, [B, H/s, W/s] int64
     features: list[Tensor]  # coarse to fine, [B, C, H/s, W/s], before the quantiser
+    code_vectors: list[Tensor]  # alike, after it: unit norm, straight-through gradient
     codebook_loss: Tensor  # scalar, mean over all tokens
     commitment_loss: Tensor  # scalar, mean over all tokens
 
@@ -146,7 +147,15 @@ class Autoencoder(nn.Module):
             "index_cdfs", uniform.to(torch.int32).repeat(len(channels), 1), persistent=True
         )
 
-    def _features(self, x: Tensor) -> list[Tensor]:
+    def features(self, x: Tensor) -> list[Tensor]:
+        """What enters the quantiser: a map ``[B, C, H/s, W/s]`` per stride s, coarse to fine.
+
+        Args:
+            x: ``[B, 3, H, W]`` in [-1, 1]; H and W multiples of ``params.alignment``.
+
+        Raises:
+            ValueError: For another shape.
+        """
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(f"x must have shape [B, 3, H, W], got {tuple(x.shape)}")
         height, width = x.shape[2:]
@@ -169,16 +178,18 @@ class Autoencoder(nn.Module):
 
     def forward(self, x: Tensor) -> AutoencoderOutput:
         """Reconstruct ``x`` ``[B, 3, H, W]`` in [-1, 1], with all that the losses need."""
-        features = self._features(x)
+        features = self.features(x)
         quantized = [self.quantize(feature) for feature in features]
         tokens = [q.indices.numel() for q in quantized]
         weights = [count / sum(tokens) for count in tokens]  # each token counts once
         codebook_loss = sum(w * q.codebook_loss for w, q in zip(weights, quantized, strict=True))
         commitment = sum(w * q.commitment_loss for w, q in zip(weights, quantized, strict=True))
+        code_vectors = [q.values for q in quantized]
         return AutoencoderOutput(
-            reconstruction=self._synthesise([q.values for q in quantized]),
+            reconstruction=self._synthesise(code_vectors),
             indices=[q.indices for q in quantized],
             features=features,
+            code_vectors=code_vectors,
             codebook_loss=torch.as_tensor(codebook_loss),
             commitment_loss=torch.as_tensor(commitment),
         )
@@ -195,7 +206,7 @@ class Autoencoder(nn.Module):
         Raises:
             ValueError: For another shape.
         """
-        return [self.quantize(feature).indices for feature in self._features(x)]
+        return [self.quantize(feature).indices for feature in self.features(x)]
 
     def decode(self, indices: Sequence[Tensor]) -> Tensor:
         """Image ``[B, 3, H, W]`` from index maps, coarse to fine; values may leave [-1, 1] a little.

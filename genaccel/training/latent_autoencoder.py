@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +109,7 @@ class LatentAutoencoderTraining(TrainingLoop):
             raise ValueError("to train the decoder alone, give the autoencoder to start from")
         self.autoencoder_config = config
         torch.manual_seed(loop.seed)
-        options = {"autoencoder": _plain(asdict(config))}
+        options = {"autoencoder": asdict(config)}
         model: Any = config.build()
         if start is not None:
             model.load_state_dict(AutoencoderKL.from_pretrained(start).state_dict())
@@ -147,11 +146,6 @@ class LatentAutoencoderTraining(TrainingLoop):
             parts["perceptual"] = self.perceptual(restored[:count], batch[:count]).mean()
             loss = loss + config.perceptual_weight * parts["perceptual"]
         return loss, parts
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives them back."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def load_latent_autoencoder(run: str | os.PathLike[str], *, data: str | os.PathLike[str]) -> Any:

@@ -134,7 +134,8 @@ class TrainingLoop(ABC):
 
         Args:
             batch: Of :meth:`batch`.
-            generator: On the CPU, for all random numbers of the step.
+            generator: On the CPU, for the random numbers of the step; dropout layers, which take no
+                generator, draw from the global one, seeded alike.
         """
 
     def plain_model(self) -> Any:
@@ -183,7 +184,9 @@ class TrainingLoop(ABC):
             )
         index = self.step * accelerator.num_processes + accelerator.process_index
         numbers = range(index * config.batch_size, (index + 1) * config.batch_size)
-        generator = torch.Generator().manual_seed((config.seed << 32) + index)
+        seed = (config.seed << 32) + index
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)  # dropout layers draw from the global generator
         with accelerator.autocast():
             loss, parts = self.loss(self.batch(numbers), generator)
         if not math.isfinite(float(loss.detach())):
@@ -201,18 +204,19 @@ class TrainingLoop(ABC):
 
     def save(self) -> None:
         """Write all state."""
-        if not self.accelerator.is_main_process:
-            return
+        if self.accelerator.is_main_process:
+            self.run.save(self.state())
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds; a subclass with more state adds it here."""
         scaler = self.accelerator.scaler
-        self.run.save(
-            {
-                "step": self.step,
-                "model": self.plain_model().state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "ema": self.ema.state_dict(),
-                "scaler": None if scaler is None else scaler.state_dict(),
-            }
-        )
+        return {
+            "step": self.step,
+            "model": self.plain_model().state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
 
     def _resume(self) -> None:
         state = self.run.load(self.accelerator.device)

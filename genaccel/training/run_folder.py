@@ -38,13 +38,16 @@ class RunFolder:
         """Write the options of a new run, or check that they are those of the run found here.
 
         Args:
-            options: As plain values; options that a former version did not write are not compared.
+            options: As JSON has them, tuples as lists; options that a former version did not write are not compared.
             write: Whether this process may write (the main one of several).
 
         Raises:
             ValueError: If the folder holds a run with other options.
         """
         path = self.path / CONFIG_NAME
+        options = json.loads(
+            json.dumps(dict(options))
+        )  # tuples compare as the lists they come back as
         if path.is_file():
             found = json.loads(path.read_text())
             changed = ", ".join(
@@ -60,7 +63,7 @@ class RunFolder:
         elif write:
             self.path.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(dict(options), indent=2) + "\n")
+            partial.write_text(json.dumps(options, indent=2) + "\n")
             os.replace(partial, path)
 
     def save(self, state: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from genaccel.cli.train import app
 from genaccel.models.autoencoder import Autoencoder
+from genaccel.models.masked_entropy_model import MaskedEntropyModel
 
 
 @pytest.fixture
@@ -38,6 +39,37 @@ def test_two_steps_make_a_model_that_loads(photographs, tmp_path):
     assert exported.exit_code == 0, exported.output
     first = Autoencoder.from_pretrained(run / "model")
     assert Autoencoder.from_pretrained(tmp_path / "again").digest() == first.digest()
+
+
+def test_four_commands_make_a_codec_with_an_entropy_model(photographs, tmp_path):
+    common = ["--data", photographs, "--cpu", "--steps", 1, "--batch-size", 1, "--crop-size", 32]
+
+    def invoke(*arguments):
+        result = CliRunner().invoke(app, list(map(str, arguments)))
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    plain = ["--perceptual-net", "none"]
+    runs = {name: tmp_path / name for name in ("tokenizer", "entropy", "joint", "again")}
+    invoke("codec", *common, *plain, "--out", runs["tokenizer"])
+    output = invoke("entropy", *common, "--start", runs["tokenizer"], "--out", runs["entropy"])
+    assert "by the entropy model" in output
+    invoke("joint", *common, *plain, "--start", runs["entropy"], "--out", runs["joint"])
+    options = json.loads((runs["joint"] / "training.json").read_text())
+    assert (options["stage"], options["training"]["rate_weight"]) == ("joint", 1.0)
+    # The model folder is a start as well as its run, and `export` writes the same model.
+    invoke("entropy", *common, "--start", runs["joint"] / "model", "--out", runs["again"])
+    folder = tmp_path / "exported"
+    invoke("export", runs["joint"], folder, "--data", photographs, "--entropy-precision", "fp16")
+    assert MaskedEntropyModel.from_pretrained(folder / "entropy").params.codebook_size == 1024
+    digests = {Autoencoder.from_pretrained(f).digest() for f in (folder, runs["joint"] / "model")}
+    assert len(digests) == 1
+
+    result = CliRunner().invoke(
+        app, ["joint", *map(str, [*common, "--start", runs["tokenizer"], "--out", tmp_path / "x"])]
+    )
+    assert result.exit_code == 2
+    assert "has no entropy model" in " ".join(result.output.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(

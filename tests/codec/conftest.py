@@ -6,6 +6,7 @@ import torch
 from genaccel.codec.image_codec import ImageCodec
 from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
 from genaccel.models.efficient_backbone import EfficientParams
+from genaccel.models.masked_entropy_model import MaskedEntropyModel, MaskedEntropyParams
 from genaccel.models.vqgan_backbone import VqganParams
 
 LOCAL = AutoencoderParams(
@@ -18,6 +19,18 @@ LOCAL = AutoencoderParams(
         decoder_blocks=(1, 1),
         tail_widths=(8, 8, 4),
     ),
+)
+# For it; windows of 32x32 pixels.
+LOCAL_ENTROPY = MaskedEntropyParams(
+    codebook_size=32,
+    codebook_dim=4,
+    num_scales=2,
+    window_side=2,
+    width=16,
+    layers=1,
+    heads=2,
+    feed_forward_width=24,
+    first_slice_without_position=False,
 )
 GLOBAL = AutoencoderParams(
     codebook_size=32,
@@ -59,6 +72,17 @@ def local_model():
 def global_model():
     """VQGAN backbone: its group norms see the whole image."""
     return random_model(GLOBAL)
+
+
+@pytest.fixture
+def fresh_networks():
+    """Makes an autoencoder and an entropy model for it as training begins with them, always the same."""
+
+    def make():
+        torch.manual_seed(0)
+        return Autoencoder(LOCAL), MaskedEntropyModel(LOCAL_ENTROPY)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,19 @@
 """A short training run, for ``torchrun``: DATA RUN. Started by test_distributed_training.py."""
 
 import sys
+from dataclasses import replace
 
 import torch
 from test_training import TINY
 
 from genaccel.codec import training, training_config
-from genaccel.models.autoencoder import PRESETS
+from genaccel.codec.distortion import DistortionWeights
+from genaccel.codec.joint_training import JointTraining
+from genaccel.codec.rate_distortion_model import entropy_params
+from genaccel.codec.stage_config import CropConfig, JointTrainingConfig
+from genaccel.models.autoencoder import PRESETS, Autoencoder
+from genaccel.models.masked_entropy_model import MaskedEntropyModel
+from genaccel.training.loop import LoopConfig
 
 presets = {**PRESETS, "tiny": TINY}
 training.PRESETS = presets
@@ -29,3 +36,32 @@ trainer.train()
 weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 everyone = trainer.accelerator.gather(weights[None])
 assert torch.equal(everyone[0], everyone[1]), "ranks ended with different weights"
+
+# The joint stage, with a discriminator beside it.
+torch.manual_seed(trainer.accelerator.process_index)
+joint = JointTraining(
+    Autoencoder(TINY),
+    MaskedEntropyModel(
+        replace(entropy_params("small", TINY), width=16, layers=1, heads=2, feed_forward_width=16)
+    ),
+    JointTrainingConfig(
+        crops=CropConfig(crop_size=32),
+        distortion=DistortionWeights(perceptual_net="none"),
+        adversarial_weight=0.1,
+        adversarial_start_step=1,
+    ),
+    LoopConfig(steps=4, batch_size=1, warmup_steps=2),
+    data=sys.argv[1],
+    run=f"{sys.argv[2]}-joint",
+    cpu=True,
+)
+joint.train()
+assert joint.adversary is not None
+networks = [joint.plain_model().state_dict(), joint.adversary.state_dict()["network"]]
+# Batch norms keep statistics of each process's own crops, and nothing reads them.
+tensors = [
+    t for state in networks for n, t in state.items() if "running" not in n and "num" not in n
+]
+weights = torch.cat([t.detach().flatten().float() for t in tensors])
+everyone = joint.accelerator.gather(weights[None])
+assert torch.equal(everyone[0], everyone[1]), "ranks ended the joint stage with different weights"

@@ -32,3 +32,6 @@ def test_two_processes_train_one_model(tmp_path):
         timeout=300,
     )
     assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] == 6
+    joint = torch.load(f"{run}-joint/checkpoint.pt", weights_only=True)
+    assert joint["step"] == 4
+    assert set(joint) >= {"model", "adversary"}

@@ -11,7 +11,7 @@ from genaccel.training.run_folder import CHECKPOINT_NAME, CONFIG_NAME, RunFolder
 def test_options_are_written_once_and_compared(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     run.claim({"steps": 5, "widths": [1, 2]})
-    run.claim({"steps": 5, "widths": [1, 2]})
+    run.claim({"steps": 5, "widths": (1, 2)})  # which JSON gives back as a list
     assert run.options() == {"steps": 5, "widths": [1, 2]}
     # An option that is newer than the run has no former value to differ from.
     run.claim({"steps": 5, "widths": [1, 2], "new": 1})

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rate and distortion of genaccel's image codecs beside JPEG, WebP, AVIF and JPEG XL, on photographs that no model saw.
+
+    python bench/rdvq.py [--quick] [--json FILE] [--model [FAMILY=]FOLDER,...] [--keep FOLDER]
+
+Bits are those of whole files. The classical formats end at 0.08 to 0.17 bits per pixel at this size of picture; so each
+of them also codes the picture at half its width and height, enlarged by Lanczos after decoding, in rows that say so. An
+anchor, in comparisons, is the better of the two at each rate.
+
+Speed is measured beside CompressAI's bmshj2018-hyperprior, whose weights are random, since only time is asked for, and
+AVIF; the sides take turns. With ``--keep``, finished points stay in a folder and an interrupted run goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench.harness import Bench, alternate
+from bench.rdvq_codecs import anchor_points, classical_codec, our_points
+from bench.rdvq_curves import anchor_front, comparisons, curve_of, plot, quality_at
+from genaccel.codec.image_codec import ImageCodec
+from genaccel.eval.codecs import Codec, OperatingPoint
+from genaccel.eval.curves import codec_records
+from genaccel.eval.held_out import held_out_photographs
+from genaccel.eval.one_call import peak_memory_of_call
+from genaccel.eval.rate_distortion import load_metrics
+from genaccel.eval.results import Metric
+from genaccel.eval.sweep import Originals, PointResult, sweep
+
+METRICS = ("st-lpips", "ssimulacra2", "psnr", "ms-ssim")
+# MS-SSIM's five scales need 161 pixels a side.
+QUICK_SIDE = 224
+SIZES = ((768, 512), (1920, 1080))  # width, height
+# Files of about 0.17 bits per pixel, near our model's.
+SPEED_AVIF_QUALITY = 20
+HYPERPRIOR = "bmshj2018-hyperprior"
+
+
+def main() -> None:
+    """Run the benchmark."""
+    bench = Bench.from_command_line(
+        "rdvq",
+        __doc__.splitlines()[0],
+        {
+            "model": (str, "", "", "more models, commas between: FOLDER or FAMILY=FOLDER"),
+            "photographs": (int, 7, 2, "held-out photographs to use"),
+            "keep": (Path, None, None, "folder to keep finished points in"),
+        },
+    )
+    ours = our_points([text for text in bench.options["model"].split(",") if text])
+    points = [*ours, *anchor_points(quick=bench.quick)]
+    photographs = _photographs(bench.options["photographs"], quick=bench.quick)
+    with tempfile.TemporaryDirectory() as folder:
+        keep = bench.options["keep"] or Path(folder)
+        results, metrics = measure(points, photographs, keep)
+    codecs = {
+        record["codec"]: record["points"]
+        for record in codec_records(results, metrics, list(photographs))
+    }
+    bench.rows = [
+        {
+            "codec": title,
+            "setting": point["setting"],
+            "bits_per_pixel": point["bits_per_pixel"],
+            **{metric.title: point["metrics"][metric.key] for metric in metrics},
+            "encode_ms": 1e3 * point["encode_seconds"],
+            "decode_ms": 1e3 * point["decode_seconds"],
+        }
+        for title, points_of in codecs.items()
+        for point in points_of
+    ]
+    titles = list(dict.fromkeys(point.codec for point in ours))
+    compared = comparisons(codecs, titles, metrics[:3])
+    bench.tables["against the better of full and half size of each anchor"] = compared
+    speeds = measure_speed(ours, quick=bench.quick)
+    bench.tables[f"speed, {torch.get_num_threads()} threads"] = speeds
+    _add_bars(bench, codecs, titles, compared, speeds, metrics[0])
+    if bench.json_path is not None:
+        plot(codecs, titles, metrics, bench.json_path.with_suffix(".png"))
+    packages = ["pillow", "pillow-jxl-plugin", "compressai", "ssimulacra2", "stlpips-pytorch"]
+    bench.finish(packages)
+
+
+def _photographs(count: int, *, quick: bool) -> dict[str, NDArray[np.uint8]]:
+    found = held_out_photographs()
+    if quick:  # their middles
+        for name, image in found.items():
+            top, left = ((side - QUICK_SIDE) // 2 for side in image.shape[:2])
+            found[name] = image[top : top + QUICK_SIDE, left : left + QUICK_SIDE].copy()
+    return {name: found[name] for name in list(found)[:count]}
+
+
+def measure(
+    points: Sequence[OperatingPoint], photographs: dict[str, NDArray[np.uint8]], keep: Path
+) -> tuple[list[PointResult], list[Metric]]:
+    """Every point on every photograph.
+
+    One photograph after the other, since ST-LPIPS keeps the features of its last original.
+    """
+    metrics = load_metrics(METRICS)
+    merged: list[PointResult] = []
+    for name, image in photographs.items():
+        for point in points[:1]:
+            point.load()(name, image)  # the first call allocates
+        digest = hashlib.sha256(image.tobytes()).hexdigest()
+        originals = Originals(read={name: partial(np.copy, image)}, digest=digest)
+        found = sweep(points, originals, metrics, keep / name, strict=True)
+        if not merged:
+            merged = found
+        for whole, part in zip(merged, found, strict=True):
+            whole.images.update(part.images)
+    return merged, [paired.metric for paired in metrics]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    """A codec whose speed is measured."""
+
+    name: str
+    codec: Codec
+
+
+def _speed_sides(ours: Sequence[OperatingPoint]) -> list[Side]:
+    sides = [
+        Side(name=name, codec=ImageCodec.from_pretrained(name))
+        for name in dict.fromkeys(point.setting.removeprefix("model ") for point in ours)
+    ]
+    try:
+        from genaccel.eval.compressai_models import CompressAiCodec, require_architecture
+
+        require_architecture(HYPERPRIOR)
+        import compressai.zoo
+
+        torch.manual_seed(0)
+        model = compressai.zoo.image_models[HYPERPRIOR](1, pretrained=False).eval()
+        model.update(force=True)
+        title = f"{HYPERPRIOR} q1, random weights"
+        sides.append(Side(name=title, codec=CompressAiCodec(model)))
+    except ImportError as error:
+        print(f"{HYPERPRIOR} is left out: {error}")
+    avif = classical_codec("AVIF", SPEED_AVIF_QUALITY)
+    return [*sides, Side(name=f"AVIF quality {SPEED_AVIF_QUALITY}", codec=avif)]
+
+
+def measure_speed(ours: Sequence[OperatingPoint], *, quick: bool) -> list[dict[str, Any]]:
+    """Rows of a size and a codec: medians, and how far memory rises in the first call."""
+    sides = _speed_sides(ours)
+    photograph = held_out_photographs()["motorcycle"]
+    rows = []
+    for width, height in SIZES:
+        # Mirrored until it fills the size: the sharpness of a photograph, which enlarging would take.
+        missing = [
+            (0, max(have_to - have, 0))
+            for have_to, have in zip((height, width), photograph.shape[:2], strict=True)
+        ]
+        image = np.pad(photograph, [*missing, (0, 0)], "reflect")[:height, :width].copy()
+        repeats = (1 if width > 1000 else 2) if quick else 5
+        files, peaks = {}, {}
+        for side in sides:
+            encode_peak, files[side.name] = peak_memory_of_call(
+                partial(side.codec.encode, image), torch.device("cpu")
+            )
+            decode_peak, _ = peak_memory_of_call(
+                partial(side.codec.decode, files[side.name]), torch.device("cpu")
+            )
+            peaks[side.name] = encode_peak, decode_peak
+        encode = alternate({s.name: partial(s.codec.encode, image) for s in sides}, repeats)
+        decode = alternate({s.name: partial(s.codec.decode, files[s.name]) for s in sides}, repeats)
+        rows += [
+            {
+                "size": f"{width}x{height}",
+                "codec": side.name,
+                "bits_per_pixel": 8 * len(files[side.name]) / (width * height),
+                "encode_ms": 1e3 * encode[side.name],
+                "decode_ms": 1e3 * decode[side.name],
+                **{
+                    f"{what}_peak_MB": None if peak is None else peak / 1e6
+                    for what, peak in zip(("encode", "decode"), peaks[side.name], strict=True)
+                },
+            }
+            for side in sides
+        ]
+    return rows
+
+
+def _add_bars(
+    bench: Bench,
+    codecs: dict[str, Any],
+    ours: Sequence[str],
+    compared: Sequence[dict[str, Any]],
+    speeds: Sequence[dict[str, Any]],
+    st_lpips: Metric,
+) -> None:
+    avif = quality_at(anchor_front(codecs, "AVIF", st_lpips), 0.20)
+    small = [
+        quality
+        for title in ours
+        for curve in [curve_of(codecs[title], st_lpips)]
+        for rate, quality in zip(curve.rates, curve.qualities, strict=True)
+        if rate <= 0.10
+    ]
+    ratio = min(small) / avif if small and avif is not None else None
+    bench.bar("st_lpips_at_0.10bpp_vs_avif_0.20", ratio, 1.0, higher_is_better=False)
+    rates = [
+        row["bd_rate"]
+        for row in compared
+        if (row["anchor"], row["metric"]) == ("AVIF", st_lpips.title) and row["bd_rate"] is not None
+    ]
+    lowest = min(rates) if rates else None
+    bench.bar("bd_rate_st_lpips_avif", lowest, -0.30, higher_is_better=False)
+    slowest = max(
+        row["decode_ms"]
+        for row in speeds
+        if row["size"] == "768x512" and not row["codec"].startswith((HYPERPRIOR, "AVIF"))
+    )
+    bench.bar("decode_ms_768x512", slowest, 1000.0, higher_is_better=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from bench.rdvq_codecs import HALF, HalfSize, anchor_points, classical_codec, family, our_points
+from bench.rdvq_curves import anchor_front, comparisons, quality_at, rate_at
+from genaccel import zoo
+from genaccel.eval.bjontegaard_delta import Curve
+from genaccel.eval.results import Metric
+
+QUALITY = Metric(key="quality", title="Quality", higher_is_better=True)
+DISTANCE = Metric(key="distance", title="Distance", higher_is_better=False)
+
+
+def points(*pairs, key="quality"):
+    return [{"bits_per_pixel": rate, "metrics": {key: value}} for rate, value in pairs]
+
+
+@pytest.mark.parametrize("size", [(32, 48), (33, 47), (32, 47), (1, 3)])
+def test_half_size_gives_the_size_back_from_bytes_alone(size):
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    image = np.stack([rows, columns, rows + columns], axis=-1).astype(np.uint8)
+    codec = HalfSize(codec=classical_codec("JPEG", 95))
+    data = codec.encode(image)
+    inner = codec.codec.decode(data[1:])
+    assert inner.shape == (-(-size[0] // 2), -(-size[1] // 2), 3)
+    decoded = codec.decode(data)
+    assert decoded.shape == image.shape
+    if min(size) > 8:
+        assert np.abs(decoded.astype(int) - image).mean() < 4
+
+
+def test_points_are_named_and_half_size_says_so():
+    found = anchor_points(quick=True)
+    titles = {point.codec for point in found}
+    assert {"JPEG", "WebP", "AVIF", "AVIF" + HALF} <= titles
+    assert len({(point.codec, point.setting) for point in found}) == len(found)
+    for title in ("JPEG", "AVIF"):
+        # Enough for a BD-rate even in a quick run.
+        assert sum(point.codec.startswith(title) for point in found) >= 4
+
+
+def test_every_codec_of_the_zoo_and_each_folder_is_a_point(tmp_path):
+    folder = tmp_path / "mine-0.05"
+    folder.mkdir()
+    found = our_points([str(folder), f"mine={tmp_path}"])
+    assert len(found) == len(zoo.names("codec")) + 2
+    assert [point.codec for point in found[-2:]] == ["mine", "mine"]
+    assert [family(name) for name in ("a-0.1", "a-0.05bpp", "a-small")] == ["a", "a", "a-small"]
+    with pytest.raises(ValueError, match="no-such-folder"):
+        our_points(["no-such-folder"])
+
+
+def test_the_front_takes_the_better_of_full_and_half_size():
+    codecs = {
+        "AVIF": points((0.08, 10), (0.2, 30), (0.3, 40)),
+        "AVIF" + HALF: points((0.04, 5), (0.07, 15), (0.1, 25), (0.25, 26)),
+    }
+    front = anchor_front(codecs, "AVIF", QUALITY)
+    assert list(zip(front.rates, front.qualities, strict=True)) == [
+        (0.04, 5),
+        (0.07, 15),
+        (0.1, 25),
+        (0.2, 30),
+        (0.3, 40),
+    ]
+    lower = anchor_front(
+        {"AVIF": points((0.1, 2), (0.1, 1), (0.2, 0.5), key="distance")}, "AVIF", DISTANCE
+    )
+    assert lower.qualities == [1, 0.5]
+
+
+def test_interpolation_is_in_the_logarithm_of_the_rate():
+    curve = Curve(rates=[0.1, 0.4], qualities=[0.5, 0.3])
+    assert quality_at(curve, 0.2) == pytest.approx(0.4)
+    assert rate_at(curve, 0.4) == pytest.approx(0.2)
+    assert quality_at(curve, 0.5) is None
+    assert rate_at(curve, 0.6) is None
+    assert quality_at(Curve(rates=[], qualities=[]), 0.1) is None
+
+
+def test_one_point_has_a_ratio_and_four_have_a_bd_rate():
+    anchor = points((0.1, 20), (0.2, 30), (0.4, 40), (0.8, 50))
+    codecs = {
+        "AVIF": anchor,
+        "one": points((0.1, 30)),
+        "far": points((0.1, 60)),
+        "four": points((0.05, 20), (0.1, 30), (0.2, 40), (0.4, 50)),
+    }
+    one, far, four = comparisons(codecs, ["one", "far", "four"], [QUALITY])
+    assert one["rate_ratio_at_equal_quality"] == pytest.approx(0.5)
+    assert one["bd_rate"] is None
+    assert far["rate_ratio_at_equal_quality"] is None
+    assert "outside" in far["note"]
+    assert four["bd_rate"] == pytest.approx(-0.5)
+    assert four["rate_ratio_at_equal_quality"] is None
+    assert four["bits_per_pixel"] == "0.050 to 0.400"

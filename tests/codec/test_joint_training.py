@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stages entropy and joint at tiny size: what learns, what stays, resume, and the exported folder."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+from genaccel.codec.distortion import DistortionWeights
+from genaccel.codec.export import export_model
+from genaccel.codec.image_codec import ImageCodec
+from genaccel.codec.joint_training import EntropyTraining, JointTraining
+from genaccel.codec.stage_config import CropConfig, EntropyTrainingConfig, JointTrainingConfig
+from genaccel.codec.trained_networks import load_networks
+from genaccel.models.masked_entropy_model import MaskedEntropyModel
+from genaccel.training.loop import LoopConfig
+
+LOOP = LoopConfig(steps=6, batch_size=2, learning_rate=1e-3, warmup_steps=2, log_every=2)
+CROPS = CropConfig(crop_size=48)  # a window and a half: padding is part of every test
+ENTROPY = EntropyTrainingConfig(crops=CROPS)
+JOINT = JointTrainingConfig(
+    crops=CROPS,
+    distortion=DistortionWeights(perceptual_net="none"),
+    adversarial_weight=0.1,
+    adversarial_start_step=2,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    for i in range(3):
+        coarse = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((96, 80), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def entropy_training(fresh_networks, data):
+    def make(run, loop=LOOP, config=ENTROPY):
+        return EntropyTraining(*fresh_networks(), config, loop, data=data, run=run, cpu=True)
+
+    return make
+
+
+@pytest.fixture
+def joint_training(fresh_networks, data):
+    def make(run, config=JOINT, loop=LOOP):
+        return JointTraining(*fresh_networks(), config, loop, data=data, run=run, cpu=True)
+
+    return make
+
+
+def hard_bits_per_token(training):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        _, parts = training.loss(training.batch(range(100, 116)), generator)
+    return float(parts["hard_bits_per_token"])
+
+
+def assert_same(a, b):
+    if torch.is_tensor(a):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+def test_entropy_stage_learns_the_rate_and_leaves_the_autoencoder(
+    entropy_training, fresh_networks, tmp_path
+):
+    loop = replace(LOOP, steps=60, batch_size=4, learning_rate=1e-2)
+    training = entropy_training(tmp_path, loop)
+    before = hard_bits_per_token(training)
+    assert before == pytest.approx(5, abs=1e-4)  # log2(32): the output layer begins as zeros
+    training.train()
+    assert hard_bits_per_token(training) < 0.9 * before
+    made = load_networks(tmp_path)
+    assert made.entropy_model is not None
+    assert_same(made.autoencoder.state_dict(), fresh_networks()[0].state_dict())
+
+
+def test_joint_stage_moves_all_but_the_codebook_and_a_dear_rate_falls(
+    joint_training, fresh_networks, tmp_path
+):
+    config = replace(JOINT, rate_weight=100.0, adversarial_weight=0.0)
+    loop = replace(LOOP, steps=60, batch_size=4, learning_rate=1e-2)
+    training = joint_training(tmp_path, config, loop)
+    start = fresh_networks()[0]
+    training.train()
+    trained = training.plain_model().autoencoder
+    assert torch.equal(trained.quantize.embedding.weight, start.quantize.embedding.weight)
+    for part in ("encoder", "quant_conv_list", "post_quant_conv_list", "decoder"):
+        pairs = zip(
+            getattr(trained, part).parameters(), getattr(start, part).parameters(), strict=True
+        )
+        assert any(not torch.equal(a, b) for a, b in pairs), part
+    assert hard_bits_per_token(training) < 1.0
+
+
+def test_a_resumed_joint_run_equals_an_uninterrupted_one(joint_training, tmp_path):
+    """With dropout, and with an adversary that has joined before the interruption."""
+    whole = joint_training(tmp_path / "whole")
+    whole.train()
+    parts = joint_training(tmp_path / "parts")
+    for _ in range(4):
+        parts._update()
+    parts.save()
+    torch.manual_seed(99)
+    resumed = joint_training(tmp_path / "parts")
+    assert resumed.step == 4
+    resumed.train()
+    assert_same(resumed.state(), whole.state())
+    with pytest.raises(ValueError, match=r"other options \(.*rate_weight"):
+        joint_training(tmp_path / "parts", replace(JOINT, rate_weight=2.0))
+
+
+def test_the_adversary_joins_at_its_step(joint_training, tmp_path):
+    training = joint_training(tmp_path)
+    untrained = training.state()["adversary"]["network"]["layers.0.weight"].clone()
+    for step in range(4):
+        _, parts = training._update()
+        assert ("adversarial" in parts and "discriminator" in parts) == (step >= 2)
+        now = training.state()["adversary"]["network"]["layers.0.weight"]
+        assert torch.equal(now, untrained) == (step < 2)
+
+
+@pytest.fixture
+def fresh_accelerator():
+    """Accelerate keeps one precision for a whole process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_bf16_trains_too(joint_training, tmp_path):
+    training = joint_training(tmp_path, loop=replace(LOOP, mixed_precision="bf16"))
+    _, parts = training._update()
+    assert all(np.isfinite(float(p.detach())) for p in parts.values())
+
+
+def test_export_writes_both_networks_and_the_codec_reads_the_folder(
+    entropy_training, data, tmp_path
+):
+    run, out = tmp_path / "run", tmp_path / "model"
+    entropy_training(run).train()
+    report = export_model(run, out, data=data, entropy_dtype=torch.float16)
+    strides = load_networks(run).autoencoder.params.strides
+    uniform = sum(5 / stride**2 for stride in strides)
+    assert 0 < report.predicted_bits_per_pixel <= 1.001 * uniform
+    codec = ImageCodec.from_pretrained(out)
+    image = np.zeros((40, 50, 3), np.uint8)
+    assert codec.decode(codec.encode(image)).shape == image.shape
+    exported, trained = load_networks(out), load_networks(run)
+    stored = trained.entropy_model.half().float().state_dict()
+    assert_same(exported.entropy_model.state_dict(), stored)
+    # In full precision nothing is rounded.
+    export_model(run, tmp_path / "full", data=data)
+    full = MaskedEntropyModel.from_pretrained(tmp_path / "full" / "entropy")
+    assert_same(full.state_dict(), load_networks(run).entropy_model.state_dict())
+
+
+def test_crops_that_do_not_fit_are_refused(entropy_training, tmp_path):
+    config = EntropyTrainingConfig(crops=CropConfig(crop_size=40))
+    with pytest.raises(ValueError, match="crop_size must be a multiple of 16"):
+        entropy_training(tmp_path, config=config)

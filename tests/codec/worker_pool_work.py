@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the workers of ``test_worker_pool.py`` do; a module of its own, since they import it."""
+
+import os
+import signal
+import sys
+import time
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+from genaccel.codec.atomic_file import write_atomically
+from genaccel.codec.worker_pool import map_in_workers
+
+
+class AwkwardError(Exception):
+    """Cannot be rebuilt from its text, as pickle tries."""
+
+    def __init__(self, text, *, place):
+        super().__init__(f"{text} at {place}")
+
+
+def open_folder(folder):
+    """Notes in the folder who opened, and gives the function."""
+    (folder / f"opened-{os.getpid()}").touch()
+    return partial(do, folder)
+
+
+def do(folder, item):
+    with (folder / f"tries-{item}").open("a") as tries:
+        tries.write(f"{os.getpid()}\n")
+    if item == "bad":
+        raise ValueError("bad item")
+    if item == "awkward":
+        raise AwkwardError("awkward item", place="home")
+    if item == "dies-once" and len((folder / f"tries-{item}").read_text().splitlines()) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if item == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if item == "killed-while-writing":
+        os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        write_atomically(folder / item, b"half")
+    if item == "slow-to-write":
+        os.fsync = lambda _: time.sleep(60)
+        write_atomically(folder / item, b"half")
+    return item.upper()
+
+
+def open_badly():
+    raise LookupError("no such model")
+
+
+def open_never():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    # A main process that is killed while its workers are busy and idle.
+    work = partial(open_folder, Path(sys.argv[1]))
+    with closing(map_in_workers(work, ["a", "slow-to-write"], workers=2)) as outcomes:
+        for outcome in outcomes:
+            print(outcome.result, flush=True)
