@@ -57,7 +57,7 @@ def workload() -> Workload:
 
 @pytest.fixture(scope="module")
 def methods(workload: Workload) -> dict[str, Method]:
-    found = our_methods(Ours(workload, batches=1), None) + peers(workload)
+    found = our_methods(Ours(workload, batches=1)) + peers(workload)
     return {method.name: method for method in found}
 
 
