@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from diffusers.hooks.hooks import HookRegistry
 from torch import nn
 
-from genaccel.hooks.attachment import HOOK_NAME
+from genaccel.hooks.block_hook import HOOK_NAME
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.enable import SensitivityHandle, enable_sensitivity
 
