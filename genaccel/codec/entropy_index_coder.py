@@ -58,7 +58,7 @@ class EntropyIndexCoder:
         self._model = model
         self._group_size = group_size_of(model.params.entropy.codebook_size)
 
-    def _grid(self, shapes: Sequence[tuple[int, int]]) -> WindowGrid:
+    def _grid(self, shapes: Sequence[tuple[int, ...]]) -> WindowGrid:
         return WindowGrid(
             map_shapes=tuple((int(h), int(w)) for h, w in shapes),
             grid_sides=self._model.slice_order.grid_sides,
