@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -42,6 +43,8 @@ class FileCoder:
         device: Where the model runs.
         threads: CPU threads of one worker.
         limits: What to refuse.
+        run: Names this run, the same for all its workers. A file on which two workers of one run died is given
+            up for the rest of it, and tried again by the next.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class FileCoder:
         device: str = "cpu",
         threads: int = 1,
         limits: CodecLimits | None = None,
+        run: str,
     ) -> None:
         import torch
 
@@ -59,6 +63,7 @@ class FileCoder:
 
         torch.set_num_threads(threads)
         self._direction = direction
+        self._run = run
         self._codecs = CodecPool(model, device=device, limits=limits)
         if direction == "encode":
             self._codecs.for_encoding()
@@ -81,17 +86,21 @@ class FileCoder:
 
     def _code(self, source: Path, target: Path) -> dict[str, Any]:
         row = {"source": str(source), "target": str(target)}
+        tries = target.with_name(f".{target.name}.tries")
         try:
             if target.is_file():
+                tries.unlink(
+                    missing_ok=True
+                )  # of a worker that died just after it wrote the target
                 return {**row, "status": "there", "num_bytes": target.stat().st_size, "error": ""}
             target.parent.mkdir(parents=True, exist_ok=True)
-            tries = target.with_name(f".{target.name}.tries")
-            if _deaths(tries, target) >= _DEATHS_TO_GIVE_UP:
-                tries.unlink()  # the next run may try again
+            if self._deaths(tries, target) >= _DEATHS_TO_GIVE_UP:
+                # The note stays: another file of the batch may make Ray repeat it, and this one must not
+                # cost two more workers then.
                 reason = f"{_DEATHS_TO_GIVE_UP} worker processes died on it"
                 return {**row, "status": "failed", "num_bytes": 0, "error": reason}
             with tries.open("a") as note:
-                note.write(f"{os.getpid()}\n")
+                note.write(f"{self._run} {os.getpid()}\n")
             try:
                 self._code_file(source, target)
             finally:
@@ -110,16 +119,15 @@ class FileCoder:
         else:
             decode_file(self._codecs, source, target)
 
-
-def _deaths(tries: Path, target: Path) -> int:
-    """Workers that began a file and did not end it; what they left half-written is removed."""
-    try:
-        dead = tries.read_text().split()
-    except FileNotFoundError:
-        return 0
-    for process_id in dead:
-        remove_partial(target, int(process_id))
-    return len(dead)
+    def _deaths(self, tries: Path, target: Path) -> int:
+        """Workers of this run that began a file and did not end it; what any of them half-wrote is removed."""
+        try:
+            notes = [line.split() for line in tries.read_text().splitlines()]
+        except FileNotFoundError:
+            return 0
+        for _, process_id in notes:
+            remove_partial(target, int(process_id))
+        return sum(run == self._run for run, _ in notes)
 
 
 def find_jobs(direction: Direction, folder: Path, out_dir: Path) -> list[dict[str, str]]:
@@ -182,12 +190,9 @@ def code_files(
         batch_size=per_task,
         compute=ray.data.ActorPoolStrategy(size=workers),
         fn_constructor_args=(direction,),
-        fn_constructor_kwargs={"threads": cpus_per_worker, **options},
+        fn_constructor_kwargs={"threads": cpus_per_worker, "run": uuid.uuid4().hex, **options},
         num_cpus=cpus_per_worker,
         num_gpus=gpus_per_worker,
-        # Ray's own defaults, which everything here rests on: a dead worker is replaced, and its task repeated.
-        max_restarts=-1,
-        max_task_retries=-1,
     )
     yield from coded.iter_rows()
 

@@ -155,6 +155,11 @@ def map_in_workers(
                     kind, value = worker.connection.recv()
                 except (EOFError, OSError):
                     outcome = _bury(worker, pool, left_over, open_work, clean_up)
+                    if not pool and (left_over or not retired):
+                        raise WorkerDiedError(
+                            f"no worker process survives loading the model: the last one {worker.death()}; "
+                            "fewer of them take less memory"
+                        ) from None
                     if outcome is not None:
                         yield outcome
                     continue
@@ -184,8 +189,7 @@ def _bury(
 ) -> Outcome[Any, Any] | None:
     """Put a new worker in the place of a dead one; the outcome of its item, if that is not tried again.
 
-    Raises:
-        WorkerDiedError: If it was the last one, and died while it opened its work.
+    A worker that died while it opened its work gets one successor; after that the others go on without.
     """
     death = worker.death()
     worker.connection.close()
@@ -198,12 +202,7 @@ def _bury(
             return None
         if task is not None:
             left_over.append(task)
-        if not pool:
-            raise WorkerDiedError(
-                f"no worker process survives loading the model: the last one {death}; "
-                "fewer of them take less memory"
-            )
-        return None  # the others go on
+        return None
     if task is None:
         pool.append(_Worker(open_work))
         return None
@@ -258,11 +257,11 @@ def _serve(connection: Connection, open_work: OpenWork[Any, Any]) -> None:
     """Body of a worker: it ends when the other end of the pipe does, as when the main process is killed."""
     signal.signal(signal.SIGTERM, _leave)
     try:
-        work = open_work()
-    except Exception as error:
-        connection.send(("cannot open", _portable(error)))
-        return
-    try:
+        try:
+            work = open_work()
+        except Exception as error:
+            connection.send(("cannot open", _portable(error)))
+            return
         connection.send(("open", None))
         while True:
             item = connection.recv()
@@ -271,7 +270,7 @@ def _serve(connection: Connection, open_work: OpenWork[Any, Any]) -> None:
             except Exception as error:
                 reply = ("error", _portable(error))
             connection.send(reply)
-    except (EOFError, BrokenPipeError):
+    except (EOFError, ConnectionError):  # the latter also where a reply was left unread
         return
 
 

@@ -145,6 +145,12 @@ def test_workers_that_die_while_opening_are_given_up(work):
         next(outcomes)
 
 
+def test_a_worker_that_never_opens_does_not_spoil_what_another_has_done(work, tmp_path):
+    open_work = partial(work.open_one, tmp_path)
+    with closing(map_in_workers(open_work, ["a", "b"], workers=2)) as outcomes:
+        assert sorted(outcome.result for outcome in outcomes) == ["A", "B"]
+
+
 def test_no_items_and_no_workers(work, tmp_path):
     open_work = partial(work.open_folder, tmp_path)
     assert list(map_in_workers(open_work, [], workers=2)) == []

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -51,6 +51,16 @@ def open_badly():
 
 
 def open_never():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def open_one(folder):
+    """Opens in one process; the others wait until its items are done, and die."""
+    with suppress(FileExistsError):
+        (folder / "first").touch(exist_ok=False)
+        return open_folder(folder)
+    while not (folder / "tries-b").exists():
+        time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
