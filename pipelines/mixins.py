@@ -7,17 +7,14 @@ whether they should be there.
 
 from __future__ import annotations
 
-import functools
-import inspect
-import json
 import re
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 from diffusers.hooks.hooks import HookRegistry
 from torch import nn
 
 from genaccel.hooks.block_hook import HOOK_NAME
+from genaccel.pipelines.pipeline_mixin import Flag, PipelineMixin
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.enable import SensitivityHandle, enable_sensitivity
 
@@ -28,14 +25,18 @@ _ALLOWED = (
     'such as "soda:3", or a SensitivityConfig'
 )
 
-_ARGUMENT = (
-    "accelerate (`str` or `SensitivityConfig`, *optional*):",
-    '    `"soda"` halves the FLOPs of the transformer, `"soda:3"` leaves a third of them; a',
-    "    `genaccel.SensitivityConfig` says more. `None` and `False` run the plain pipeline.",
+_FLAG = Flag(
+    name="accelerate",
+    annotation=str | SensitivityConfig | None,
+    documentation=(
+        "accelerate (`str` or `SensitivityConfig`, *optional*):",
+        '    `"soda"` halves the FLOPs of the transformer, `"soda:3"` leaves a third of them; a',
+        "    `genaccel.SensitivityConfig` says more. `None` and `False` run the plain pipeline.",
+    ),
 )
 
 
-class SensitivityMixin:
+class SensitivityMixin(PipelineMixin):
     """Adds ``accelerate=`` (SODA, arXiv:2603.07057) to the call of a diffusers pipeline.
 
     It goes before the pipeline in the list of bases. Without the flag a call is the stock
@@ -45,9 +46,6 @@ class SensitivityMixin:
     Pipelines that share a transformer (``from_pipe``) do not see each other's flag: the one that
     is called takes the other's hooks away, and the other attaches its own again when its turn
     comes. What ``genaccel.enable`` attached is the caller's and stays.
-
-    A pipeline is saved under the name of the stock class, so that a folder needs no genaccel to be
-    loaded.
 
     Example:
         >>> from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
@@ -64,11 +62,7 @@ class SensitivityMixin:
     # Not set in __init__, which must stay the stock one: diffusers reads the components off its signature.
     _accelerated: ClassVar[tuple[SensitivityConfig, SensitivityHandle] | None] = None
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        stock = _next_call(cls)
-        if stock is not None and vars(cls).get("__call__") is None:
-            setattr(cls, "__call__", _documented(stock))  # noqa: B010 - mypy has no such attribute
+    flags = (_FLAG,)
 
     def __call__(
         self, *args: Any, accelerate: str | SensitivityConfig | bool | None = None, **kwargs: Any
@@ -80,7 +74,7 @@ class SensitivityMixin:
             TypeError: If it is nothing of the kind.
         """
         _switch(self, _config_of(accelerate))
-        return super().__call__(*args, **kwargs)  # type: ignore[misc]
+        return super().__call__(*args, **kwargs)
 
     @property
     def acceleration(self) -> SensitivityHandle | None:
@@ -94,18 +88,6 @@ class SensitivityMixin:
         if self._accelerated is not None:
             self._accelerated[1].disable()
             del self._accelerated
-
-    def to_json_string(self) -> str:
-        """The configuration, under the name of the class that stock diffusers knows."""
-        from diffusers import DiffusionPipeline
-
-        values = json.loads(super().to_json_string())  # type: ignore[misc]
-        values["_class_name"] = next(
-            base.__name__
-            for base in type(self).__mro__
-            if issubclass(base, DiffusionPipeline) and not issubclass(base, SensitivityMixin)
-        )
-        return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
 def _config_of(accelerate: str | SensitivityConfig | bool | None) -> SensitivityConfig | None:
@@ -164,45 +146,3 @@ def _hooks(pipeline: Any) -> list[Any]:
             if hook is not None:
                 found.append(hook)
     return found
-
-
-def _next_call(cls: type) -> Callable[..., Any] | None:
-    """The ``__call__`` that the mixin passes on to, if the mixin's is the one that is called."""
-    bases = cls.__mro__[1:]
-    names = [base for base in bases if "__call__" in vars(base)]
-    if not names or names[0] is not SensitivityMixin or len(names) < 2:
-        return None
-    call: Callable[..., Any] = vars(names[1])["__call__"]
-    return call
-
-
-def _documented(stock: Callable[..., Any]) -> Callable[..., Any]:
-    """The mixin's call, with the stock pipeline's signature and documentation."""
-
-    @functools.wraps(stock)
-    def call(self: Any, *args: Any, accelerate: Any = None, **kwargs: Any) -> Any:
-        return SensitivityMixin.__call__(self, *args, accelerate=accelerate, **kwargs)
-
-    signature = inspect.signature(stock)
-    flag = inspect.Parameter(
-        "accelerate",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=str | SensitivityConfig | None,
-    )
-    parameters = list(signature.parameters.values())
-    has_kwargs = bool(parameters) and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
-    parameters.insert(len(parameters) - has_kwargs, flag)
-    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    call.__doc__ = _with_argument(stock.__doc__ or "")
-    return call
-
-
-def _with_argument(text: str) -> str:
-    """A docstring whose list of arguments begins with the flag."""
-    heading = re.search(r"^([ ]*)(?:Args|Parameters|Arguments):[ ]*\n", text, re.M)
-    if heading is None:
-        return "\n".join([text.rstrip(), "", "Args:", *(f"    {line}" for line in _ARGUMENT)])
-    indent = heading[1] + "    "
-    added = "".join(f"{indent}{line}\n" for line in _ARGUMENT)
-    return text[: heading.end()] + added + text[heading.end() :]

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The codec's networks as components that diffusers can save and load.
+
+diffusers loads a component by the module and the name of its class, and takes classes only below one of its own base
+classes, which it looks up by name in that same module: ``ModelMixin`` here. A file of a custom pipeline cannot hold
+them, because it is copied to a module of another name.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+
+from genaccel.models.autoencoder import Autoencoder
+from genaccel.models.integer_entropy_model import IntegerEntropyModel
+
+
+class CodecAutoencoder(ModelMixin):
+    """An :class:`~genaccel.models.autoencoder.Autoencoder`; a folder of it is that model's own."""
+
+    def __init__(self, model: Autoencoder) -> None:
+        super().__init__()
+        self.model = model
+        self.train(model.training)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write the folder that ``Autoencoder.from_pretrained`` reads."""
+        self.model.save_pretrained(save_directory)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], **_: Any) -> CodecAutoencoder:
+        """Read it again; on the CPU and in float32, whatever diffusers' loading options say.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            ValueError: If the configuration or a tensor does not fit.
+        """
+        return cls(Autoencoder.from_pretrained(folder))
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the weights are in the precision that files are made in."""
+        return all(tensor.dtype == torch.float32 for tensor in self.model.parameters())
+
+
+class CodecEntropyModel(ModelMixin):
+    """An :class:`~genaccel.models.integer_entropy_model.IntegerEntropyModel`, likewise."""
+
+    def __init__(self, model: IntegerEntropyModel) -> None:
+        super().__init__()
+        self.model = model
+        self.train(model.training)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write the folder that ``IntegerEntropyModel.from_pretrained`` reads."""
+        self.model.save_pretrained(save_directory)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], **_: Any) -> CodecEntropyModel:
+        """Read it again; raises as :class:`CodecAutoencoder` does."""
+        return cls(IntegerEntropyModel.from_pretrained(folder))

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The image codec as a diffusers pipeline: images to very small files and back (RDVQ, arXiv:2604.10546)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils.outputs import BaseOutput
+
+from genaccel import zoo
+from genaccel.codec.bitstream import CUSTOM_MODEL_NUMBER
+from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
+from genaccel.models.autoencoder import Autoencoder
+from genaccel.models.integer_entropy_model import IntegerEntropyModel
+from genaccel.pipelines.codec_models import CodecAutoencoder, CodecEntropyModel
+from genaccel.pipelines.image_arrays import check_output_type, from_pixels, to_pixels
+
+
+@dataclass
+class CodecPipelineOutput(BaseOutput):
+    """What became of images on their way through a file.
+
+    Attributes:
+        images: After it, as ``output_type`` says.
+        files: Contents of the ``.gac`` files.
+        bits_per_pixel: Of each file, with its header.
+    """
+
+    images: Any
+    files: list[bytes]
+    bits_per_pixel: list[float]
+
+
+class CodecPipeline(DiffusionPipeline):
+    """Compresses images; a ``DiffusionPipeline`` around :class:`~genaccel.codec.image_codec.ImageCodec`.
+
+    Its files are those of ``genaccel encode``. They depend on the weights, so that the networks stay in float32.
+
+    Args:
+        autoencoder: Of the codec; a plain :class:`~genaccel.models.autoencoder.Autoencoder` is taken too.
+        entropy_model: Makes the files smaller; None for the autoencoder's own tables.
+        model_number: The model's number in the zoo; 0 for one outside it.
+
+    Example:
+        >>> from PIL import Image
+        >>> from genaccel.pipelines.codec_pipeline import CodecPipeline
+        >>> pipe = CodecPipeline.from_pretrained("photo-codec-small")
+        >>> image = Image.new("RGB", (320, 240), "olive")
+        >>> files = pipe.encode(image)
+        >>> pipe.decode(files)[0].size
+        (320, 240)
+    """
+
+    autoencoder: CodecAutoencoder
+    entropy_model: CodecEntropyModel | None
+    _optional_components = ["entropy_model"]  # noqa: RUF012 - as in diffusers
+
+    def __init__(
+        self,
+        autoencoder: CodecAutoencoder,
+        entropy_model: CodecEntropyModel | None = None,
+        model_number: int = CUSTOM_MODEL_NUMBER,
+    ) -> None:
+        super().__init__()
+        if isinstance(autoencoder, Autoencoder):
+            autoencoder = CodecAutoencoder(autoencoder)
+        if isinstance(entropy_model, IntegerEntropyModel):
+            entropy_model = CodecEntropyModel(entropy_model)
+        self.register_modules(autoencoder=autoencoder, entropy_model=entropy_model)
+        self.register_to_config(model_number=model_number)
+        self._made_codec: ImageCodec | None = None
+
+    @classmethod
+    def from_codec(cls, codec: ImageCodec) -> CodecPipeline:
+        """The pipeline of a codec, whose limits and tiling it keeps."""
+        pipe = cls(codec.model, _entropy_model(codec), codec.model_number)
+        pipe._made_codec = codec
+        return pipe
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] = DEFAULT_MODEL, **kwargs: Any
+    ) -> CodecPipeline:
+        """Load a pipeline's folder, a codec's folder, or a model of the zoo by name.
+
+        Args:
+            pretrained_model_name_or_path: Of these; other names are looked for where diffusers looks for pipelines.
+            kwargs: diffusers' loading options, for a pipeline; the precision is float32 in any case.
+
+        Raises:
+            UnknownModelError: If a codec's folder is damaged.
+            OSError: If there is no such pipeline.
+        """
+        name = os.fspath(pretrained_model_name_or_path)
+        if not (Path(name) / "model_index.json").is_file() and (
+            name in zoo.names("codec") or (Path(name) / "config.json").is_file()
+        ):
+            return cls.from_codec(ImageCodec.from_pretrained(name))
+        pipe: CodecPipeline = super().from_pretrained(name, **kwargs)
+        return pipe
+
+    @property
+    def codec(self) -> ImageCodec:
+        """The codec of the components that the pipeline has now.
+
+        Raises:
+            ValueError: If their weights are not float32.
+        """
+        if not self.autoencoder.is_exact:
+            raise ValueError(
+                "files depend on the codec's weights, which must be float32: "
+                "load the pipeline anew instead of casting it"
+            )
+        made = self._made_codec
+        entropy_model = None if self.entropy_model is None else self.entropy_model.model
+        if (
+            made is None
+            or made.model is not self.autoencoder.model
+            or _entropy_model(made) is not entropy_model
+        ):
+            options = {} if entropy_model is None else {"entropy_model": entropy_model}
+            number = self.config["model_number"]
+            made = self._made_codec = ImageCodec(
+                self.autoencoder.model.eval(),
+                model_number=number,
+                model_name=zoo.codec_name(number) or "custom model",
+                **options,
+            )
+        return made
+
+    def encode(self, images: Any, **encode_options: Any) -> list[bytes]:
+        """Contents of ``.gac`` files, one an image.
+
+        Args:
+            images: PIL images, arrays ``[N, H, W, 3]``, tensors ``[N, 3, H, W]``, single ones or lists of them; uint8 or
+                floating point in [0, 1]. Sizes may differ.
+            encode_options: Of :meth:`ImageCodec.encode <genaccel.codec.image_codec.ImageCodec.encode>`.
+
+        Raises:
+            TypeError: If it is no image.
+            ValueError: If a shape or a range is another, or an image is transparent.
+            LimitExceededError: If one is larger than the codec's limits allow.
+        """
+        pixels = to_pixels(images)
+        codec = self.codec
+        return [codec.encode(image, **encode_options) for image in self.progress_bar(pixels)]
+
+    def decode(
+        self,
+        files: bytes | Sequence[bytes],
+        output_type: str = "pil",
+        **decode_options: Any,
+    ) -> Any:
+        """Images of files.
+
+        Args:
+            files: Contents of ``.gac`` files.
+            output_type: ``"pil"``, ``"np"`` (float32 ``[N, H, W, 3]`` in [0, 1]) or ``"pt"`` (``[N, 3, H, W]``); lists where
+                sizes differ.
+            decode_options: Of :meth:`ImageCodec.decode <genaccel.codec.image_codec.ImageCodec.decode>`.
+
+        Raises:
+            BitstreamError: If a file is damaged.
+            UnknownModelError: If another model wrote it.
+            LimitExceededError: If an image is larger than the codec's limits allow.
+            ValueError: For another ``output_type``.
+        """
+        check_output_type(output_type)
+        codec = self.codec
+        listed = [files] if isinstance(files, bytes) else list(files)
+        images = [codec.decode(data, **decode_options) for data in self.progress_bar(listed)]
+        return from_pixels(images, output_type)
+
+    def __call__(
+        self,
+        image: Any,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        **encode_options: Any,
+    ) -> CodecPipelineOutput | tuple[Any, list[bytes], list[float]]:
+        """Encode and decode again: what images look like after the codec, and what they cost.
+
+        Args:
+            image: As for :meth:`encode`.
+            output_type: As for :meth:`decode`.
+            return_dict: Off for a plain tuple.
+            encode_options: As for :meth:`encode`.
+
+        Raises:
+            TypeError: If it is no image.
+            ValueError: If a shape, a range or ``output_type`` is another.
+            LimitExceededError: If an image is larger than the codec's limits allow.
+        """
+        check_output_type(output_type)
+        pixels = to_pixels(image)
+        files = self.encode(pixels, **encode_options)
+        output = CodecPipelineOutput(
+            images=self.decode(files, output_type),
+            files=files,
+            bits_per_pixel=[
+                8 * len(data) / (array.shape[0] * array.shape[1])
+                for data, array in zip(files, pixels, strict=True)
+            ],
+        )
+        return output if return_dict else output.to_tuple()
+
+
+def _entropy_model(codec: ImageCodec) -> IntegerEntropyModel | None:
+    model: IntegerEntropyModel | None = getattr(codec, "entropy_model", None)
+    return model
