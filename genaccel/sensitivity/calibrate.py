@@ -24,6 +24,8 @@ from genaccel.sensitivity.planner import Measurements
 
 PipelineCall = Mapping[str, Any]
 
+# Of checkpoints. 2: inner products without the row of a tensor of ones.
+_VERSION = "2"
 # Ends the name of a model in checkpoints, where its feed-forwards are meant.
 _FEED_FORWARDS = ".feed_forwards"
 
@@ -52,7 +54,7 @@ def calibrate(
 
     Raises:
         ValueError: If there are no calls, they differ in their number of steps, or the checkpoint
-            belongs to other ones.
+            belongs to other ones or to another version.
     """
     if not calls:
         raise ValueError("calls must hold at least one generation")
@@ -169,7 +171,8 @@ def _save(handle: SensitivityHandle, path: Path, belongs_to: str, done: int) -> 
             state = observed.moments.state_dict()
             tensors.update({f"{name}{_FEED_FORWARDS}.{k}": v for k, v in state.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save(tensors, metadata={"calls": belongs_to, "done": str(done)}))
+    metadata = {"version": _VERSION, "calls": belongs_to, "done": str(done)}
+    write_atomically(path, save(tensors, metadata=metadata))
 
 
 def _load(
@@ -184,6 +187,10 @@ def _load(
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{checkpoint} is damaged ({error}); remove it to begin anew") from None
+    if metadata.get("version") != _VERSION:
+        raise ValueError(
+            f"{checkpoint} is no measurement of this version of genaccel; remove it to begin anew"
+        )
     if metadata.get("calls") != belongs_to:
         raise ValueError(
             f"{checkpoint} was measured with other calls or settings; remove it or name another file"

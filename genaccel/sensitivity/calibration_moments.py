@@ -274,10 +274,9 @@ class CalibrationMoments:
         return dict(zip(_MOMENTS, self._moments.clone().numpy(), strict=True))
 
     def gram(self) -> NDArray[np.float64]:
-        """Inner products of the outputs at each two steps, summed over samples, ``[G, M, S + 1, S + 1]``.
+        """Inner products of the outputs at each two steps, summed over samples, ``[G, M, S, S]``.
 
-        The last row and column are those of a tensor of ones. Large outputs are projected first;
-        see :mod:`genaccel.sensitivity.output_sketch`.
+        Large outputs are projected first; see :mod:`genaccel.sensitivity.output_sketch`.
         """
         return self._gram.numpy().copy()
 

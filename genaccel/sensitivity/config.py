@@ -25,7 +25,8 @@ class SensitivityConfig:
         plan: Folder of a plan, or of the plans of ``genaccel tune``. By default the plans beside
             the model and in ``cache_dir`` are looked up, and if there is none, the first run is
             computed in full and measured, and its plan is kept in ``cache_dir``.
-        forecasters: What may stand in for a skipped step; the plan takes the best for each.
+        forecasters: What may stand in for a skipped step; the plan takes the best for each. With
+            the default prices "affine" is used only if it is the only one.
         max_interval: Largest distance between computed steps.
         metric: Error of a forecast: "l2" or "l1" relative to the true output, or "cosine", the
             paper's.

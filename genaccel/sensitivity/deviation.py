@@ -10,6 +10,7 @@ of outputs, and so is the sum of their errors: inner products of the outputs
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -27,22 +28,6 @@ _LONGEST_SHIFT = 32
 _MAX_PASSES = 30
 # A change must be better than by rounding.
 _LEAST_GAIN = 1e-9
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ModuleOutputs:
-    """What a module returned.
-
-    Attributes:
-        gram: Inner products of its outputs at each two steps, ``[S + 1, S + 1]``; the last row is
-            that of a tensor of ones.
-        slope: Of the affine corrector, ``[S, K]``, or None without it.
-        intercept: The same.
-    """
-
-    gram: NDArray[np.float64]
-    slope: NDArray[np.float64] | None = None
-    intercept: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,10 +55,15 @@ class Deviation:
     any sum of both with weights from 0.3 to 1 chose the best or one within 0.2 dB.
 
     Args:
-        modules: What the modules returned; errors are root mean squares over them.
+        grams: For each module the inner products of its outputs at each two steps, ``[S, S]``;
+            errors are root mean squares over the modules.
         gains: Effect of an error at each step on the finished sample, ``[S]``.
-        forecasters: Names of the forecasters, F.
+        forecasters: Names of the forecasters, F: of "reuse", "taylor1" and "taylor2". The affine
+            corrector is no sum of outputs: its weights differ from module to module.
         objective: Of the second part.
+
+    Attributes:
+        num_priced: Schedules that were priced so far.
 
     Raises:
         ValueError: If there is no module, or a forecaster is unknown.
@@ -81,42 +71,33 @@ class Deviation:
 
     def __init__(
         self,
-        modules: Sequence[ModuleOutputs],
+        grams: Sequence[NDArray[np.float64]],
         gains: NDArray[np.float64],
         forecasters: Sequence[str],
         *,
         objective: Literal["sum", "minimax"] = "minimax",
     ) -> None:
-        if not modules:
+        if not len(grams):
             raise ValueError("no module was measured")
         self.num_steps = len(gains)
         self.num_forecasters = len(forecasters)
+        self.num_priced = 0
         self._objective = objective
-        known = {"reuse": 0, "taylor1": 1, "taylor2": 2, "affine": 0}
+        known = {"reuse": 0, "taylor1": 1, "taylor2": 2}
         if not set(forecasters) <= set(known):
             raise ValueError(f"forecasters must be some of {sorted(known)}, got {forecasters}")
         self._orders = np.array([known[name] for name in forecasters])
-        self._is_affine = np.array([name == "affine" for name in forecasters])
-        needs_affine = bool(self._is_affine.any())
-        if needs_affine and any(m.slope is None or m.intercept is None for m in modules):
-            raise ValueError("the affine forecaster needs slope and intercept")
-        # Modules count alike, however large their outputs are.
-        alike = [m.gram / np.diagonal(m.gram)[:-1].mean() for m in modules]
-        mean: NDArray[np.float64] = np.mean(alike, axis=0)
-        if needs_affine:
-            self._modules = [
-                ModuleOutputs(gram, module.slope, module.intercept)
-                for gram, module in zip(alike, modules, strict=True)
-            ]
-        else:
-            # All modules have the same weights then, so their inner products may be added first.
-            self._modules = [ModuleOutputs(mean)]
-        squares = np.diagonal(mean)[:-1]
+        # Modules count alike, however large their outputs are. Forecasts of all have the same
+        # weights, so their inner products may be added first.
+        alike = [gram / np.diagonal(gram).mean() for gram in grams]
+        self._gram: NDArray[np.float64] = np.mean(alike, axis=0)
+        squares = np.diagonal(self._gram)
         lengths = np.sqrt(np.where(squares > 0, squares, 1.0))
         self._gains = np.asarray(gains, dtype=np.float64) / lengths
 
     def __call__(self, candidates: Sequence[Candidate]) -> NDArray[np.float64]:
         """Price of each candidate; its first step must be computed."""
+        self.num_priced += len(candidates)
         prices = []
         for first in range(0, len(candidates), _BATCH):
             part = candidates[first : first + _BATCH]
@@ -142,32 +123,25 @@ class Deviation:
         count, steps = masks.shape
         step = np.broadcast_to(np.arange(steps), masks.shape)
         nodes, weights = _polynomials(masks, self._orders[forecasters])
-        # Outputs that make up an error: the cached ones, the ones, and what is forecast.
-        ones = np.full_like(step, steps)
-        outputs = np.stack([*np.maximum(nodes, 0), ones, step], axis=2)  # [P, S, 5]
-        places = outputs + (steps + 1) * _column(count)[..., None]
+        # Outputs that make up an error: the cached ones, and what is forecast.
+        outputs = np.stack([*np.maximum(nodes, 0), step], axis=2)  # [P, S, 4]
         effect = np.where(masks, 0.0, self._gains)[..., None]
-        total, squares = np.zeros(count), np.zeros(masks.shape)
-        for module in self._modules:
-            newest, constant = weights[0], np.zeros(masks.shape)
-            if module.slope is not None and module.intercept is not None:
-                age = np.clip(step - nodes[0], 1, module.slope.shape[1]) - 1
-                affine = self._is_affine[forecasters]
-                newest = np.where(affine, module.slope[step, age], newest)
-                constant = np.where(affine, module.intercept[step, age], constant)
-            parts = [newest, weights[1], weights[2], constant, np.full(masks.shape, -1.0)]
-            shares = np.stack(parts, axis=2) * effect
-            inner = module.gram[outputs[..., :, None], outputs[..., None, :]]
-            squares += np.einsum("psi,psij,psj->ps", shares, inner, shares)
-            summed = np.bincount(places.ravel(), shares.ravel(), count * (steps + 1))
-            summed = summed.reshape(count, steps + 1)
-            total += np.einsum("pi,pi->p", summed @ module.gram, summed)
-        number = len(self._modules)
-        return np.sqrt(np.maximum(total, 0) / number), np.sqrt(np.maximum(squares, 0) / number)
+        shares = np.stack([*weights, np.full(masks.shape, -1.0)], axis=2) * effect
+        inner = self._gram[outputs[..., :, None], outputs[..., None, :]]
+        squares = np.einsum("psi,psij,psj->ps", shares, inner, shares)
+        places = outputs + steps * _column(count)[..., None]
+        summed = np.bincount(places.ravel(), shares.ravel(), count * steps).reshape(count, steps)
+        total = np.einsum("pi,pi->p", summed @ self._gram, summed)
+        return np.sqrt(np.maximum(total, 0)), np.sqrt(np.maximum(squares, 0))
 
 
 def improve(
-    candidate: Candidate, deviation: Deviation, *, max_interval: int, fixed: NDArray[np.bool_]
+    candidate: Candidate,
+    deviation: Deviation,
+    *,
+    max_interval: int,
+    fixed: NDArray[np.bool_],
+    most_priced: float = math.inf,
 ) -> tuple[float, Candidate]:
     """Move computed steps and change forecasters, one at a time, as long as the price falls.
 
@@ -176,6 +150,7 @@ def improve(
         deviation: What prices it.
         max_interval: Largest distance between computed steps, and from the last one to the end.
         fixed: Steps to leave as they are, ``[S]``.
+        most_priced: The search ends when ``deviation`` has priced so many schedules.
 
     Returns:
         The price and the schedule, with as many computed steps.
@@ -186,6 +161,8 @@ def improve(
         for step in range(len(candidate.mask)):
             if not candidate.mask[step]:
                 continue
+            if deviation.num_priced >= most_priced:
+                return best, candidate
             others = [
                 *_moved(candidate, step, max_interval, fixed),
                 *_forecast_anew(candidate, step, deviation.num_forecasters),

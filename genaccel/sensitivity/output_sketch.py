@@ -33,20 +33,19 @@ class OutputSketch:
         >>> sketch.observe(0, 0, 0, torch.tensor([[3.0, 4.0]]))
         >>> sketch.observe(1, 0, 0, torch.tensor([[1.0, 0.0]]))
         >>> sketch.gram[0, 0].tolist()
-        [[25.0, 3.0, 7.0], [3.0, 1.0, 1.0], [7.0, 1.0, 2.0]]
+        [[25.0, 3.0], [3.0, 1.0]]
     """
 
     def __init__(
         self, *, num_steps: int, num_segments: int, num_modules: int, size: int = SKETCH_SIZE
     ) -> None:
         self._size = size
-        # Inner products [G, M, S + 1, S + 1]; the last row and column are those of a tensor of
-        # ones, which a forecast may add.
+        # Inner products.
         self.gram = torch.zeros(
-            num_segments, num_modules, num_steps + 1, num_steps + 1, dtype=torch.float64
-        )
+            num_segments, num_modules, num_steps, num_steps, dtype=torch.float64
+        )  # [G, M, S, S]
         self._signs: dict[tuple[int, torch.device], Tensor] = {}
-        # Of this generation: [n, B, size], and the steps of the n rows; first the tensor of ones.
+        # Of this generation: [n, B, size], and the steps of the n rows.
         self._rows: dict[tuple[int, int, Hashable], tuple[list[int], list[Tensor]]] = {}
 
     @property
@@ -65,12 +64,7 @@ class OutputSketch:
         """Take an output ``[B, ...]`` of a step; each step once in a generation and stream."""
         key = (segment, module, stream)
         gram = self.gram[segment, module]
-        constant = len(gram) - 1
-        if key not in self._rows:
-            ones = self._project(torch.ones_like(output[:1])).expand(len(output), -1)
-            self._rows[key] = ([constant], [ones])
-            gram[constant, constant] += float((ones.double() ** 2).sum())
-        steps, rows = self._rows[key]
+        steps, rows = self._rows.setdefault(key, ([], []))
         row = self._project(output)
         steps.append(step)
         rows.append(row)

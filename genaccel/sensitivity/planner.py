@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from genaccel.hooks.partial_steps import Layer
 from genaccel.sensitivity.calibration_moments import CalibrationMoments
 from genaccel.sensitivity.config import SensitivityConfig
-from genaccel.sensitivity.deviation import Deviation, ModuleOutputs
+from genaccel.sensitivity.deviation import Deviation
 from genaccel.sensitivity.fingerprint import Fingerprint
 from genaccel.sensitivity.plan import Plan
 from genaccel.sensitivity.pruning_moments import PruningMoments
@@ -33,9 +33,6 @@ from genaccel.sensitivity.segment_schedule import solve_segment_schedules
 _SPEEDUP_SLACK = 0.02
 # But a computed step more than a budget pays for is not owed to it.
 _STEP_SLACK = 0.5
-
-# The affine corrector has other weights in every module, and each is priced by itself.
-_MOST_AFFINE_MODULES = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,12 +68,20 @@ def make_plan(
         config: Forecasters, prices and whether segments share a schedule.
         speedup: FLOPs without acceleration over those with it.
         even: Compute steps in even distances and choose only what forecasts the others, for
-            comparison; of a config with the default metric and edge cost.
+            comparison; of a config whose schedules are searched (:func:`searched_forecasters`).
 
     Raises:
-        ValueError: If no plan reaches the speed-up; the message names the nearest possible one.
+        ValueError: If no plan reaches the speed-up; the message names the nearest possible one. Or
+            if ``even`` is asked of another config.
     """
-    errors = segment_errors(measured, config)  # [F, S, K, G]
+    searched = searched_forecasters(config)
+    if even and not searched:
+        raise ValueError(
+            "even spacing needs a config whose schedules are searched: metric l2, edge_cost cumulative and a "
+            "forecaster besides affine"
+        )
+    names = searched or config.forecasters
+    errors = segment_errors(measured, replace(config, forecasters=names))  # [F, S, K, G]
     begin, end = _used_steps(measured.moments.errors("reuse", config.metric))
     after = errors.shape[1] - end
     errors = errors[:, begin:end]
@@ -97,7 +102,7 @@ def make_plan(
         steps=steps,
         max_interval=errors.shape[2],
     )
-    prices = _Prices(measured, config, begin, end, even=even)
+    prices = _Prices(measured, config, searched, begin, end, even=even)
     is_shared = config.shared_schedule or segments == 1
     if is_shared:
         slack = min(_SPEEDUP_SLACK * budget, _STEP_SLACK * (measured.total_flops - fixed))
@@ -128,18 +133,16 @@ def make_plan(
     # A run that does call the model at steps that were never measured computes them.
     mask = np.pad(mask, ((begin, after), (0, 0)), constant_values=True)
     index = np.pad(index, ((begin, after), (0, 0)), constant_values=-1)
-    uses_affine = "affine" in config.forecasters and bool(
-        (index == config.forecasters.index("affine")).any()
-    )
-    slope, intercept = measured.moments.affine()
+    uses_affine = "affine" in names
+    slope, intercept = measured.moments.affine() if uses_affine else (None, None)
     incurred = schedules[:1] if is_shared else schedules
     return Plan(
         fingerprint=measured.fingerprint,
         compute_mask=mask,
-        forecasters=config.forecasters if uses_affine else _without_affine(config.forecasters),
-        forecaster_index=index if uses_affine else _renumbered(index, config.forecasters),
-        affine_slope=slope.astype(np.float32) if uses_affine else None,
-        affine_intercept=intercept.astype(np.float32) if uses_affine else None,
+        forecasters=names,
+        forecaster_index=index,
+        affine_slope=None if slope is None else slope.astype(np.float32),
+        affine_intercept=None if intercept is None else intercept.astype(np.float32),
         expected_error=float(sum(s.expected_error for s in incurred)),
         flop_fraction=float(fraction),
     )
@@ -159,14 +162,35 @@ def segment_errors(measured: Measurements, config: SensitivityConfig) -> NDArray
     return errors
 
 
+def searched_forecasters(config: SensitivityConfig) -> tuple[str, ...]:
+    """Forecasters between which schedules are searched by what they do to the sample.
+
+    The search (:mod:`genaccel.sensitivity.schedule_search`) is for relative lengths of errors, and
+    for forecasts that are sums of outputs, as those of the affine corrector are not.
+
+    Returns:
+        Names; none for a config that gets the shortest path of its prices instead: one with the
+        affine corrector alone, with another metric, or with prices at the ends of edges, as in the
+        paper.
+
+    Example:
+        >>> searched_forecasters(SensitivityConfig(speedup=2.0))
+        ('reuse', 'taylor1', 'taylor2')
+        >>> searched_forecasters(SensitivityConfig(speedup=2.0, metric="cosine"))
+        ()
+    """
+    if config.metric != "l2" or config.edge_cost != "cumulative":
+        return ()
+    return tuple(name for name in config.forecasters if name != "affine")
+
+
 class _Prices:
     """Chooses schedules by what they do to the sample, where that can be told from the config.
 
     Args:
         measured: From calibration.
-        config: Of the planner. The search is for relative lengths of errors: a config that asks for
-            another metric or for prices at the ends of edges, as the paper does, gets the shortest
-            path of these.
+        config: Of the planner.
+        names: Forecasters that are searched; none for the shortest path.
         begin: First step that was measured.
         end: Behind the last one.
         even: See :func:`make_plan`.
@@ -176,27 +200,18 @@ class _Prices:
         self,
         measured: Measurements,
         config: SensitivityConfig,
+        names: tuple[str, ...],
         begin: int,
         end: int,
         *,
         even: bool,
     ) -> None:
         self._config = config
+        self._names = names
         self._even = even
-        self._searches = config.metric == "l2" and config.edge_cost == "cumulative"
-        if not self._searches:
-            return
-        kept = [*range(begin, end), measured.moments.shape[0]]  # with the tensor of ones
-        gram = measured.moments.gram()[:, :, kept][..., kept]
-        slope, intercept = (table[begin:end] for table in measured.moments.affine())
-        self._modules = [
-            [
-                ModuleOutputs(gram[g, m], slope[:, :, g, m], intercept[:, :, g, m])
-                for m in range(gram.shape[1])
-                if np.diagonal(gram[g, m])[:-1].any()  # segments that return fewer tensors
-            ]
-            for g in range(len(gram))
-        ]
+        gram = measured.moments.gram()[:, :, begin:end, begin:end]
+        # Segments return different numbers of tensors.
+        self._grams = [[inner for inner in of_segment if inner.any()] for of_segment in gram]
         gains = measured.gains if config.weigh_steps else None
         self._gains = np.ones(end - begin) if gains is None else gains[begin:end]
         # Where nobody knows what the last step is worth it is computed, as in the paper.
@@ -210,19 +225,12 @@ class _Prices:
         segments: Sequence[int],
     ) -> Schedule:
         """The schedule of some segments, from their errors ``[F, S, K]``."""
-        if not self._searches:
+        grams = [gram for g in segments for gram in self._grams[g]]
+        if not self._names or not grams:
             return solve_schedule(errors, count, options)
-        modules = [module for g in segments for module in self._modules[g]]
-        names = self._config.forecasters
-        if len(modules) > _MOST_AFFINE_MODULES:
-            names = _without_affine(names)
-        if not modules or not names:
-            return solve_schedule(errors, count, options)
-        rows = [self._config.forecasters.index(name) for name in names]
-        deviation = Deviation(modules, self._gains, names, objective=self._config.objective)
+        deviation = Deviation(grams, self._gains, self._names, objective=self._config.objective)
         options = replace(options, last_step_computes=self._needs_last)
-        found = search_schedule(errors[rows], count, deviation, options, even=self._even)
-        return replace(found, forecasters=tuple([*rows, -1][f] for f in found.forecasters))
+        return search_schedule(errors, count, deviation, options, even=self._even)
 
 
 def best_speedup(
@@ -298,14 +306,3 @@ def _total(errors: NDArray[np.float64]) -> NDArray[np.float64]:
     total = np.nansum(errors, axis=3)
     total[np.isnan(errors).all(axis=3)] = np.nan
     return total
-
-
-def _without_affine(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name for name in names if name != "affine")
-
-
-def _renumbered(index: NDArray[np.int8], names: tuple[str, ...]) -> NDArray[np.int8]:
-    kept = _without_affine(names)
-    new = np.array([kept.index(n) if n in kept else 0 for n in names] + [-1], dtype=np.int8)
-    result: NDArray[np.int8] = new[index]  # -1 is the last
-    return result

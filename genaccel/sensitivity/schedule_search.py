@@ -20,6 +20,9 @@ from genaccel.sensitivity.schedule import EdgeTable, Schedule, ScheduleConfig
 
 # Starts that are improved: the best of all often ends below a better start.
 _IMPROVED = 4
+# Steps of schedules that are priced, at most: 2 s for 250 steps on a slow core. Runs of up to 100
+# steps end before.
+_MOST_PRICED_STEPS = 3_000_000
 # Of so many schedules all are priced: those of about 12 steps, where every single one counts.
 _MOST_SCHEDULES = 1000
 
@@ -70,8 +73,18 @@ def search_schedule(
     if even:
         price, best = float(prices[order[0]]), starts[order[0]]
     else:
+        most = deviation.num_priced + _MOST_PRICED_STEPS / steps
         price, best = min(
-            (improve(starts[i], deviation, max_interval=max_interval, fixed=fixed) for i in order),
+            (
+                improve(
+                    starts[i],
+                    deviation,
+                    max_interval=max_interval,
+                    fixed=fixed,
+                    most_priced=most,
+                )
+                for i in order
+            ),
             key=lambda item: item[0],
         )
     return Schedule(

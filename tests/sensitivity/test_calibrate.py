@@ -2,6 +2,8 @@
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from genaccel.sensitivity.calibrate import calibrate, run_call
 from genaccel.sensitivity.config import SensitivityConfig
@@ -82,6 +84,21 @@ def test_a_checkpoint_of_something_else_is_refused(pipeline, calls, tmp_path):
     checkpoint.write_bytes(b"garbage")
     with pytest.raises(ValueError, match=r"is damaged \(.*\); remove it to begin anew"):
         calibrate(pipeline, calls, checkpoint=checkpoint)
+
+
+def test_a_checkpoint_of_another_version_is_refused(pipeline, calls, tmp_path):
+    checkpoint = tmp_path / "c.safetensors"
+    calibrate(pipeline, calls[:1], checkpoint=checkpoint)
+    with safe_open(checkpoint, "pt") as stored:
+        metadata = stored.metadata()
+    tensors = load_file(checkpoint)
+    for version in ("1", None):
+        changed = {**metadata, "version": version} if version else dict(metadata)
+        if version is None:
+            del changed["version"]  # as before there were versions
+        save_file(tensors, checkpoint, metadata=changed)
+        with pytest.raises(ValueError, match=r"c.safetensors is no measurement of this version"):
+            calibrate(pipeline, calls[:1], checkpoint=checkpoint)
 
 
 def test_the_target_does_not_belong_to_the_measurement(pipeline, calls, tmp_path):

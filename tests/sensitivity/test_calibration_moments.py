@@ -142,13 +142,13 @@ def test_inner_products_tell_the_error_of_any_forecast() -> None:
     for outputs in runs:
         _observe(calibration, outputs, segment=1)
     gram = calibration.gram()
-    assert gram.shape == (2, 1, STEPS + 1, STEPS + 1)
+    assert gram.shape == (2, 1, STEPS, STEPS)
     assert not gram[0].any()
-    weights = np.zeros(STEPS + 1)
-    weights[[8, 5, 4, 0, STEPS]] = -1, 1.75, -1.25, 0.5, 3.0  # older than the ring is deep
+    weights = np.zeros(STEPS)
+    weights[[8, 5, 4, 0]] = -1, 1.75, -1.25, 0.5  # older than the ring is deep
     square = 0.0
     for outputs in runs:
-        forecast = 1.75 * outputs[5] - 1.25 * outputs[4] + 0.5 * outputs[0] + 3
+        forecast = 1.75 * outputs[5] - 1.25 * outputs[4] + 0.5 * outputs[0]
         square += float((forecast - outputs[8]).double().square().sum())
     assert weights @ gram[1, 0] @ weights == pytest.approx(square, rel=1e-5)
 
@@ -213,9 +213,8 @@ def test_a_resumed_calibration_goes_on() -> None:
 def test_memory_is_bounded_by_the_ring() -> None:
     outputs = _runs(11).half()
     one = outputs[0].numel() * 2
-    # Besides a projection of each, which is in float32 and of outputs so small all of them, and of
-    # a tensor of ones.
-    projections = (STEPS + 1) * 2 * one
+    # Besides a projection of each, which is in float32 and of outputs so small all of them.
+    projections = STEPS * 2 * one
     for depth, taylor, expected in ((None, (1, 2), 9), (None, (), 3), (4, (1, 2), 4)):
         calibration = _calibration(taylor_orders=taylor, ring_depth=depth)
         _observe(calibration, outputs)

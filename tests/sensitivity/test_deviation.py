@@ -4,28 +4,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genaccel.sensitivity.deviation import (
-    Candidate,
-    Deviation,
-    ModuleOutputs,
-    improve,
-    is_allowed,
-)
-from genaccel.sensitivity.forecast import Affine, ForecastState, Reuse, Taylor
+from genaccel.sensitivity.deviation import Candidate, Deviation, improve, is_allowed
+from genaccel.sensitivity.forecast import ForecastState, Reuse, Taylor
 
-NAMES = ("reuse", "taylor1", "taylor2", "affine")
-STEPS, WIDTH = 10, 6
+NAMES = ("reuse", "taylor1", "taylor2")
+STEPS = 10
 
 
 def _outputs(seed: int, steps: int = STEPS, size: int = 20) -> np.ndarray:
     return 3 + np.random.default_rng(seed).normal(size=(steps, size)).cumsum(0)
 
 
-def _module(outputs: np.ndarray, seed: int = 0) -> ModuleOutputs:
-    rows = np.concatenate([outputs, np.ones_like(outputs[:1])])
-    random = np.random.default_rng(seed)
-    shape = (len(outputs), WIDTH)
-    return ModuleOutputs(rows @ rows.T, random.normal(1, 0.1, shape), random.normal(0, 0.1, shape))
+def _gram(outputs: np.ndarray) -> np.ndarray:
+    return outputs @ outputs.T
 
 
 def _candidate(random: np.random.Generator, steps: int = STEPS) -> Candidate:
@@ -34,9 +25,9 @@ def _candidate(random: np.random.Generator, steps: int = STEPS) -> Candidate:
     return Candidate(mask, random.integers(0, len(NAMES), steps))
 
 
-def _replayed(outputs: np.ndarray, candidate: Candidate, module: ModuleOutputs) -> np.ndarray:
+def _replayed(outputs: np.ndarray, candidate: Candidate) -> np.ndarray:
     """Errors of all steps as an accelerated run makes them, ``[S, size]``."""
-    forecasters = [Reuse(), Taylor(1), Taylor(2), Affine(module.slope, module.intercept)]
+    forecasters = [Reuse(), Taylor(1), Taylor(2)]
     errors = np.zeros_like(outputs)
     states = [ForecastState[float](history=3) for _ in range(outputs.shape[1])]
     for step, computed in enumerate(candidate.mask):
@@ -54,47 +45,28 @@ def _replayed(outputs: np.ndarray, candidate: Candidate, module: ModuleOutputs) 
 def test_prices_are_those_of_a_replay(seed: int, objective: str) -> None:
     random = np.random.default_rng(seed)
     outputs, gains = _outputs(seed), random.uniform(0, 3, STEPS)
-    module, candidate = _module(outputs, seed), _candidate(random)
-    candidate.mask[1 : WIDTH + 1 : WIDTH // 2] = True  # the corrector knows no longer intervals
-    candidate.mask[-2] = True
-    errors = _replayed(outputs, candidate, module) * gains[:, None]
+    candidate = _candidate(random)
+    errors = _replayed(outputs, candidate) * gains[:, None]
     errors /= np.linalg.norm(outputs, axis=1)[:, None]
     lengths = np.linalg.norm(errors, axis=1)
     intervals = np.split(lengths, np.flatnonzero(candidate.mask)[1:])
     unsigned = max(i.sum() for i in intervals) if objective == "minimax" else lengths.sum()
-    deviation = Deviation([module], gains, NAMES, objective=objective)
+    deviation = Deviation([_gram(outputs)], gains, NAMES, objective=objective)
     expected = np.linalg.norm(errors.sum(0)) + unsigned
     assert deviation([candidate])[0] == pytest.approx(expected, abs=1e-5)
     np.testing.assert_allclose(deviation.step_errors(candidate), lengths, atol=1e-5)
 
 
-@pytest.mark.parametrize("names", [NAMES, NAMES[:3]])
-def test_modules_count_alike_however_large_they_are(names: tuple[str, ...]) -> None:
+def test_modules_count_alike_however_large_they_are() -> None:
     random = np.random.default_rng(1)
     gains = np.ones(STEPS)
     candidates = [_candidate(random) for _ in range(5)]
-    for candidate in candidates:
-        candidate.forecasters[:] %= len(names)
-    one = _module(_outputs(1))
-    twice = Deviation([one, one], gains, names)
-    np.testing.assert_allclose(twice(candidates), Deviation([one], gains, names)(candidates))
-    other = _outputs(2)
-    both = Deviation([one, _module(other)], gains, names[:3])
-    for candidate in candidates:
-        candidate.forecasters[:] %= 3
-    scaled = Deviation([one, _module(1000 * other)], gains, names[:3])
+    one, other = _outputs(1), _outputs(2)
+    twice = Deviation([_gram(one)] * 2, gains, NAMES)
+    np.testing.assert_allclose(twice(candidates), Deviation([_gram(one)], gains, NAMES)(candidates))
+    both = Deviation([_gram(one), _gram(other)], gains, NAMES)
+    scaled = Deviation([_gram(one), _gram(1000 * other)], gains, NAMES)
     np.testing.assert_allclose(both(candidates), scaled(candidates))
-
-
-def test_the_mean_over_modules_is_that_of_each_by_itself() -> None:
-    # With the corrector modules are priced one by one, without it in one go.
-    random = np.random.default_rng(2)
-    gains = random.uniform(0, 2, STEPS)
-    modules = [_module(_outputs(s), s) for s in (3, 4)]
-    candidate = _candidate(random)
-    candidate.forecasters[:] %= 3
-    apart = Deviation(modules, gains, NAMES)([candidate])
-    np.testing.assert_allclose(apart, Deviation(modules, gains, NAMES[:3])([candidate]))
 
 
 def test_errors_that_cancel_cost_less() -> None:
@@ -106,22 +78,21 @@ def test_errors_that_cancel_cost_less() -> None:
     reuse = Candidate(np.arange(5) == 0, np.zeros(5, dtype=np.intp))
     prices = []
     for outputs in (ramp, zigzag):
-        module = ModuleOutputs(_module(outputs).gram)
-        prices.append(Deviation([module], np.ones(5), ("reuse",))([reuse])[0])
+        prices.append(Deviation([_gram(outputs)], np.ones(5), ("reuse",))([reuse])[0])
     size = np.linalg.norm(direction) / np.linalg.norm(base)
     assert prices[0] == pytest.approx(8 * size, rel=0.1)
     assert prices[1] == pytest.approx(4 * size, rel=0.2)
 
 
 def test_steps_without_effect_cost_nothing() -> None:
-    deviation = Deviation([_module(_outputs(0))], np.arange(STEPS) < STEPS - 2, NAMES)
+    deviation = Deviation([_gram(_outputs(0))], np.arange(STEPS) < STEPS - 2, NAMES)
     last = Candidate(np.arange(STEPS) < STEPS - 2, np.zeros(STEPS, dtype=np.intp))
     assert deviation([last])[0] == 0
 
 
 def test_many_candidates_are_priced_like_one() -> None:
     random = np.random.default_rng(3)
-    deviation = Deviation([_module(_outputs(5))], np.ones(STEPS), NAMES)
+    deviation = Deviation([_gram(_outputs(5))], np.ones(STEPS), NAMES)
     candidates = [_candidate(random) for _ in range(1100)]
     prices = deviation(candidates)
     assert prices.shape == (1100,)
@@ -133,7 +104,7 @@ def test_many_candidates_are_priced_like_one() -> None:
 @settings(deadline=None, max_examples=20)
 def test_an_improvement_keeps_all_rules(seed: int) -> None:
     random = np.random.default_rng(seed)
-    deviation = Deviation([_module(_outputs(seed))], random.uniform(0, 2, STEPS), NAMES)
+    deviation = Deviation([_gram(_outputs(seed))], random.uniform(0, 2, STEPS), NAMES)
     start = _candidate(random)
     start.mask[[0, 1, 5, STEPS - 1]] = True
     mask, forecasters = start.mask.copy(), start.forecasters.copy()
@@ -168,10 +139,10 @@ def test_distances_between_computed_steps_are_limited(
 
 
 def test_bad_arguments_are_refused() -> None:
-    module = _module(_outputs(0))
+    gram = _gram(_outputs(0))
     with pytest.raises(ValueError, match="no module was measured"):
         Deviation([], np.ones(STEPS), NAMES)
     with pytest.raises(ValueError, match=r"forecasters must be some of .*'taylor9'"):
-        Deviation([module], np.ones(STEPS), ("taylor9",))
-    with pytest.raises(ValueError, match="needs slope and intercept"):
-        Deviation([ModuleOutputs(module.gram)], np.ones(STEPS), NAMES)
+        Deviation([gram], np.ones(STEPS), ("taylor9",))
+    with pytest.raises(ValueError, match=r"forecasters must be some of .*'affine'"):
+        Deviation([gram], np.ones(STEPS), ("reuse", "affine"))

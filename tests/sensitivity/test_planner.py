@@ -7,7 +7,7 @@ import torch
 
 from genaccel.sensitivity.calibration_moments import CalibrationMoments
 from genaccel.sensitivity.config import SensitivityConfig
-from genaccel.sensitivity.deviation import Candidate, Deviation, ModuleOutputs
+from genaccel.sensitivity.deviation import Candidate, Deviation
 from genaccel.sensitivity.fingerprint import Fingerprint
 from genaccel.sensitivity.planner import (
     Measurements,
@@ -165,29 +165,32 @@ def test_plans_cost_no_more_than_even_spacing(measure, speedup, shared):
         assert gaps.max() - gaps.min() <= 1
         assert len(set(even.forecaster_index[~even.compute_mask[:, g], g].tolist())) == 1
     gram = measured.moments.gram()
-    slope, intercept = measured.moments.affine()
     groups = [[0, 1]] if shared else [[0], [1]]
     for group in groups:
-        modules = [
-            ModuleOutputs(gram[g, 0], slope[:, :, g, 0], intercept[:, :, g, 0]) for g in group
+        deviation = Deviation([gram[g, 0] for g in group], measured.gains, plan.forecasters)
+        candidates = [
+            Candidate(made.compute_mask[:, group[0]], made.forecaster_index[:, group[0]])
+            for made in (plan, even)
         ]
-        deviation = Deviation(modules, measured.gains, config.forecasters)
-        prices = []
-        for made in (plan, even):
-            names = made.forecasters
-            index = [config.forecasters.index(names[i]) for i in made.forecaster_index[:, group[0]]]
-            prices.append(
-                deviation([Candidate(made.compute_mask[:, group[0]], np.array(index))])[0]
-            )
+        prices = deviation(candidates)
         assert prices[0] <= prices[1] * (1 + 1e-9)
 
 
-def test_models_of_many_segments_do_without_the_affine_corrector(measure):
-    measured = measure(segment_flops=(10,) * 9)
+def test_the_affine_corrector_takes_no_part_in_the_search(measure):
+    measured = measure()
     plan = make_plan(measured, SensitivityConfig(speedup=2.0), speedup=2.0)
-    assert "affine" not in plan.forecasters
-    alone = SensitivityConfig(speedup=2.0, forecasters=("affine",))
-    assert make_plan(measured, alone, speedup=2.0).forecasters == ("affine",)
+    without = SensitivityConfig(speedup=2.0, forecasters=("reuse", "taylor1", "taylor2"))
+    assert plan.forecasters == without.forecasters
+    same = make_plan(measured, without, speedup=2.0)
+    np.testing.assert_array_equal(plan.forecaster_index, same.forecaster_index)
+
+
+@pytest.mark.parametrize(
+    "options", [{"forecasters": ("affine",)}, {"metric": "cosine"}, {"edge_cost": "endpoint"}]
+)
+def test_even_spacing_needs_a_search(measure, options):
+    with pytest.raises(ValueError, match=r"even spacing needs a config .* besides affine"):
+        make_plan(measure(), SensitivityConfig(speedup=2.0, **options), speedup=2.0, even=True)
 
 
 def test_affine_tables_are_only_kept_where_they_are_used(measure):

@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 import pytest
 
-from genaccel.sensitivity.deviation import Candidate, Deviation, ModuleOutputs
+from genaccel.sensitivity.deviation import Candidate, Deviation
 from genaccel.sensitivity.schedule import ScheduleConfig
 from genaccel.sensitivity.schedule_search import even_schedules, search_schedule
 
@@ -24,7 +24,6 @@ def _problem(
     seed: int, steps: int, width: int, gains: np.ndarray | None = None
 ) -> tuple[np.ndarray, Deviation]:
     outputs = _outputs(seed, steps)
-    rows = np.concatenate([outputs, np.ones_like(outputs[:1])])
     gains = np.ones(steps) if gains is None else gains
     errors = np.full((len(NAMES), steps, width), np.nan)
     for s in range(steps):
@@ -34,7 +33,7 @@ def _problem(
             if s >= 2 * k:
                 ahead = 2 * outputs[s - k] - outputs[s - 2 * k]
                 errors[1, s, k - 1] = np.linalg.norm(outputs[s] - ahead) / size
-    deviation = Deviation([ModuleOutputs(rows @ rows.T)], gains, NAMES)
+    deviation = Deviation([outputs @ outputs.T], gains, NAMES)
     return errors * gains[:, None], deviation
 
 
@@ -87,6 +86,15 @@ def test_a_last_step_without_effect_is_not_computed() -> None:
     forced = search_schedule(errors, 5, deviation, COMPUTED_END)
     assert forced.compute_steps[-1] == 11
     assert found.objective < forced.objective
+
+
+def test_the_search_of_a_long_run_is_bounded() -> None:
+    errors, deviation = _problem(3, 250, 8)
+    found = search_schedule(errors, 125, deviation, ANY_END)
+    # Those of one computed step more than the limit, and of the starts.
+    assert deviation.num_priced * 250 < 4_000_000
+    even = even_schedules(250, 125, len(NAMES), 8, ANY_END)
+    assert found.objective < 0.5 * deviation(even).min()
 
 
 def test_warm_up_steps_stay_computed_and_intervals_short() -> None:
