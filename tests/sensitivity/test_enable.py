@@ -181,12 +181,35 @@ def test_a_quality_chooses_among_measured_plans(pipeline, sample, plan_folder, t
         sample(pipeline)
 
 
-def test_a_run_of_other_steps_stretches_the_plan_of_the_first(pipeline, sample, tmp_path):
+def test_a_run_of_other_steps_is_measured_by_itself(pipeline, sample, tmp_path):
     handle = genaccel.enable(pipeline, SensitivityConfig(speedup=2.0))
     sample(pipeline)
+    with handle.paused():
+        plain = sample(pipeline, steps=12)
+    assert torch.equal(sample(pipeline, steps=12), plain)
+    assert len(folders_of_plans(tmp_path)) == 2
     sample(pipeline, steps=12)
-    assert len(folders_of_plans(tmp_path)) == 1
     assert len(handle.report()["transformer"].schedule) == 12
+    # The first plan is there again.
+    sample(pipeline)
+    assert handle.plans["transformer"].fingerprint.num_inference_steps == 8
+    assert len(folders_of_plans(tmp_path)) == 2
+
+
+def test_a_plan_of_other_steps_beside_the_model_is_passed_over(
+    build_pipeline, sample, plan_folder, tmp_path
+):
+    build_pipeline(tmp_path / "model")
+    plan = Plan.from_pretrained(plan_folder / "transformer")
+    library = PlanLibrary(tmp_path / "model" / "sensitivity")
+    library.add(plan, PlanEntry("two", "transformer", 1 / plan.flop_fraction))
+    loaded = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "model")
+    loaded.set_progress_bar_config(disable=True)
+    plain = sample(loaded, steps=12)
+    config = SensitivityConfig(speedup=2.0, cache_dir=tmp_path / "own")
+    handle = genaccel.enable(loaded, config)
+    assert torch.equal(sample(loaded, steps=12), plain)
+    assert handle.plans["transformer"].fingerprint.num_inference_steps == 12
 
 
 def test_a_bare_model_needs_its_steps(pipeline, sample, tmp_path):

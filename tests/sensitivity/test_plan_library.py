@@ -3,6 +3,7 @@ import dataclasses
 
 import pytest
 
+from genaccel.sensitivity import plan_library
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.plan_library import PlanEntry, PlanLibrary, cached_plan_folder
 
@@ -105,11 +106,19 @@ def test_plans_for_other_runs_are_passed_over_but_for_steps_and_sizes(library, m
     library.add(make_plan(24), PlanEntry("longer", "transformer", 1.5, psnr=10.0))
     longer = dataclasses.replace(run, num_inference_steps=24)
     assert chosen(library, longer, speedup=1.5) == "longer"  # whatever the others' figures
-    near = dataclasses.replace(run, num_inference_steps=20, width=128)
+    near = dataclasses.replace(run, width=128, guidance_scale=9.0)
     assert chosen(library, near, speedup=1.5) == "slow"
 
 
-def test_the_cache_tells_runs_and_settings_apart_but_not_guidance(make_plan, tmp_path):
+def test_plans_of_other_steps_are_for_those_who_name_them(library, make_plan):
+    between = dataclasses.replace(make_plan().fingerprint, num_inference_steps=20)
+    assert chosen(library, between, speedup=1.5) is None
+    assert chosen(library, between, speedup=1.5, plan=library.folder) == "slow"
+    # A quality was measured, and can't be met by measuring this run.
+    assert chosen(library, between, min_psnr=30.0) == "mid"
+
+
+def test_the_cache_tells_runs_and_settings_apart_but_not_guidance(make_plan, tmp_path, monkeypatch):
     run = make_plan().fingerprint
     config = SensitivityConfig(speedup=2.0, cache_dir=tmp_path)
     folder = cached_plan_folder(config, run, "t")
@@ -119,3 +128,5 @@ def test_the_cache_tells_runs_and_settings_apart_but_not_guidance(make_plan, tmp
     assert folder != cached_plan_folder(dataclasses.replace(config, max_interval=5), run, "t")
     assert folder != cached_plan_folder(config, dataclasses.replace(run, height=512), "t")
     assert folder != cached_plan_folder(config, run, "u")
+    monkeypatch.setattr(plan_library, "_PLANNER_VERSION", 1)
+    assert folder != cached_plan_folder(config, run, "t")
