@@ -178,7 +178,7 @@ def _compare_at(
         assert trial.attached is not None
         quality = judge(trial.attached, trial.latents)
         rows.append((trial, quality))
-        note = trial.method.note
+        note = trial.method.note or trial.attached.note
         if not _reaches(trial, target, is_timed=search.is_timed):
             note = f"does not reach {target:g}x; {note}".rstrip("; ")
         bench.rows.append(

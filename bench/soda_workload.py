@@ -44,11 +44,13 @@ class Attached:
         pipeline: A copy that belongs to the method.
         num_steps: Steps, if they are not those of the workload.
         around: Entered around each run.
+        note: What was found out when it was attached, for the table.
     """
 
     pipeline: Any
     num_steps: int | None = None
     around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

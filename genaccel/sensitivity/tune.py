@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from genaccel.sensitivity.calibrate import PipelineCall, measuring, run_call
-from genaccel.sensitivity.config import FORECASTERS, SensitivityConfig
+from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.enable import AcceleratedModel, SensitivityHandle, enable_sensitivity
 from genaccel.sensitivity.partial_plan import plan_for_speedup
 from genaccel.sensitivity.plan import Plan
@@ -34,18 +34,22 @@ from genaccel.sensitivity.planner import make_plan, segment_errors
 Images = list[NDArray[np.uint8]]
 Distance = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
 
-# Price, weighting and forecasters that are tried for each speed-up.
+# Prices, weighting and forecasters that are tried for each speed-up, of segments and of modules.
+_PRICES: tuple[Mapping[str, Any], ...] = (
+    {},
+    {"objective": "sum"},
+    {"weigh_steps": False},
+    {"forecasters": ("taylor1",)},
+)
 CANDIDATES: tuple[Mapping[str, Any], ...] = (
     *(
-        {"weigh_steps": weighed, "forecasters": forecasters}
-        for weighed, forecasters in itertools.product(
-            (False, True), (FORECASTERS, ("taylor1",), ("taylor2",), ("affine",))
-        )
+        {"granularity": granularity, **prices}
+        for granularity, prices in itertools.product(("segment", "module"), _PRICES)
     ),
-    {"objective": "sum"},
+    {"forecasters": ("taylor2",)},
+    {"forecasters": ("affine",)},
     {"metric": "cosine", "edge_cost": "endpoint", "objective": "sum", "forecasters": ("reuse",)},
 )
-
 
 # Forecasters that are tried with even spacing, which needs no measured errors to be good.
 EVEN_CANDIDATES = ("taylor1", "taylor2")
@@ -102,7 +106,7 @@ def tune(
     """
     config = config or SensitivityConfig(speedup=2.0)
     library = PlanLibrary(out)
-    handle = enable_sensitivity(pipeline, config)
+    handle = enable_sensitivity(pipeline, _watching_modules(config))
     try:
         if not calls:
             raise ValueError("calls must hold at least one generation")
@@ -181,6 +185,14 @@ def _missing(
         for speedup in speedups
         if find_entry(library, component, speedup, num_inference_steps) is None
     ]
+
+
+def _watching_modules(config: SensitivityConfig) -> SensitivityConfig:
+    """Of a run that learns what modules blocks have, where the config allows plans for these."""
+    try:
+        return dataclasses.replace(config, granularity="module")
+    except ValueError:
+        return config
 
 
 class _Trials:
@@ -266,7 +278,7 @@ def _best(
             try:
                 plan = make(trials.measured, candidate, speedup=speedup)
             except ValueError as error:
-                # Too few steps for even spacing, say.
+                # Too few steps for even spacing, say, or no modules in the blocks.
                 refused = error
                 continue
             found.append((trials.psnr(plan), plan, candidate))

@@ -46,7 +46,7 @@ def test_the_best_is_kept_resumed_and_found_by_quality(
     slow, fast = library.entries
     assert (slow.folder, fast.folder) == ("speedup-1.5-steps-8", "speedup-2-steps-8")
     assert fast.flop_ratio >= 2.0
-    assert fast.st_lpips > 0
+    assert fast.st_lpips is not None
     assert fast.speedup > 0
     for entry in library.entries:
         values = [psnr for psnr, plan in tried if 1 / plan.flop_fraction == entry.flop_ratio]
@@ -65,7 +65,9 @@ def test_the_best_is_kept_resumed_and_found_by_quality(
     with genaccel.enable(pipeline, config) as handle:
         sample(pipeline)
         assert handle.report()["transformer"].flop_ratio >= 1.5
-    distant = SensitivityConfig(plan=tmp_path / "out", max_lpips=max(fast.st_lpips, slow.st_lpips))
+    distant = SensitivityConfig(
+        plan=tmp_path / "out", max_lpips=max(fast.st_lpips, slow.st_lpips, 0.01)
+    )
     with genaccel.enable(pipeline, distant):
         sample(pipeline)
 
@@ -190,6 +192,28 @@ def test_folders_without_steps_in_their_names_are_known(
     assert find_entry(again, None, 2.0, 8) == again.entries[0]
     # It is of 8 steps, whatever its name leaves out.
     assert find_entry(again, None, 2.0, 10) is None
+
+
+def test_forecasts_of_modules_are_among_the_trials(pipeline, calls, sample, tmp_path, monkeypatch):
+    whole, modules = ({"granularity": g} for g in ("segment", "module"))
+    assert {whole["granularity"], modules["granularity"]} <= {
+        c.get("granularity") for c in tune_module.CANDIDATES
+    }
+    monkeypatch.setattr(tune_module, "CANDIDATES", (modules,))
+    monkeypatch.setattr(tune_module, "EVEN_CANDIDATES", ())
+    library = tune(pipeline, calls[:1], speedups=[2.0], out=tmp_path)
+    assert library.load(library.entries[0]).granularity == "module"
+    # It is used by those who ask for nothing but a speed-up.
+    with genaccel.enable(pipeline, SensitivityConfig(speedup=2.0, plan=tmp_path)) as handle:
+        sample(pipeline)
+        report = handle.report()["transformer"]
+    assert report.flop_ratio == pytest.approx(library.entries[0].flop_ratio)
+
+
+def test_plans_of_segments_of_their_own_have_no_modules(pipeline, calls, tmp_path, short):
+    config = SensitivityConfig(speedup=2.0, shared_schedule=False, max_blocks=2)
+    library = tune(pipeline, calls[:1], speedups=[1.5], out=tmp_path, config=config)
+    assert library.load(library.entries[0]).granularity == "segment"
 
 
 def test_even_spacing_is_among_the_trials(pipeline, calls, tmp_path, monkeypatch):
