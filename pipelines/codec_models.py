@@ -12,7 +12,7 @@ import os
 from typing import Any
 
 import torch
-from diffusers import ModelMixin
+from diffusers.models.modeling_utils import ModelMixin
 
 from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.integer_entropy_model import IntegerEntropyModel
@@ -26,12 +26,16 @@ class CodecAutoencoder(ModelMixin):
         self.model = model
         self.train(model.training)
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | os.PathLike[str]
+    ) -> None:
         """Write the folder that ``Autoencoder.from_pretrained`` reads."""
         self.model.save_pretrained(save_directory)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], **_: Any) -> CodecAutoencoder:
+    def from_pretrained(  # type: ignore[override]
+        cls, folder: str | os.PathLike[str], **_: Any
+    ) -> CodecAutoencoder:
         """Read it again; on the CPU and in float32, whatever diffusers' loading options say.
 
         Raises:
@@ -54,11 +58,15 @@ class CodecEntropyModel(ModelMixin):
         self.model = model
         self.train(model.training)
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | os.PathLike[str]
+    ) -> None:
         """Write the folder that ``IntegerEntropyModel.from_pretrained`` reads."""
         self.model.save_pretrained(save_directory)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], **_: Any) -> CodecEntropyModel:
+    def from_pretrained(  # type: ignore[override]
+        cls, folder: str | os.PathLike[str], **_: Any
+    ) -> CodecEntropyModel:
         """Read it again; raises as :class:`CodecAutoencoder` does."""
         return cls(IntegerEntropyModel.from_pretrained(folder))
