@@ -178,6 +178,10 @@ def _compare_at(
         assert trial.attached is not None
         quality = judge(trial.attached, trial.latents)
         rows.append((trial, quality))
+        _say(
+            f"{target:g}x  {trial.method.name}: {trial.speedup or 0:.2f}x, {quality.psnr:.2f} dB, ST-LPIPS "
+            f"{quality.st_lpips or 0:.4f}  {trial.attached.note}"
+        )
         note = trial.method.note or trial.attached.note
         if not _reaches(trial, target, is_timed=search.is_timed):
             note = f"does not reach {target:g}x; {note}".rstrip("; ")

@@ -282,7 +282,7 @@ class Search:
                 self._time(trial)
             if trial.speedup is None or trial.speedup >= wanted or low + 1 == len(ladder):
                 break
-            low += 1
+            low = _next_setting(ladder, low, wanted * trial.flop_ratio / trial.speedup)
             trial = self._trial(method, ladder[low])
         return trial
 
@@ -342,6 +342,15 @@ class Search:
         seconds = seconds_of_call(lambda: workload.latents(attached, samples), workload.device)
         plain = (before + probe()) / 2 * workload.num_steps / _PROBE_STEPS
         trial.speedup = plain / seconds
+
+
+def _next_setting(ladder: Sequence[Setting], low: int, flop_ratio: float) -> int:
+    """The next setting that could reach a FLOP ratio: those known to stay far below it are not tried."""
+    for index in range(low + 1, len(ladder)):
+        expected = ladder[index].expected
+        if expected is None or expected >= flop_ratio * (1 - SLACK):
+            return index
+    return len(ladder) - 1
 
 
 def _reached(trial: Trial) -> float:

@@ -15,7 +15,15 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from bench.soda_ours import Ours, fixed_plan, our_methods
 from bench.soda_peers import peers
-from bench.soda_workload import Failure, Method, Search, Setting, Trial, Workload
+from bench.soda_workload import (
+    Failure,
+    Method,
+    Search,
+    Setting,
+    Trial,
+    Workload,
+    _next_setting,
+)
 
 # Other people's code warns.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -107,3 +115,34 @@ def test_a_method_that_raises_is_a_row_and_no_crash(workload: Workload) -> None:
 
     assert isinstance(found, Failure)
     assert found.reason == "AttributeError: no such block"
+
+
+def test_ours_is_the_plan_that_is_closest_on_samples_for_calibration(workload: Workload) -> None:
+    ours = Ours(workload, batches=1)
+    values = {"speedup": 2.0}
+    errors: dict[str, float] = {}
+    samples = workload.calibration_samples(1)
+    plain = workload.latents(workload.plain, samples)
+    for name, make in ours._candidates(values):
+        latents = workload.latents(ours.attach_plan(workload.copy(), make()), samples)
+        errors[name] = float((latents - plain).square().mean(dim=(1, 2, 3)).log().mean())
+
+    attached = ours.attach_best(workload.copy(), values)
+
+    assert set(errors) == {"forecasts segments", "forecasts modules", "even spacing"}
+    assert attached.note == min(errors, key=errors.__getitem__)
+
+
+def test_settings_that_stay_far_below_a_speed_are_not_tried() -> None:
+    known = [Setting(str(ratio), {}, expected=ratio) for ratio in (1.5, 1.8, 2.2, 2.5, 3.0)]
+    unknown = [Setting(str(i), {}) for i in range(3)]
+
+    assert [_next_setting(known, 0, ratio) for ratio in (1.6, 2.2, 2.24, 2.4, 9.0)] == [
+        1,
+        2,
+        2,
+        3,
+        4,
+    ]
+    assert _next_setting(known, 2, 1.0) == 3
+    assert _next_setting(unknown, 0, 2.0) == 1
