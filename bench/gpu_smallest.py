@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each operator once on its smallest case of ``tests/op_cases.py``, on the GPU: what ``compute-sanitizer`` watches.
+
+python bench/gpu_smallest.py [OP ...]
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import genaccel.ops  # noqa: F401 - loads the library
+
+MARK = "operator "
+
+
+def op_cases() -> tuple[Any, ...]:
+    """Those of the tests."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    cases: tuple[Any, ...] = importlib.import_module("op_cases").OP_CASES
+    return cases
+
+
+def smallest_shape(case: Any) -> dict[str, int]:
+    """Of those where every tensor has elements, the one with the fewest.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    sized = []
+    for shape in case.shapes:
+        counts = [tensor.numel() for tensor in _tensors(case.make_inputs(case.dtypes[0], **shape))]
+        if all(counts):
+            sized.append((sum(counts), shape))
+    if not sized:
+        raise ValueError(f"{case.name} has no case with elements")
+    found: dict[str, int] = min(sized, key=lambda item: item[0])[1]
+    return found
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    if torch.is_tensor(values):
+        return [values]
+    if isinstance(values, list | tuple):
+        return [tensor for value in values for tensor in _tensors(value)]
+    return []
+
+
+def run(case: Any, device: torch.device) -> None:
+    """Call an operator in each of its dtypes."""
+    for dtype in case.dtypes:
+        inputs = case.make_inputs(dtype, **smallest_shape(case))
+        moved = [_moved(value, device) for value in inputs]
+        getattr(torch.ops.genaccel, case.name)(*moved)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, list):
+        return [_moved(v, device) for v in value]
+    return value.to(device) if torch.is_tensor(value) else value
+
+
+def main(names: list[str]) -> int:
+    """Run; 2 without a GPU."""
+    if not torch.cuda.is_available():
+        print("bench/gpu_smallest.py needs a CUDA device", file=sys.stderr)
+        return 2
+    for case in op_cases():
+        if not names or case.name in names:
+            # Before the call: what the sanitizer says next is about it.
+            print(f"{MARK}{case.name}", flush=True)
+            run(case, torch.device("cuda"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
