@@ -13,6 +13,8 @@ namespace genaccel::entropy {
 namespace {
 
 constexpr int kThreads = 256;
+// Blocks that a multiprocessor holds at least: for more of them the compiler spills registers.
+constexpr int kResident = 4;
 
 using Reduce = cub::BlockReduce<uint64_t, kThreads>;
 using ReduceDouble = cub::BlockReduce<double, kThreads>;
@@ -41,7 +43,7 @@ __device__ uint64_t block_sum(uint64_t value, Scratch& scratch, uint64_t& shared
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     pmf_to_cdf_kernel(const T* __restrict__ pmf, int32_t* __restrict__ cdf,
                       uint64_t* __restrict__ remainders, int64_t symbols, int precision) {
   __shared__ Scratch scratch;

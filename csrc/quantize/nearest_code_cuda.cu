@@ -12,6 +12,9 @@ namespace genaccel::quantize {
 namespace {
 
 constexpr int kThreads = 128;  // rows per block
+// Blocks that a multiprocessor holds at least in the backward: for more of them the compiler spills
+// registers.
+constexpr int kResident = 8;
 constexpr int kCodes =
     32;  // code words per tile: as many scores as fit in registers without spills
 constexpr int kChannels = 16;  // channels per tile
@@ -95,7 +98,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     nearest_code_backward_kernel(const T* __restrict__ grad, const T* __restrict__ features,
                                  T* __restrict__ grad_features, int64_t rows, int64_t dim) {
   const int64_t row = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kWarp;

@@ -13,10 +13,12 @@ namespace genaccel::tokens {
 namespace {
 
 constexpr int kThreads = 128;
+// Blocks that a multiprocessor holds at least: for more of them the compiler spills registers.
+constexpr int kResident = 6;
 constexpr int kHeld = 4;  // packs per thread in registers: 4096 channels of 16 bits, 2048 of 32
 
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     gather_norm_modulate_kernel(const T* __restrict__ x, const int64_t* __restrict__ index,
                                 const T* __restrict__ shift, const T* __restrict__ scale,
                                 T* __restrict__ out, GatherShape shape, Accumulate<T> epsilon) {

@@ -14,6 +14,8 @@ namespace genaccel::tokens {
 namespace {
 
 constexpr int kThreads = 256;
+// Blocks that a multiprocessor holds at least: for more of them the compiler spills registers.
+constexpr int kResident = 4;
 constexpr int kDigitBits = 8;
 constexpr int kBins = 1 << kDigitBits;
 constexpr int kStagedTokens = 8192;  // 32 KiB of keys; longer rows are read again in every round
@@ -21,7 +23,7 @@ static_assert(kBins == kThreads, "each thread owns a bin");
 
 using Scan = cub::BlockScan<uint32_t, kThreads>;
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     select_tokens_kernel(const float* __restrict__ score, int64_t* __restrict__ index, int64_t rows,
                          int64_t groups, int tokens, int selected) {
   extern __shared__ uint32_t staged[];
