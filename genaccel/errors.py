@@ -14,6 +14,14 @@ class LimitExceededError(ValueError):
     """An image or a file asks for more pixels or memory than the caller allowed."""
 
 
+class OptionError(ValueError):
+    """An option asks for what a model or a file does not have."""
+
+
+class TargetSizeError(LimitExceededError):
+    """An image cannot be made as small as the caller asked."""
+
+
 class LibraryMissingError(ImportError):
     """The native library was not built, or does not load."""
 

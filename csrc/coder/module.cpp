@@ -283,7 +283,14 @@ PYBIND11_MODULE(_coder, m) {
       .def("pull_cdfs", &decoder_pull_cdfs<Decoder>, py::arg("cdfs"), py::arg("precision"),
            "The next symbols, one per row of cdfs int32 [N, symbols + 1].")
       .def("finish", &decoder_finish<Decoder>,
-           "StreamError unless all of the stream was read and every lane ends where it began.");
+           "StreamError unless all of the stream was read and every lane ends where it began.")
+      .def_property_readonly(
+          "bytes_read",
+          [](PyDecoder& self) {
+            const GilFreeLock lock(self.mutex);
+            return self.coder.bytes_read();
+          },
+          "Bytes that the symbols so far needed: a stream cut off there still gives them.");
 
   py::class_<PyByteEncoder>(m, "ByteRansEncoder",
                             "Like RansEncoder with one lane, but renormalised by bytes, as the "

@@ -79,6 +79,9 @@ class Decoder {
   // Throws StreamError unless every word was read and every lane is back at its start.
   void finish() const;
 
+  // Bytes of the stream that the symbols so far needed: a stream cut off there still gives them.
+  size_t bytes_read() const { return 4 * states_.size() + 2 * position_; }
+
  private:
   int lanes_;
   int lane_ = 0;  // of the next symbol

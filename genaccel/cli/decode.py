@@ -34,6 +34,20 @@ def decode(
         Literal["png", "jpeg", "webp", "tiff", "ppm"] | None,
         typer.Option("--format", help="Image format; by default that of OUT's suffix, else png."),
     ] = None,
+    prefix: Annotated[
+        int | None,
+        typer.Option(min=1, help="Use only so many slices of the file, coarse to fine; a preview."),
+    ] = None,
+    truncated: Annotated[
+        bool,
+        typer.Option("--truncated", help="Take a file that has lost its end, as far as it goes."),
+    ] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of what is made up for slices that are not there; without one, what is most likely."
+        ),
+    ] = None,
     force: options.Force = False,
     skip_existing: options.SkipExisting = False,
     jobs: options.Jobs = 1,
@@ -79,6 +93,9 @@ def decode(
         threads=options.threads_of_each(threads, workers),
         file_format=file_format,
         overwrite=force,
+        prefix=prefix,
+        truncated=truncated,
+        seed=seed,
     )
     run_jobs(
         todo,
@@ -98,6 +115,9 @@ def open_decoder(
     threads: int | None,
     file_format: str | None,
     overwrite: bool,
+    prefix: int | None,
+    truncated: bool,
+    seed: int | None,
 ) -> Callable[[Job], FileReport]:
     """Give the function that decodes a file; runs in a worker process, if there are any.
 
@@ -105,8 +125,8 @@ def open_decoder(
     """
     import torch
 
+    from genaccel.codec.codec_pool import CodecPool
     from genaccel.codec.file_codec import decode_file
-    from genaccel.codec.image_codec import CodecPool
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -119,6 +139,9 @@ def open_decoder(
             job.open_target(),
             file_format=file_format,
             overwrite=overwrite,
+            prefix=prefix,
+            truncated=truncated,
+            seed=seed,
         )
 
     return work

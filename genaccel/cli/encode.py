@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from genaccel import zoo
 from genaccel.cli import options
 from genaccel.cli.batch import Job, plan_jobs, run_jobs, without_existing
 from genaccel.codec.limits import DEFAULT_MAX_PIXELS, CodecLimits
 
 if TYPE_CHECKING:
+    from genaccel.codec.encode_options import EncodeOptions
     from genaccel.codec.file_codec import FileReport
 
 app = typer.Typer()
@@ -29,6 +32,37 @@ def encode(
     ],
     out_dir: options.OutDir = None,
     model: options.Model = None,
+    quality: Annotated[
+        Literal["low", "medium", "high"] | None,
+        typer.Option(
+            "-q", "--quality", help="Which model of the zoo: smaller files or better ones."
+        ),
+    ] = None,
+    bpp: Annotated[
+        float | None, typer.Option(help="Bits per pixel at most; chooses the model if you do not.")
+    ] = None,
+    target_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BYTES", help="Size of each file at most: 3000, 3k, 1.5M (powers of 1000)."
+        ),
+    ] = None,
+    rdo: Annotated[
+        float,
+        typer.Option(
+            help="Weigh bits against distance when code words are chosen; 0.01 to 0.05 is sensible."
+        ),
+    ] = 0.0,
+    slices: Annotated[
+        int | None,
+        typer.Option(
+            help="Send only so many slices, coarse to fine; the decoder makes up the rest."
+        ),
+    ] = None,
+    static_tables: Annotated[
+        bool,
+        typer.Option("--static-tables", help="Code without the entropy model: larger and faster."),
+    ] = False,
     background: Annotated[
         str | None,
         typer.Option(metavar="COLOUR", help="Put transparent images on white, '#ff8000', ..."),
@@ -51,12 +85,22 @@ def encode(
     IN alone is written beside itself. Several inputs, and folders, need --out-dir.
     """
     from genaccel.codec.bitstream import EXTENSION
+    from genaccel.codec.encode_options import EncodeOptions
     from genaccel.codec.images import READ_SUFFIXES, parse_colour
 
     if force and skip_existing:
         raise typer.BadParameter("give --force or --skip-existing, not both")
     todo = plan_jobs(paths, out_dir=out_dir, input_suffixes=READ_SUFFIXES, output_suffix=EXTENSION)
+    if model is not None and quality is not None:
+        raise typer.BadParameter("give --model or --quality, not both")
     try:
+        rate_control = EncodeOptions(
+            rdo=rdo,
+            bits_per_pixel=bpp,
+            target_bytes=None if target_size is None else parse_bytes(target_size),
+            num_slices=slices,
+            static_tables=static_tables,
+        )
         colour = None if background is None else parse_colour(background)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
@@ -67,13 +111,14 @@ def encode(
     workers = min(jobs, len(todo))
     open_work = partial(
         open_encoder,
-        model,
+        model if quality is None else zoo.codec_of_quality(quality),
         device=device,
         limits=CodecLimits(max_pixels=max_pixels, max_memory_bytes=max_memory * 2**20),
         threads=options.threads_of_each(threads, workers),
         overwrite=force,
         background=colour,
         reduce_depth=reduce_depth,
+        rate_control=rate_control,
     )
     run_jobs(
         todo,
@@ -85,6 +130,25 @@ def encode(
     )
 
 
+_UNITS = {"": 1, "k": 1000, "m": 1000**2}
+
+
+def parse_bytes(text: str) -> int:
+    """Number of bytes that a person wrote.
+
+    Raises:
+        ValueError: If it cannot be read.
+
+    Example:
+        >>> parse_bytes("900"), parse_bytes("3k"), parse_bytes("1.5MB")
+        (900, 3000, 1500000)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([km]?)b?", text.strip().lower())
+    if match is None:
+        raise ValueError(f"a size is a number of bytes, as 3000, 3k or 1.5M; got {text!r}")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
 def open_encoder(
     model: str | None,
     *,
@@ -94,6 +158,7 @@ def open_encoder(
     overwrite: bool,
     background: tuple[int, int, int] | None,
     reduce_depth: bool,
+    rate_control: EncodeOptions,
 ) -> Callable[[Job], FileReport]:
     """Load the model and give the function that encodes a file; runs in a worker process, if there are any.
 
@@ -102,8 +167,8 @@ def open_encoder(
     """
     import torch
 
+    from genaccel.codec.codec_pool import CodecPool
     from genaccel.codec.file_codec import encode_file
-    from genaccel.codec.image_codec import CodecPool
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -118,6 +183,7 @@ def open_encoder(
             overwrite=overwrite,
             background=background,
             reduce_depth=reduce_depth,
+            options=rate_control,
         )
 
     return work

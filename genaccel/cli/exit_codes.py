@@ -9,6 +9,7 @@ from genaccel.errors import (
     BitstreamError,
     LibraryMissingError,
     LimitExceededError,
+    OptionError,
     UnknownModelError,
     WorkerDiedError,
 )
@@ -31,6 +32,7 @@ _BY_TYPE: tuple[tuple[type[Exception], ExitCode], ...] = (
     (BitstreamError, ExitCode.CORRUPT_FILE),
     (UnknownModelError, ExitCode.UNKNOWN_MODEL),
     (LimitExceededError, ExitCode.LIMIT_EXCEEDED),
+    (OptionError, ExitCode.USAGE),
     (LibraryMissingError, ExitCode.FAILURE),
     (WorkerDiedError, ExitCode.FAILURE),
     (OSError, ExitCode.FAILURE),

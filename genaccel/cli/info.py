@@ -48,9 +48,13 @@ def info(
         model = described.model or (
             "outside the zoo" if described.model_number == 0 else "not in this version's zoo"
         )
+        coded = "entropy model" if described.entropy_model else "static tables"
+        if described.num_slices is not None:
+            coded += f", first {described.num_slices} slices"
         typer.echo(
             f"{file}: {described.width}x{described.height}, {described.file_bytes} bytes, "
-            f"{described.bits_per_pixel:.3f} bits per pixel, format version {described.format_version}, "
+            f"{described.bits_per_pixel:.3f} bits per pixel, format version {described.format_version} "
+            f"({coded}), "
             f"model {model} (number {described.model_number}, digest {described.model_digest})"
         )
     if failed:

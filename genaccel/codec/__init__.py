@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from genaccel.codec.bitstream import Bitstream, BitstreamInfo, describe
+    from genaccel.codec.encode_options import EncodeOptions
     from genaccel.codec.image_codec import ImageCodec
     from genaccel.codec.images import encode_image, read_image
     from genaccel.codec.limits import CodecLimits
@@ -19,6 +20,7 @@ __all__ = [
     "Bitstream",
     "BitstreamInfo",
     "CodecLimits",
+    "EncodeOptions",
     "ImageCodec",
     "describe",
     "encode_image",
@@ -29,6 +31,7 @@ _MODULES = {
     "Bitstream": "bitstream",
     "BitstreamInfo": "bitstream",
     "CodecLimits": "limits",
+    "EncodeOptions": "encode_options",
     "ImageCodec": "image_codec",
     "describe": "bitstream",
     "encode_image": "images",

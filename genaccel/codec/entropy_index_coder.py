@@ -4,12 +4,15 @@
 All windows of an image are one batch, coded slice by slice: of each slice first the *groups* of all indices, then each
 index's place among the members of its group. Two tables of sqrt(K) entries are faster to make than one of K, and the
 slots that every entry of a table must have cost 0.001 bits per token, not 0.02 (K = 1024) or 0.09 (K = 4096).
+
+Slices run from the coarsest scale to the finest, so the first of them alone make an image: what is missing is made up
+from the entropy model (:mod:`genaccel.codec.completion`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,14 +20,31 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genaccel import _coder, ops
+from genaccel.codec.completion import DEFAULT_SEED, draws, most_likely, pick
 from genaccel.codec.windows import WindowGrid
-from genaccel.errors import BitstreamError
+from genaccel.errors import BitstreamError, OptionError
 from genaccel.models.integer_entropy_model import WINDOWS_AT_ONCE, IntegerEntropyModel
 
 PRECISION = ops.integer.TABLE_BITS
 
 # What both sides take for tokens outside the image.
-_PADDING_INDEX = 0
+PADDING_INDEX = 0
+
+IndexMaps = list[NDArray[np.int32]]
+
+
+class DecodedPrefix(NamedTuple):
+    """What a payload held.
+
+    Attributes:
+        index_maps: int32 ``[h, w]`` per scale, coarse to fine, completed where slices were missing.
+        num_slices: Slices that were read.
+        slice_ends: For each of them the bytes of the payload up to its end.
+    """
+
+    index_maps: IndexMaps
+    num_slices: int
+    slice_ends: list[int]
 
 
 def group_size_of(codebook_size: int) -> int:
@@ -43,6 +63,15 @@ def _kept(values: Tensor, coded: Tensor | None) -> Tensor:
     return values.flatten(0, 1) if coded is None else values[coded]
 
 
+def _spread(indices: Tensor, coded: Tensor | None, shape: torch.Size) -> Tensor:
+    """Inverse of :func:`_kept` for indices ``[N]``: int64 ``[W, n]``."""
+    if coded is None:
+        return indices.view(shape)
+    spread = torch.full(shape, PADDING_INDEX, dtype=torch.int64, device=indices.device)
+    spread[coded] = indices
+    return spread
+
+
 def _int32(values: Tensor) -> NDArray[np.int32]:
     return np.ascontiguousarray(values.cpu().numpy(), dtype=np.int32)
 
@@ -58,19 +87,43 @@ class EntropyIndexCoder:
         self._model = model
         self._group_size = group_size_of(model.params.entropy.codebook_size)
 
-    def _grid(self, shapes: Sequence[tuple[int, ...]]) -> WindowGrid:
+    @property
+    def model(self) -> IntegerEntropyModel:
+        """Whose probabilities it codes with."""
+        return self._model
+
+    @property
+    def num_slices(self) -> int:
+        """Slices of a whole image."""
+        return self._model.slice_order.num_slices
+
+    def grid(self, shapes: Sequence[tuple[int, ...]]) -> WindowGrid:
+        """How maps of these shapes are cut into windows.
+
+        Raises:
+            ValueError: If they do not fit the model's windows.
+        """
         return WindowGrid(
             map_shapes=tuple((int(h), int(w)) for h, w in shapes),
             grid_sides=self._model.slice_order.grid_sides,
         )
+
+    def _require_slices(self, num_slices: int | None) -> int:
+        if num_slices is None:
+            return self.num_slices
+        if not 1 <= num_slices <= self.num_slices:
+            raise OptionError(
+                f"number of slices must be in [1, {self.num_slices}], got {num_slices}"
+            )
+        return num_slices
 
     def _coded(self, grid: WindowGrid) -> list[Tensor | None]:
         """For each slice which tokens of all windows are coded, bool ``[W, n]``: those inside; None: all."""
         model = self._model
         inside = ~grid.padded().to(model.embedding.device)
         if bool(inside.all()):
-            return [None] * model.slice_order.num_slices
-        return [inside[:, model.tokens_of_slice(t)] for t in range(model.slice_order.num_slices)]
+            return [None] * self.num_slices
+        return [inside[:, model.tokens_of_slice(t)] for t in range(self.num_slices)]
 
     def _group_tables(self, logits: Tensor) -> Tensor:
         return ops.integer_frequencies(
@@ -82,21 +135,32 @@ class EntropyIndexCoder:
             logits, self._model.params.fraction_bits, self._group_size, groups
         )  # [N, M + 1]
 
-    @torch.no_grad()
-    def encode(self, index_maps: Sequence[NDArray[np.integer[Any]]]) -> bytes:
-        """Code one integer map ``[h, w]`` per scale.
-
-        Raises:
-            ValueError: If the maps do not fit the model's windows, or an index is not in [0, K).
-        """
-        model, size = self._model, self._group_size
-        grid = self._grid([m.shape for m in index_maps])
-        device = model.embedding.device
+    def _windows(self, index_maps: Sequence[NDArray[np.integer[Any]]]) -> tuple[WindowGrid, Tensor]:
+        grid = self.grid([m.shape for m in index_maps])
         maps = [torch.from_numpy(m.astype(np.int64))[None] for m in index_maps]
-        windows = grid.cut(maps, fill=_PADDING_INDEX).to(device)  # [W, L]
-        codebook_size = model.params.entropy.codebook_size
+        windows = grid.cut(maps, fill=PADDING_INDEX)  # [W, L]
+        codebook_size = self._model.params.entropy.codebook_size
         if int(windows.min()) < 0 or int(windows.max()) >= codebook_size:
             raise ValueError(f"indices must be in [0, {codebook_size})")
+        return grid, windows.to(self._model.embedding.device)
+
+    @torch.no_grad()
+    def encode(
+        self, index_maps: Sequence[NDArray[np.integer[Any]]], num_slices: int | None = None
+    ) -> bytes:
+        """Code one integer map ``[h, w]`` per scale.
+
+        Args:
+            index_maps: Coarse to fine.
+            num_slices: How many slices to code, 1 to all of them; None codes all.
+
+        Raises:
+            ValueError: If the maps do not fit the model's windows, an index is not in [0, K), or there are not
+                so many slices.
+        """
+        model, size = self._model, self._group_size
+        last = self._require_slices(num_slices)
+        grid, windows = self._windows(index_maps)
         in_order = windows[:, model.by_slice]
         groups, members = in_order // size, in_order % size
         tables: list[tuple[Tensor, Tensor]] = []  # [w, L, entries + 1] each
@@ -107,7 +171,7 @@ class EntropyIndexCoder:
         group_tables, member_tables = (torch.cat(parts) for parts in zip(*tables, strict=True))
         encoder = _coder.RansEncoder(lanes=1)
         starts = model.slice_order.slice_starts
-        for t, coded in enumerate(self._coded(grid)):
+        for t, coded in enumerate(self._coded(grid)[:last]):
             tokens = slice(starts[t], starts[t + 1])
             for symbols, rows in ((groups, group_tables), (members, member_tables)):
                 encoder.push_cdfs(
@@ -117,8 +181,91 @@ class EntropyIndexCoder:
                 )
         return encoder.finish()
 
+    def _read(self, decoder: _coder.RansDecoder, logits: Tensor) -> Tensor:
+        """The next indices, int64 ``[N]``, of the stream."""
+        tables = _int32(self._group_tables(logits))
+        groups = torch.from_numpy(decoder.pull_cdfs(tables, PRECISION)).to(logits.device).long()
+        tables = _int32(self._member_tables(logits, groups))
+        members = torch.from_numpy(decoder.pull_cdfs(tables, PRECISION)).to(logits.device)
+        return groups * self._group_size + members
+
+    def _completer(self, grid: WindowGrid, seed: int | None) -> Callable[[int, Tensor], Tensor]:
+        """Makes indices up; takes the slice and logits ``[W, n, K]``, gives int64 ``[W, n]``."""
+        model, size = self._model, self._group_size
+
+        def complete(t: int, predicted: Tensor) -> Tensor:
+            logits = predicted.flatten(0, 1)
+            if seed is None:
+                return most_likely(logits).view(predicted.shape[:2])
+            tokens = model.tokens_of_slice(t)  # [n]
+            windows = torch.arange(grid.num_windows, device=logits.device).unsqueeze(1)
+            places = 2 * (windows * model.slice_order.num_tokens + tokens).flatten()
+            groups = pick(self._group_tables(logits), draws(seed, places))
+            members = pick(self._member_tables(logits, groups), draws(seed, places + 1))
+            return (groups * size + members).view(predicted.shape[:2])
+
+        return complete
+
     @torch.no_grad()
-    def decode(self, payload: bytes, shapes: Sequence[tuple[int, int]]) -> list[NDArray[np.int32]]:
+    def decode_prefix(
+        self,
+        payload: bytes,
+        shapes: Sequence[tuple[int, int]],
+        *,
+        num_slices: int | None = None,
+        use: int | None = None,
+        truncated: bool = False,
+        seed: int | None = DEFAULT_SEED,
+    ) -> DecodedPrefix:
+        """Indices of the first slices, and the rest made up from them.
+
+        Args:
+            payload: What ``encode`` returned, with a model of the same digest.
+            shapes: Height and width of each map, coarse to fine.
+            num_slices: How many slices were coded; None: all.
+            use: Read only so many of them; None: all.
+            truncated: The payload may end early: take the slices that are whole. What follows the last slice
+                is not looked at, so damage may go unnoticed.
+            seed: Of what is made up; None takes the most likely index.
+
+        Raises:
+            BitstreamError: If the payload is not the code of exactly so many indices, or, truncated, not of a
+                single slice.
+            ValueError: If the shapes do not fit the model's windows, or there are not so many slices.
+        """
+        model = self._model
+        sent = self._require_slices(num_slices)
+        wanted = sent if use is None else min(self._require_slices(use), sent)
+        grid = self.grid(shapes)
+        complete = self._completer(grid, seed)
+        state = model.begin(grid.num_windows)
+        previous: Tensor | None = None
+        slices: list[Tensor] = []
+        ends: list[int] = []
+        try:
+            decoder = _coder.RansDecoder(payload[: len(payload) & ~1] if truncated else payload)
+            for t, coded in enumerate(self._coded(grid)):
+                predicted = model.step(state, previous)  # [W, n, K]
+                if len(ends) == t and t < wanted:
+                    try:
+                        indices = self._read(decoder, _kept(predicted, coded))
+                        ends.append(decoder.bytes_read)
+                        previous = _spread(indices, coded, predicted.shape[:2])
+                    except _coder.StreamError:
+                        if not truncated or t == 0:
+                            raise
+                        previous = complete(t, predicted)
+                else:
+                    previous = complete(t, predicted)
+                slices.append(previous)
+            if wanted == sent and not truncated:
+                decoder.finish()
+        except _coder.StreamError as error:
+            raise BitstreamError(f"payload does not decode: {error}") from error
+        windows = torch.cat(slices, dim=1)[:, model.from_slice]
+        return DecodedPrefix([_int32(m[0]) for m in grid.merge(windows)], len(ends), ends)
+
+    def decode(self, payload: bytes, shapes: Sequence[tuple[int, int]]) -> IndexMaps:
         """Inverse of :meth:`encode`; every index is below K, whatever the payload holds.
 
         Args:
@@ -129,30 +276,4 @@ class EntropyIndexCoder:
             BitstreamError: If the payload is not the code of exactly so many indices.
             ValueError: If the shapes do not fit the model's windows.
         """
-        model, size = self._model, self._group_size
-        grid = self._grid(shapes)
-        device = model.embedding.device
-        state = model.begin(grid.num_windows)
-        previous: Tensor | None = None
-        slices = []
-        try:
-            decoder = _coder.RansDecoder(payload, lanes=1)
-            for coded in self._coded(grid):
-                predicted = model.step(state, previous)  # [W, n, K]
-                logits = _kept(predicted, coded)
-                tables = _int32(self._group_tables(logits))
-                groups = torch.from_numpy(decoder.pull_cdfs(tables, PRECISION)).to(device).long()
-                tables = _int32(self._member_tables(logits, groups))
-                members = torch.from_numpy(decoder.pull_cdfs(tables, PRECISION)).to(device)
-                indices = groups * size + members
-                if coded is None:
-                    previous = indices.view(predicted.shape[:2])
-                else:
-                    previous = torch.full_like(coded, _PADDING_INDEX, dtype=torch.int64)
-                    previous[coded] = indices
-                slices.append(previous)
-            decoder.finish()
-        except _coder.StreamError as error:
-            raise BitstreamError(f"payload does not decode: {error}") from error
-        windows = torch.cat(slices, dim=1)[:, model.from_slice]
-        return [_int32(m[0]) for m in grid.merge(windows)]
+        return self.decode_prefix(payload, shapes).index_maps

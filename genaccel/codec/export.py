@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from genaccel.codec.image_codec import ImageCodec
+from genaccel.codec.image_codec import INTEGER_ENTROPY_FOLDER, ImageCodec
 from genaccel.codec.index_statistics import (
     bits_per_pixel,
     count_indices,
@@ -18,9 +22,19 @@ from genaccel.codec.index_statistics import (
     set_index_cdfs,
     static_bits,
 )
-from genaccel.codec.rate_distortion_model import RateDistortionModel
+from genaccel.codec.rate_distortion_model import (
+    PADDING_INDEX,
+    RateDistortionModel,
+    window_grid,
+)
 from genaccel.codec.trained_networks import ENTROPY_FOLDER, load_run
 from genaccel.data.image_files import find_images, read_rgb
+from genaccel.models.integer_export import quantize
+from genaccel.models.masked_entropy_model import MaskedEntropyModel
+
+# Windows that set the scales of the integer entropy model, of so many of each image.
+_CALIBRATION_WINDOWS = 256
+_WINDOWS_OF_AN_IMAGE = 4
 
 
 class ExportReport(NamedTuple):
@@ -45,7 +59,8 @@ def export_model(
     Args:
         run: Folder of a run of ``genaccel train codec``, ``entropy`` or ``joint``; it may still be running.
         out: Folder for ``config.json`` and ``model.safetensors``; the entropy model, if the run has one, goes to
-            its folder ``entropy`` with files of the same names.
+            its folder ``entropy`` with files of the same names, and in integers, as files are coded with it, to
+            ``entropy-int8``.
         data: Folder of images, the training set as a rule.
         max_images: Images to count indices on, spread evenly over the folder.
         entropy_dtype: Of the stored weights of the entropy model. float32 leaves all of the rounding to a later
@@ -76,6 +91,7 @@ def export_model(
     scales = len(model.params.strides)
     counts = torch.zeros(scales, model.params.codebook_size, dtype=torch.int64)
     predicted = torch.zeros(scales, dtype=torch.float64)
+    windows: list[Tensor] = []
     for path in tqdm(paths[::step], desc="measuring index tables", unit="image", disable=None):
         try:
             image = read_rgb(path)
@@ -85,12 +101,17 @@ def export_model(
         counts += count_indices(model.params, index_maps)
         if networks is not None:
             predicted += predicted_bits(networks, index_maps)
+            windows.append(_some_windows(networks.entropy_model, index_maps))
     if not bool(counts.any()):
         raise ValueError(f"{data} has no image that can be read")
     set_index_cdfs(model, counts)
     model.save_pretrained(out)
     if entropy_model is not None:
         entropy_model.save_pretrained(Path(out) / ENTROPY_FOLDER, dtype=entropy_dtype)
+        chosen = torch.cat(windows)
+        chosen = chosen[:: -(-len(chosen) // _CALIBRATION_WINDOWS)]
+        integers = quantize(entropy_model, model.quantize.codebook.detach(), chosen)
+        integers.save_pretrained(Path(out) / INTEGER_ENTROPY_FOLDER)
     tokens = counts.sum(1)
     return ExportReport(
         folder=Path(out),
@@ -100,3 +121,12 @@ def export_model(
         ),
         codes_used=[int(n) for n in (counts > 0).sum(1)],
     )
+
+
+def _some_windows(
+    entropy_model: MaskedEntropyModel, index_maps: Sequence[NDArray[np.int32]]
+) -> Tensor:
+    """Windows ``[n, L]`` of an image, spread evenly over it."""
+    maps = [torch.from_numpy(m).long().unsqueeze(0) for m in index_maps]
+    windows = window_grid(entropy_model, maps).cut(maps, fill=PADDING_INDEX)
+    return windows[:: -(-len(windows) // _WINDOWS_OF_AN_IMAGE)]

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from genaccel.codec.atomic_file import refuse_existing, write_atomically
 from genaccel.codec.bitstream import BitstreamInfo, describe
+from genaccel.codec.completion import DEFAULT_SEED
+from genaccel.codec.encode_options import EncodeOptions
 from genaccel.codec.images import WRITE_FORMATS, encode_image, read_image
 from genaccel.errors import LimitExceededError
 
 if TYPE_CHECKING:
-    from genaccel.codec.image_codec import CodecPool
+    from genaccel.codec.codec_pool import CodecPool
 
 # No file within the pixel limit needs more: 1.5 bytes a pixel, ten times the rate of the finest model.
 MAX_FILE_BYTES = 2**28
@@ -106,6 +108,7 @@ def encode_file(
     overwrite: bool = False,
     background: tuple[int, int, int] | None = None,
     reduce_depth: bool = False,
+    options: EncodeOptions = EncodeOptions(),  # noqa: B008 - frozen
 ) -> FileReport:
     """Compress an image file.
 
@@ -116,12 +119,14 @@ def encode_file(
         overwrite: Replace a file that is there already.
         background: Red, green, blue to put transparent images on; without it they are refused.
         reduce_depth: Take images of more than 8 bits per sample, at 8 bits; else they are refused.
+        options: Rate control.
 
     Raises:
         BitstreamError: If the image is damaged or of an unknown format.
         UnsupportedImageError: If it is transparent or deep and that was not allowed for.
         UnknownModelError: If the model is not at hand.
         LimitExceededError: If the image is larger than the limits allow.
+        TargetSizeError: If it does not fit the size that the options give.
         OSError: If a file cannot be read or written, or exists already.
     """
     if isinstance(target, Path) and not overwrite:
@@ -135,9 +140,8 @@ def encode_file(
         background=background,
         reduce_depth=reduce_depth,
     )
-    codec = codecs.for_encoding()
     start = time.perf_counter()
-    data = codec.encode(image.pixels)
+    data, codec = codecs.encode(image.pixels, options)
     seconds = time.perf_counter() - start
     _write(target, data, overwrite)
     return _report(source, target, codec.info(data), codec.model_name, seconds, image.notes)
@@ -150,6 +154,9 @@ def decode_file(
     *,
     file_format: str | None = None,
     overwrite: bool = False,
+    prefix: int | None = None,
+    truncated: bool = False,
+    seed: int | None = DEFAULT_SEED,
 ) -> FileReport:
     """Restore an image file.
 
@@ -159,12 +166,15 @@ def decode_file(
         target: Image file to write, or a binary stream.
         file_format: As :func:`genaccel.codec.images.encode_image` takes it; by default that of the target's suffix.
         overwrite: Replace a file that is there already.
+        prefix: As :meth:`ImageCodec.decode` takes it, and so the others.
+        truncated: Likewise.
+        seed: Likewise.
 
     Raises:
         BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
         UnknownModelError: If the model that wrote it is not at hand.
         LimitExceededError: If the image is larger than the limits or the image format allow.
-        ValueError: If the format is not given and cannot be told from the target.
+        ValueError: If there are not so many slices, if the format is not given and cannot be told from the target.
         OSError: If a file cannot be read or written, or exists already.
     """
     if file_format is None:
@@ -177,12 +187,13 @@ def decode_file(
     if isinstance(target, Path) and not overwrite:
         refuse_existing(target)
     data = read_bounded(source, MAX_FILE_BYTES)
-    codec = codecs.for_file(data)
+    codec = codecs.for_file(data, truncated=truncated)
     start = time.perf_counter()
-    pixels = codec.decode(data)
+    pixels = codec.decode(data, prefix=prefix, truncated=truncated, seed=seed)
     seconds = time.perf_counter() - start
     _write(target, encode_image(pixels, file_format), overwrite)
-    return _report(source, target, codec.info(data), codec.model_name, seconds, ())
+    info = describe(data, codecs.limits.max_pixels, truncated=truncated)
+    return _report(source, target, info, codec.model_name, seconds, ())
 
 
 def describe_file(source: Path | BinaryIO, max_pixels: int) -> BitstreamInfo:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -16,17 +17,31 @@ from genaccel import zoo
 from genaccel.codec.bitstream import (
     CUSTOM_MODEL_NUMBER,
     DIGEST_BYTES,
+    ENTROPY_VERSION,
+    STATIC_VERSION,
     Bitstream,
     BitstreamInfo,
     describe,
 )
+from genaccel.codec.completion import DEFAULT_SEED
+from genaccel.codec.encode_options import EncodeOptions
+from genaccel.codec.entropy_index_coder import DecodedPrefix, EntropyIndexCoder, IndexMaps
 from genaccel.codec.index_coder import IndexCoder
 from genaccel.codec.limits import CodecLimits
-from genaccel.codec.tiling import Tiling, decode_tiles, encode_tiles
-from genaccel.errors import LimitExceededError, UnknownModelError
+from genaccel.codec.rate_control import FAIR_RDO, LARGEST_RDO, largest_within
+from genaccel.codec.rate_distortion_quantizer import choose_indices
+from genaccel.codec.tiling import Tiling, decode_tiles, encode_tiles, feature_tiles
+from genaccel.errors import (
+    BitstreamError,
+    LimitExceededError,
+    OptionError,
+    UnknownModelError,
+)
 from genaccel.models.autoencoder import Autoencoder
+from genaccel.models.integer_entropy_model import IntegerEntropyModel
 
 DEFAULT_MODEL = "photo-codec-small"
+INTEGER_ENTROPY_FOLDER = "entropy-int8"  # inside a model folder
 
 # A residual block keeps its input, two intermediates and an output, and convolutions reorder what they read and
 # write; measured: 335 bytes per pixel where the largest tensor of the small preset takes 64.
@@ -58,6 +73,29 @@ def activation_bytes_per_pixel(model: Autoencoder) -> float:
     return 4 * _LIVE_ACTIVATIONS * largest / side**2
 
 
+def entropy_bytes_per_window(model: IntegerEntropyModel) -> int:
+    """Estimate of an entropy model's working memory in bytes per window of the image."""
+    params, order = model.params.entropy, model.slice_order
+    caches = 2 * params.layers * order.num_tokens * params.width
+    # Two tables of about sqrt(K) entries, indices, and the features of rate-distortion optimised quantisation.
+    per_token = 2 * 4 * (2 * int(params.codebook_size**0.5) + 2) + 4 * 8 + 8 * params.codebook_dim
+    step = 16 * max(order.slice_sizes) * params.codebook_size  # logits and costs of a slice
+    return caches + order.num_tokens * per_token + step
+
+
+def model_in_words(stream: Bitstream) -> str:
+    """Which model a file needs."""
+    digest = f"digest {stream.model_digest.hex()}"
+    if stream.model_number == CUSTOM_MODEL_NUMBER:
+        return f"a model outside the zoo with {digest}"
+    name = zoo.codec_name(stream.model_number)
+    return (
+        f"model {name!r} with {digest}"
+        if name
+        else f"model number {stream.model_number} ({digest})"
+    )
+
+
 class ImageCodec:
     """Encodes and decodes images with one model.
 
@@ -66,6 +104,7 @@ class ImageCodec:
 
     Args:
         model: In evaluation mode, on the device to use.
+        entropy_model: On the same device; without one, indices are coded with the model's static tables.
         model_number: The model's number in the zoo; 0 for one outside it.
         model_name: For messages.
         limits: What to refuse.
@@ -84,18 +123,26 @@ class ImageCodec:
         self,
         model: Autoencoder,
         *,
+        entropy_model: IntegerEntropyModel | None = None,
         model_number: int = CUSTOM_MODEL_NUMBER,
         model_name: str = "custom model",
         limits: CodecLimits | None = None,
         tiling: Tiling | None = None,
     ) -> None:
         self.model = model
+        self.entropy_model = entropy_model
         self.model_name = model_name
         self.model_number = model_number
         self.limits = limits or CodecLimits()
         self.tiling = tiling or Tiling.default(model.params)
-        self._digest = model.digest()[:DIGEST_BYTES]
         self._index_coder = IndexCoder(model.index_cdfs.cpu().numpy())
+        digest = model.digest()
+        self._digests = {STATIC_VERSION: digest[:DIGEST_BYTES]}
+        self._entropy_coder: EntropyIndexCoder | None = None
+        if entropy_model is not None:
+            self._entropy_coder = EntropyIndexCoder(entropy_model)
+            both = hashlib.sha256(digest + bytes.fromhex(entropy_model.digest())).digest()
+            self._digests[ENTROPY_VERSION] = both[:DIGEST_BYTES]
         # Here and not on first use: it also warms the network up, which is no part of coding time.
         self._activation_bytes_per_pixel = activation_bytes_per_pixel(model)
 
@@ -108,7 +155,10 @@ class ImageCodec:
         limits: CodecLimits | None = None,
         tiling: Tiling | None = None,
     ) -> ImageCodec:
-        """Load a model of the zoo by name, or of a folder that ``Autoencoder.save_pretrained`` wrote.
+        """Load a model of the zoo by name, or of a folder.
+
+        A folder is what ``Autoencoder.save_pretrained`` wrote, and may hold a folder ``entropy-int8`` that
+        ``IntegerEntropyModel.save_pretrained`` wrote: ``genaccel train export`` makes both.
 
         Raises:
             UnknownModelError: If there is no such model, or its files are missing or damaged.
@@ -124,10 +174,19 @@ class ImageCodec:
             )
         try:
             model = Autoencoder.from_pretrained(folder)
+            entropy_model = None
+            if (folder / INTEGER_ENTROPY_FOLDER).is_dir():
+                entropy_model = IntegerEntropyModel.from_pretrained(folder / INTEGER_ENTROPY_FOLDER)
+                entropy_model.to(device)
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise UnknownModelError(f"model {name!r} cannot be loaded: {error}") from error
         return cls(
-            model.to(device), model_number=number, model_name=name, limits=limits, tiling=tiling
+            model.to(device),
+            entropy_model=entropy_model,
+            model_number=number,
+            model_name=name,
+            limits=limits,
+            tiling=tiling,
         )
 
     def _padded(self, length: int) -> int:
@@ -145,7 +204,12 @@ class ImageCodec:
         # Image and padded copy at 3 bytes, tokens as int32 twice, two float bands across the image.
         band_rows = min(padded_height, self.tiling.tile_size + 2 * self.tiling.margin)
         whole = 6 * pixels + 8 * tokens + 24 * band_rows * padded_width
-        return int(whole + tile_pixels * self._activation_bytes_per_pixel)
+        tiles = tile_pixels * self._activation_bytes_per_pixel
+        windows = 0
+        if self._entropy_coder is not None:
+            grid = self._entropy_coder.grid(self._map_shapes(height, width))
+            windows = grid.num_windows * entropy_bytes_per_window(self._entropy_coder.model)
+        return int(whole + max(tiles, windows))  # one after the other
 
     def _check_limits(self, height: int, width: int) -> None:
         if height * width > self.limits.max_pixels:
@@ -164,18 +228,7 @@ class ImageCodec:
             (self._padded(height) // s, self._padded(width) // s) for s in self.model.params.strides
         ]
 
-    @torch.inference_mode()
-    def encode_indices(self, image: NDArray[np.uint8]) -> list[NDArray[np.int32]]:
-        """Index maps of an image, coarse to fine, ``[ceil(H/a)*a/s, ceil(W/a)*a/s]`` for stride s, alignment a.
-
-        Args:
-            image: uint8 ``[H, W, 3]``, sRGB.
-
-        Raises:
-            TypeError: If the image is not uint8.
-            ValueError: If it has another shape, or no pixels.
-            LimitExceededError: If it is larger than the limits allow.
-        """
+    def _padded_image(self, image: NDArray[np.uint8]) -> Tensor:
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
             raise TypeError(
                 f"image must be a uint8 array, got {getattr(image, 'dtype', type(image).__name__)}"
@@ -186,58 +239,207 @@ class ImageCodec:
         self._check_limits(height, width)
         below, right = self._padded(height) - height, self._padded(width) - width
         padded = np.pad(image, ((0, below), (0, right), (0, 0)), mode="edge")
-        maps = encode_tiles(self.model, torch.from_numpy(padded), self.tiling)
-        return [index_map.numpy() for index_map in maps]
+        return torch.from_numpy(padded)
 
-    def encode(self, image: NDArray[np.uint8]) -> bytes:
-        """Compress an image to the contents of a ``.gac`` file.
+    def _require_entropy_coder(self, what: str) -> EntropyIndexCoder:
+        if self._entropy_coder is None:
+            raise OptionError(
+                f"{what} needs an entropy model, and {self.model_name!r} has none: "
+                "take another model, or train one (genaccel train entropy)"
+            )
+        return self._entropy_coder
+
+    @torch.inference_mode()
+    def encode_indices(self, image: NDArray[np.uint8], rdo: float = 0.0) -> IndexMaps:
+        """Index maps of an image, coarse to fine, ``[ceil(H/a)*a/s, ceil(W/a)*a/s]`` for stride s, alignment a.
 
         Args:
-            image: uint8 ``[H, W, 3]``, sRGB, sides up to 65,535.
+            image: uint8 ``[H, W, 3]``, sRGB.
+            rdo: As in :class:`EncodeOptions`.
 
         Raises:
             TypeError: If the image is not uint8.
-            ValueError: If it has another shape, no pixels, or a longer side.
+            ValueError: If it has another shape, or no pixels.
+            OptionError: If ``rdo`` is not 0 and there is no entropy model to weigh bits.
             LimitExceededError: If it is larger than the limits allow.
         """
-        index_maps = self.encode_indices(image)
+        padded = self._padded_image(image)
+        if not rdo:
+            maps = encode_tiles(self.model, padded, self.tiling)
+            return [index_map.numpy() for index_map in maps]
+        coder = self._require_entropy_coder("rdo")
+        features = feature_tiles(self.model, padded, self.tiling)
+        return choose_indices(coder, features, self.model.quantize.codebook, rdo)
+
+    def _file(
+        self, image: NDArray[np.uint8], index_maps: IndexMaps, num_slices: int | None, version: int
+    ) -> bytes:
+        if version == STATIC_VERSION:
+            payload = self._index_coder.encode(index_maps)
+        else:
+            coder = self._require_entropy_coder("num_slices")
+            if num_slices == coder.num_slices:
+                num_slices = None
+            payload = coder.encode(index_maps, num_slices)
         return Bitstream(
             width=image.shape[1],
             height=image.shape[0],
             model_number=self.model_number,
-            model_digest=self._digest,
-            payload=self._index_coder.encode(index_maps),
+            model_digest=self._digests[version],
+            payload=payload,
+            version=version,
+            num_slices=num_slices,
         ).to_bytes()
 
-    def _parse(self, data: bytes) -> tuple[Bitstream, list[NDArray[np.int32]]]:
-        stream = Bitstream.from_bytes(data, self.limits.max_pixels)
-        if stream.model_digest != self._digest:
+    def encode(
+        self,
+        image: NDArray[np.uint8],
+        options: EncodeOptions = EncodeOptions(),  # noqa: B008 - frozen
+    ) -> bytes:
+        """Compress an image to the contents of a ``.gac`` file.
+
+        Args:
+            image: uint8 ``[H, W, 3]``, sRGB, sides up to 65,535.
+            options: Rate control.
+
+        Raises:
+            TypeError: If the image is not uint8.
+            ValueError: If it has another shape, no pixels, or a longer side.
+            OptionError: If an option needs an entropy model and there is none.
+            LimitExceededError: If it is larger than the limits allow.
+            TargetSizeError: If it does not fit the size that the options give.
+        """
+        if options.has_target:
+            return self.encode_within(image, options)
+        static = options.static_tables or self._entropy_coder is None
+        if static and options.num_slices is not None:
+            self._require_entropy_coder("num_slices")
+        index_maps = self.encode_indices(image, options.rdo)
+        version = STATIC_VERSION if static else ENTROPY_VERSION
+        return self._file(image, index_maps, options.num_slices, version)
+
+    @torch.inference_mode()
+    def encode_within(
+        self, image: NDArray[np.uint8], options: EncodeOptions, *, fairly: bool = False
+    ) -> bytes:
+        """Compress an image to a given size at most: the best file that fits.
+
+        Args:
+            image: uint8 ``[H, W, 3]``, sRGB.
+            options: With a target size.
+            fairly: Stop where a model of a lower rate would do better.
+
+        Raises:
+            As :meth:`encode`.
+        """
+        coder = self._require_entropy_coder("a target size")
+        padded = self._padded_image(image)
+        max_bytes = options.max_bytes(image.shape[0] * image.shape[1])
+        if max_bytes is None:
+            raise ValueError("options must have bits_per_pixel or target_bytes")
+        features = feature_tiles(self.model, padded, self.tiling)
+        codebook = self.model.quantize.codebook
+        chosen: dict[float, IndexMaps] = {}
+
+        def make(rdo: float, num_slices: int | None) -> bytes:
+            if rdo not in chosen:
+                chosen.clear()
+                chosen[rdo] = choose_indices(coder, features, codebook, rdo)
+            return self._file(image, chosen[rdo], num_slices, ENTROPY_VERSION)
+
+        return largest_within(
+            make,
+            max_bytes,
+            num_slices=coder.num_slices,
+            largest_rdo=FAIR_RDO if fairly else LARGEST_RDO,
+            may_cut=not fairly,
+        )
+
+    def _parse(
+        self, data: bytes, prefix: int | None, truncated: bool, seed: int | None
+    ) -> tuple[Bitstream, DecodedPrefix]:
+        stream = Bitstream.from_bytes(data, self.limits.max_pixels, truncated=truncated)
+        if stream.model_digest != self._digests.get(stream.version):
+            here = self._digests.get(stream.version)
+            has = "no entropy model" if here is None else f"digest {here.hex()}"
             raise UnknownModelError(
-                f"file needs {_model_in_words(stream)}, but {self.model_name!r} here has digest "
-                f"{self._digest.hex()}: give the model that wrote the file (--model), "
+                f"file needs {model_in_words(stream)}, but {self.model_name!r} here has {has}: "
+                "give the model that wrote the file (--model), "
                 "or install the genaccel version that wrote it"
             )
         self._check_limits(stream.height, stream.width)
         shapes = self._map_shapes(stream.height, stream.width)
-        return stream, self._index_coder.decode(stream.payload, shapes)
-
-    def decode_indices(self, data: bytes) -> list[NDArray[np.int32]]:
-        """Index maps of a file, equal to those that were encoded; raises as :meth:`decode` does."""
-        return self._parse(data)[1]
+        if stream.version == STATIC_VERSION:
+            if prefix is not None:
+                raise OptionError(
+                    "prefix must be None: a file coded with static tables has no slices"
+                )
+            return stream, DecodedPrefix(self._index_coder.decode(stream.payload, shapes), 0, [])
+        coder = self._require_entropy_coder("the file")
+        if stream.num_slices is not None and stream.num_slices >= coder.num_slices:
+            raise BitstreamError(
+                f"file says that it has {stream.num_slices} of {coder.num_slices} slices"
+            )
+        return stream, coder.decode_prefix(
+            stream.payload,
+            shapes,
+            num_slices=stream.num_slices,
+            use=prefix,
+            truncated=truncated,
+            seed=seed,
+        )
 
     @torch.inference_mode()
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
+    def decode_indices(
+        self,
+        data: bytes,
+        *,
+        prefix: int | None = None,
+        truncated: bool = False,
+        seed: int | None = DEFAULT_SEED,
+    ) -> IndexMaps:
+        """Index maps of a file, equal to those that were encoded, on any machine; arguments as for :meth:`decode`."""
+        return self._parse(data, prefix, truncated, seed)[1].index_maps
+
+    def slice_ends(self, data: bytes) -> list[int]:
+        """Where the file may be cut: ``data[:slice_ends(data)[n - 1]]`` has its first n slices.
+
+        Raises:
+            As :meth:`decode`, and OptionError for a file that static tables coded.
+        """
+        stream, decoded = self._parse(data, None, False, DEFAULT_SEED)
+        if stream.version == STATIC_VERSION:
+            raise OptionError("a file coded with static tables has no slices")
+        return [stream.header_bytes + end for end in decoded.slice_ends]
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        data: bytes,
+        *,
+        prefix: int | None = None,
+        truncated: bool = False,
+        seed: int | None = DEFAULT_SEED,
+    ) -> NDArray[np.uint8]:
         """Image ``[H, W, 3]`` of the contents of a ``.gac`` file.
+
+        Args:
+            data: The file.
+            prefix: Use only so many slices, coarse to fine, of those that the file has.
+            truncated: The file may have lost its end: use the slices that are there. Damage is then not noticed.
+            seed: Of the indices that are made up where slices are missing, the same on every machine; None takes the
+                most likely ones.
 
         Raises:
             BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
             UnknownModelError: If another model wrote it.
             LimitExceededError: If the image is larger than the limits allow.
+            OptionError: If there are not so many slices, or the file has none.
         """
-        stream, index_maps = self._parse(data)
+        stream, decoded = self._parse(data, prefix, truncated, seed)
         image = np.empty((stream.height, stream.width, 3), np.uint8)
         top = 0
-        maps = [torch.from_numpy(index_map) for index_map in index_maps]
+        maps = [torch.from_numpy(index_map) for index_map in decoded.index_maps]
         for band in decode_tiles(self.model, maps, self.tiling):
             rows = min(band.shape[1], stream.height - top)
             visible = band[:, :rows, : stream.width].add(1).mul(127.5).round().clamp(0, 255)
@@ -253,71 +455,3 @@ class ImageCodec:
             LimitExceededError: If the image has more pixels than the limits allow.
         """
         return describe(data, self.limits.max_pixels)
-
-
-def _model_in_words(stream: Bitstream) -> str:
-    digest = f"digest {stream.model_digest.hex()}"
-    if stream.model_number == CUSTOM_MODEL_NUMBER:
-        return f"a model outside the zoo with {digest}"
-    name = zoo.codec_name(stream.model_number)
-    return (
-        f"model {name!r} with {digest}"
-        if name
-        else f"model number {stream.model_number} ({digest})"
-    )
-
-
-class CodecPool:
-    """Loads codecs on first use and keeps them: a batch of files needs each model once.
-
-    Args:
-        model: Name or folder to use for every file; by default :meth:`for_file` goes by the file.
-        device: Where models run.
-        limits: What to refuse.
-    """
-
-    def __init__(
-        self,
-        model: str | None = None,
-        *,
-        device: str | torch.device = "cpu",
-        limits: CodecLimits | None = None,
-    ) -> None:
-        self.limits = limits or CodecLimits()
-        self._model = model
-        self._device = device
-        self._codecs: dict[str, ImageCodec] = {}
-
-    def _load(self, name: str) -> ImageCodec:
-        if name not in self._codecs:
-            self._codecs[name] = ImageCodec.from_pretrained(name, self._device, limits=self.limits)
-        return self._codecs[name]
-
-    def for_encoding(self) -> ImageCodec:
-        """The chosen model, or the default one.
-
-        Raises:
-            UnknownModelError: If it cannot be loaded.
-        """
-        return self._load(self._model or DEFAULT_MODEL)
-
-    def for_file(self, data: bytes) -> ImageCodec:
-        """The chosen model, or the one that a ``.gac`` file names.
-
-        Raises:
-            BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
-            LimitExceededError: If the image has more pixels than the limits allow.
-            UnknownModelError: If the model is not at hand.
-        """
-        stream = Bitstream.from_bytes(data, self.limits.max_pixels)
-        name = self._model or zoo.codec_name(stream.model_number)
-        if name is None:
-            remedy = (
-                "give its folder (--model FOLDER)"
-                if stream.model_number == CUSTOM_MODEL_NUMBER
-                else "a newer genaccel may have it, or give its folder (--model FOLDER)"
-            )
-            raise UnknownModelError(
-                f"file needs {_model_in_words(stream)}, which is not at hand: {remedy}"
-            )
-        return self._load(name)

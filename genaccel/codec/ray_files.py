@@ -59,7 +59,7 @@ class FileCoder:
     ) -> None:
         import torch
 
-        from genaccel.codec.image_codec import CodecPool
+        from genaccel.codec.codec_pool import CodecPool
 
         torch.set_num_threads(threads)
         self._direction = direction

@@ -10,7 +10,7 @@ cross-fades neighbours over the margin.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -109,6 +109,43 @@ def cut(length: int, tile_size: int, margin: int, alignment: int) -> list[Span]:
     ]
 
 
+def _assembled(
+    model: Autoencoder,
+    image: Tensor,
+    tiling: Tiling,
+    compute: Callable[[Tensor], Sequence[Tensor]],
+) -> list[Tensor]:
+    """Maps ``[1, ..., H/s, W/s]`` that ``compute`` makes of tiles ``[1, 3, h, w]``, put together."""
+    height, width = image.shape[:2]
+    strides = model.params.strides
+    device = model.index_cdfs.device
+    maps: list[Tensor] = []
+    rows, columns = tiling.spans(height, width, model.params.alignment)
+    for row in rows:
+        for column in columns:
+            tile = image[row.start : row.stop, column.start : column.stop].to(device)
+            x = tile.permute(2, 0, 1)[None].float() / 127.5 - 1  # [1, 3, h, w]
+            parts = compute(x)
+            if not maps:
+                maps = [
+                    torch.empty(*part.shape[1:-2], height // s, width // s, dtype=part.dtype)
+                    for part, s in zip(parts, strides, strict=True)
+                ]
+            for whole, part, s in zip(maps, parts, strides, strict=True):
+                top, left = (
+                    (row.core_start - row.start) // s,
+                    (column.core_start - column.start) // s,
+                )
+                core_height = (row.core_stop - row.core_start) // s
+                core_width = (column.core_stop - column.core_start) // s
+                whole[
+                    ...,
+                    row.core_start // s : row.core_stop // s,
+                    column.core_start // s : column.core_stop // s,
+                ] = part[0, ..., top : top + core_height, left : left + core_width]
+    return maps
+
+
 def encode_tiles(model: Autoencoder, image: Tensor, tiling: Tiling) -> list[Tensor]:
     """Index maps of an image, tile by tile.
 
@@ -120,27 +157,21 @@ def encode_tiles(model: Autoencoder, image: Tensor, tiling: Tiling) -> list[Tens
     Returns:
         int32 ``[H/s, W/s]`` per stride, coarse to fine, on the CPU.
     """
-    height, width = image.shape[:2]
-    strides = model.params.strides
-    device = model.index_cdfs.device
-    maps = [torch.empty(height // s, width // s, dtype=torch.int32) for s in strides]
-    rows, columns = tiling.spans(height, width, model.params.alignment)
-    for row in rows:
-        for column in columns:
-            tile = image[row.start : row.stop, column.start : column.stop].to(device)
-            x = tile.permute(2, 0, 1)[None].float() / 127.5 - 1  # [1, 3, h, w]
-            for index_map, tile_map, s in zip(maps, model.encode(x), strides, strict=True):
-                top, left = (
-                    (row.core_start - row.start) // s,
-                    (column.core_start - column.start) // s,
-                )
-                core_height = (row.core_stop - row.core_start) // s
-                core_width = (column.core_stop - column.core_start) // s
-                index_map[
-                    row.core_start // s : row.core_stop // s,
-                    column.core_start // s : column.core_stop // s,
-                ] = tile_map[0, top : top + core_height, left : left + core_width]
-    return maps
+    return _assembled(model, image, tiling, lambda x: [m.int() for m in model.encode(x)])
+
+
+def feature_tiles(model: Autoencoder, image: Tensor, tiling: Tiling) -> list[Tensor]:
+    """What enters the quantiser, tile by tile.
+
+    Args:
+        model: In evaluation mode.
+        image: uint8 ``[H, W, 3]`` on the CPU, sides multiples of ``model.params.alignment``.
+        tiling: How to cut.
+
+    Returns:
+        float32 ``[C, H/s, W/s]`` per stride, coarse to fine, on the CPU.
+    """
+    return _assembled(model, image, tiling, lambda x: [f.float() for f in model.features(x)])
 
 
 def decode_tiles(

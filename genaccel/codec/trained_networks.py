@@ -19,7 +19,8 @@ from genaccel.models.masked_entropy_model import MaskedEntropyModel, MaskedEntro
 from genaccel.training.loop import averaged_weights
 from genaccel.training.run_folder import CONFIG_NAME, RunFolder
 
-ENTROPY_FOLDER = "entropy"  # inside a model folder
+# Inside a model folder: what is trained further, and what codes files.
+ENTROPY_FOLDER = "entropy"
 
 
 class TrainedNetworks(NamedTuple):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small trained models that come with the package, each with a card.
 
-``models.json`` gives each model a kind and, for codecs, the number that compressed files carry. A number is
-never given to another model: old files must stay readable.
+``models.json`` gives each model a kind and, for codecs, the number that compressed files carry, the quality that
+chooses it, and its rate on photographs. A number is never given to another model: old files must stay readable.
 """
 
 from __future__ import annotations
@@ -57,6 +57,24 @@ def card(name: str) -> str:
         UnknownModelError: If there is no such model.
     """
     return (path(name) / "README.md").read_text(encoding="utf-8")
+
+
+def codecs_by_rate() -> list[str]:
+    """Names of the codecs that a file's size or quality chooses from, the largest files first."""
+    rates = {n: e["bits_per_pixel"] for n, e in _entries().items() if "bits_per_pixel" in e}
+    return sorted(rates, key=lambda name: -float(rates[name]))
+
+
+def codec_of_quality(quality: str) -> str:
+    """Name of the codec for "low", "medium" or "high" quality.
+
+    Raises:
+        UnknownModelError: If there is none.
+    """
+    for name, entry in _entries().items():
+        if entry.get("quality") == quality:
+            return name
+    raise UnknownModelError(f"the zoo has no codec of {quality!r} quality")
 
 
 def codec_number(name: str) -> int:

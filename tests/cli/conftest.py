@@ -10,8 +10,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from genaccel.cli import app
+from genaccel.codec.image_codec import INTEGER_ENTROPY_FOLDER
 from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
 from genaccel.models.efficient_backbone import EfficientParams
+from genaccel.models.integer_export import quantize
+from genaccel.models.masked_entropy_model import MaskedEntropyModel, MaskedEntropyParams
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +31,32 @@ def model_folder(tmp_path_factory):
     params = AutoencoderParams(codebook_size=32, codebook_dim=4, backbone=backbone)
     folder = tmp_path_factory.mktemp("models") / "tiny"
     Autoencoder(params).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def entropy_model_folder(model_folder, tmp_path_factory):
+    """The same with an entropy model."""
+    torch.manual_seed(0)
+    params = MaskedEntropyParams(
+        codebook_size=32,
+        codebook_dim=4,
+        num_scales=2,
+        window_side=2,
+        width=16,
+        layers=1,
+        heads=2,
+        feed_forward_width=24,
+        first_slice_without_position=False,
+    )
+    model = MaskedEntropyModel(params).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    shutil.copytree(model_folder, folder)
+    codebook = Autoencoder.from_pretrained(folder).quantize.codebook.detach()
+    windows = torch.randint(32, (16, model.slice_order.num_tokens))
+    quantize(model, codebook, windows).save_pretrained(folder / INTEGER_ENTROPY_FOLDER)
     return folder
 
 

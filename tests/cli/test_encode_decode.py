@@ -243,3 +243,72 @@ def test_interruption_is_130_and_leaves_no_file(model_folder, tmp_path):
     assert process.returncode == 130, stderr
     assert b"interrupted" in stderr
     assert os.listdir(tmp_path) == []
+
+
+def test_rate_control_of_models_with_an_entropy_model(run, photo, entropy_model_folder, tmp_path):
+    photo("a.png", 64, 96)
+    model = ("--model", entropy_model_folder)
+    assert run("encode", "a.png", "whole.gac", *model).exit_code == 0
+    whole = (tmp_path / "whole.gac").stat().st_size
+    result = run("info", "whole.gac")
+    assert "format version 2 (entropy model)" in result.stdout
+    options = {
+        "rdo": ("--rdo", 0.2),
+        "size": ("--target-size", whole - 10),
+        "bpp": ("--bpp", 8 * (whole - 10) / 96 / 64),
+        "slices": ("--slices", 5),
+    }
+    for name, option in options.items():
+        result = run("encode", "a.png", f"{name}.gac", *option, *model)
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / f"{name}.gac").stat().st_size < whole
+        assert run("decode", f"{name}.gac", f"{name}.png", *model).exit_code == 0
+    assert "first 5 slices" in run("info", "slices.gac").stdout
+    assert run("decode", "whole.gac", "five.png", "--prefix", 5, *model).exit_code == 0
+    assert (tmp_path / "five.png").read_bytes() == (tmp_path / "slices.png").read_bytes()
+    assert run("encode", "a.png", "static.gac", "--static-tables", *model).exit_code == 0
+    assert "format version 1 (static tables)" in run("info", "static.gac").stdout
+
+
+def test_a_file_that_has_lost_its_end(run, photo, entropy_model_folder, tmp_path):
+    photo("a.png", 64, 96)
+    model = ("--model", entropy_model_folder)
+    run("encode", "a.png", *model)
+    data = (tmp_path / "a.gac").read_bytes()
+    (tmp_path / "cut.gac").write_bytes(data[: len(data) * 2 // 3])
+    assert run("decode", "cut.gac", *model).exit_code == 3
+    result = run("decode", "cut.gac", "--truncated", *model)
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "cut.png") as image:
+        assert image.size == (96, 64)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--bpp", 0.1, "--target-size", 100), "not both"),
+        (("--target-size", "many"), "a size is a number of bytes"),
+        (("--bpp", 0), "must be positive"),
+        (("--rdo", -1), "must be finite and not negative"),
+        (("-q", "low"), "give --model or --quality"),
+        (("--slices", 3), "needs an entropy model"),
+        (("--target-size", "2k"), "needs an entropy model"),
+    ],
+)
+def test_rate_control_that_cannot_be_had_is_wrong_usage(run, photo, model_folder, options, message):
+    result = run("encode", photo(), *options, "--model", model_folder)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_a_size_that_no_file_can_have_is_a_limit(run, photo, entropy_model_folder):
+    result = run("encode", photo(), "--target-size", 20, "--model", entropy_model_folder)
+    assert result.exit_code == 5
+    assert "takes at least" in result.stderr
+
+
+def test_prefix_of_a_file_without_slices_is_wrong_usage(run, photo, model_folder):
+    run("encode", photo("b.png"), "--model", model_folder)
+    result = run("decode", "b.gac", "out.png", "--prefix", 3, "--model", model_folder)
+    assert result.exit_code == 2
+    assert "no slices" in result.stderr

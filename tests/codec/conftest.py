@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 import torch
 
-from genaccel.codec.image_codec import ImageCodec
+from genaccel.codec.image_codec import INTEGER_ENTROPY_FOLDER, ImageCodec
 from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
 from genaccel.models.efficient_backbone import EfficientParams
+from genaccel.models.integer_export import quantize
 from genaccel.models.masked_entropy_model import MaskedEntropyModel, MaskedEntropyParams
 from genaccel.models.vqgan_backbone import VqganParams
 
@@ -88,6 +89,31 @@ def fresh_networks():
 @pytest.fixture(scope="session")
 def codec(local_model):
     return ImageCodec(local_model)
+
+
+@pytest.fixture(scope="session")
+def integer_entropy_model(local_model):
+    """For the local model: as if trained, it finds some indices likely and others not."""
+    torch.manual_seed(0)
+    model = MaskedEntropyModel(LOCAL_ENTROPY).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    codebook = local_model.quantize.codebook.detach()
+    tokens = model.slice_order.num_tokens
+    return quantize(model, codebook, torch.randint(LOCAL.codebook_size, (16, tokens)))
+
+
+@pytest.fixture(scope="session")
+def entropy_codec(local_model, integer_entropy_model):
+    return ImageCodec(local_model, entropy_model=integer_entropy_model)
+
+
+@pytest.fixture(scope="session")
+def entropy_model_folder(local_model, integer_entropy_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "local"
+    local_model.save_pretrained(folder)
+    integer_entropy_model.save_pretrained(folder / INTEGER_ENTROPY_FOLDER)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -53,6 +53,31 @@ def test_overhead_never_exceeds_20_bytes():
     assert len(stream.to_bytes()) - 65535 == 20
 
 
+ENTROPY_STREAM = dataclasses.replace(STREAM, version=2)
+
+
+@pytest.mark.parametrize(("num_slices", "overhead"), [(None, 18), (1, 19), (255, 19)])
+def test_version_2_has_a_slice_count_only_if_slices_are_missing(num_slices, overhead):
+    stream = dataclasses.replace(ENTROPY_STREAM, num_slices=num_slices)
+    data = stream.to_bytes()
+    assert len(data) - len(stream.payload) == overhead
+    assert stream.header_bytes == overhead - 4
+    assert Bitstream.from_bytes(data) == stream
+    described = describe(data)
+    assert (described.entropy_model, described.num_slices) == (True, num_slices)
+
+
+def test_a_file_that_has_lost_its_end_is_read_if_asked_for():
+    data = ENTROPY_STREAM.to_bytes()
+    for length in range(ENTROPY_STREAM.header_bytes + 8, len(data)):
+        with pytest.raises(BitstreamError):
+            Bitstream.from_bytes(data[:length])
+        stream = Bitstream.from_bytes(data[:length], truncated=True)
+        assert stream.payload == (ENTROPY_STREAM.payload + data[-4:])[: len(stream.payload)]
+    with pytest.raises(BitstreamError, match="no slices"):
+        Bitstream.from_bytes(STREAM.to_bytes(), truncated=True)
+
+
 def test_the_documented_header_reads_back():
     assert Bitstream.from_bytes(header()) == dataclasses.replace(STREAM, payload=b"x" * 50)
 
@@ -98,7 +123,8 @@ def test_every_flipped_bit_is_refused():
         (b"", "empty"),
         (b"\x89PNG\r\n\x1a\n" + bytes(40), "not a .gac file"),
         (MAGIC, "truncated"),
-        (header(first=b"\x20"), "version 2"),
+        (header(first=b"\x30"), "version 3"),
+        (header(first=b"\x22"), "flags 0x2"),
         (header(first=b"\x11"), "flags 0x1"),
         (header(width=b"\x80\x00"), "width is not written in its shortest form"),
         (header(height=b"\xab\x80\x00"), "height is not written in its shortest form"),
@@ -129,11 +155,14 @@ def test_pixel_limit():
         {"height": 65536},
         {"model_number": 256},
         {"model_digest": b"123"},
+        {"version": 3},
+        {"num_slices": 4},
+        {"version": 2, "num_slices": 0},
         {"width": 65535, "height": 65535},
     ],
 )
 def test_what_cannot_be_written_is_refused(change):
-    with pytest.raises(ValueError, match=r"must|cannot hold"):
+    with pytest.raises(ValueError, match=r"must|cannot hold|needs format"):
         dataclasses.replace(STREAM, **change)
 
 

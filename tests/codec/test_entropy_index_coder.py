@@ -85,7 +85,7 @@ def test_size_is_that_of_the_logits():
         bits -= float(probabilities.gather(-1, previous[..., None]).log2().sum())
         windows[:, model.tokens_of_slice(number)] = previous
     coder = EntropyIndexCoder(model)
-    maps = coder._grid(shapes).merge(windows)
+    maps = coder.grid(shapes).merge(windows)
     payload = coder.encode([m[0].numpy() for m in maps])
     assert bits / 8 < len(payload) < 1.005 * bits / 8 + 6
 

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Codecs for a batch of files: each model is loaded once, and chosen by what is asked for."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from genaccel import zoo
+from genaccel.codec.bitstream import CUSTOM_MODEL_NUMBER, Bitstream
+from genaccel.codec.encode_options import EncodeOptions
+from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec, model_in_words
+from genaccel.codec.limits import CodecLimits
+from genaccel.errors import TargetSizeError, UnknownModelError
+
+Quality = Literal["low", "medium", "high"]
+
+
+class CodecPool:
+    """Loads codecs on first use and keeps them: a batch of files needs each model once.
+
+    Args:
+        model: Name or folder to use for every file; by default :meth:`for_file` goes by the file, and
+            :meth:`encode` by the size that is asked for.
+        device: Where models run.
+        limits: What to refuse.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        limits: CodecLimits | None = None,
+    ) -> None:
+        self.limits = limits or CodecLimits()
+        self._model = model
+        self._device = device
+        self._codecs: dict[str, ImageCodec] = {}
+
+    def _load(self, name: str) -> ImageCodec:
+        if name not in self._codecs:
+            self._codecs[name] = ImageCodec.from_pretrained(name, self._device, limits=self.limits)
+        return self._codecs[name]
+
+    def for_encoding(self) -> ImageCodec:
+        """The chosen model, or the default one.
+
+        Raises:
+            UnknownModelError: If it cannot be loaded.
+        """
+        return self._load(self._model or DEFAULT_MODEL)
+
+    def encode(self, image: NDArray[np.uint8], options: EncodeOptions) -> tuple[bytes, ImageCodec]:
+        """Compress an image with the chosen model; if none is and a size is asked for, with the one that suits it.
+
+        That is the model of the highest rate that gets there by rate-distortion optimised quantisation; if none
+        does, the one of the lowest rate, with slices left out if need be.
+
+        Args:
+            image: uint8 ``[H, W, 3]``, sRGB.
+            options: Rate control.
+
+        Returns:
+            The file, and the codec that made it.
+
+        Raises:
+            UnknownModelError: If a model cannot be loaded.
+            As :meth:`ImageCodec.encode`.
+        """
+        if self._model is None and options.has_target:
+            for name in zoo.codecs_by_rate()[:-1]:
+                codec = self._load(name)
+                try:
+                    return codec.encode_within(image, options, fairly=True), codec
+                except TargetSizeError:
+                    continue
+            codec = self._load(zoo.codecs_by_rate()[-1])
+        else:
+            codec = self.for_encoding()
+        return codec.encode(image, options), codec
+
+    def for_file(self, data: bytes, *, truncated: bool = False) -> ImageCodec:
+        """The chosen model, or the one that a ``.gac`` file names.
+
+        Args:
+            data: The file.
+            truncated: It may have lost its end.
+
+        Raises:
+            BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
+            LimitExceededError: If the image has more pixels than the limits allow.
+            UnknownModelError: If the model is not at hand.
+        """
+        stream = Bitstream.from_bytes(data, self.limits.max_pixels, truncated=truncated)
+        name = self._model or zoo.codec_name(stream.model_number)
+        if name is None:
+            remedy = (
+                "give its folder (--model FOLDER)"
+                if stream.model_number == CUSTOM_MODEL_NUMBER
+                else "a newer genaccel may have it, or give its folder (--model FOLDER)"
+            )
+            raise UnknownModelError(
+                f"file needs {model_in_words(stream)}, which is not at hand: {remedy}"
+            )
+        return self._load(name)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an encoder is asked for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodeOptions:
+    """How an image is compressed; a decoder needs none of it.
+
+    Attributes:
+        rdo: Weight mu of rate-distortion optimised quantisation: what a bit costs, in squared distances between
+            unit vectors. 0 takes the nearest code word. Needs a model with an entropy model.
+        bits_per_pixel: Size of the file at most, over the image's pixels.
+        target_bytes: Size of the file at most.
+        num_slices: Send only so many slices of the entropy model's order, coarse to fine; the decoder makes up
+            the rest. None sends all. Needs a model with an entropy model.
+        static_tables: Code with the model's static tables even where it has an entropy model: larger files, 20
+            times the speed.
+
+    Raises:
+        ValueError: If a value is out of range, or two of them exclude each other.
+    """
+
+    rdo: float = 0.0
+    bits_per_pixel: float | None = None
+    target_bytes: int | None = None
+    num_slices: int | None = None
+    static_tables: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rdo < math.inf:
+            raise ValueError(f"rdo must be finite and not negative, got {self.rdo}")
+        if self.bits_per_pixel is not None and not 0 < self.bits_per_pixel < math.inf:
+            raise ValueError(
+                f"bits_per_pixel must be positive and finite, got {self.bits_per_pixel}"
+            )
+        if self.target_bytes is not None and self.target_bytes < 1:
+            raise ValueError(f"target_bytes must be at least 1, got {self.target_bytes}")
+        if self.num_slices is not None and self.num_slices < 1:
+            raise ValueError(f"num_slices must be at least 1, got {self.num_slices}")
+        if self.has_target and (self.rdo or self.num_slices is not None):
+            raise ValueError(
+                "a target size is reached by choosing rdo and num_slices: give the one or the others"
+            )
+        if self.bits_per_pixel is not None and self.target_bytes is not None:
+            raise ValueError("give bits_per_pixel or target_bytes, not both")
+        if self.static_tables and (self.has_target or self.rdo or self.num_slices is not None):
+            raise ValueError(
+                "static tables have one rate: rdo, num_slices and target sizes need the entropy model"
+            )
+
+    @property
+    def has_target(self) -> bool:
+        """Whether the file's size is given."""
+        return self.bits_per_pixel is not None or self.target_bytes is not None
+
+    def max_bytes(self, pixels: int) -> int | None:
+        """Largest size allowed for an image of so many pixels; None if any is."""
+        if self.bits_per_pixel is not None:
+            return math.floor(self.bits_per_pixel * pixels / 8)
+        return self.target_bytes

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A file of a given size: how much rate-distortion optimised quantisation it takes, and how few slices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from genaccel.errors import TargetSizeError
+
+# Weights of the rate that are tried. Up to the first bound a finer model with it beats a coarser one without; beyond
+# the second, files get worse and hardly smaller (bench/rdvq.py --ablation).
+FAIR_RDO = 0.05
+LARGEST_RDO = 0.4
+_SMALLEST_RDO = 1e-3
+# Files of this share of the target are full.
+_FULL = 0.985
+_MOST_TRIALS = 9
+
+
+def largest_within(
+    make: Callable[[float, int | None], bytes],
+    max_bytes: int,
+    *,
+    num_slices: int,
+    largest_rdo: float = LARGEST_RDO,
+    may_cut: bool = True,
+) -> bytes:
+    """The best file of at most ``max_bytes``.
+
+    First without any loss of distance; then with the smallest weight of the rate that fits; then, at the largest
+    weight, with as many slices as fit.
+
+    Args:
+        make: The file for a weight of the rate and a number of slices; None: all of them.
+        max_bytes: Its size at most.
+        num_slices: Slices of a whole file.
+        largest_rdo: Largest weight.
+        may_cut: Whether slices may be left out.
+
+    Raises:
+        TargetSizeError: If no file is small enough.
+    """
+    whole = make(0.0, None)
+    if len(whole) <= max_bytes:
+        return whole
+    best = make(largest_rdo, None)
+    if len(best) > max_bytes:
+        if not may_cut:
+            raise TargetSizeError(_too_small(max_bytes, len(best)))
+        return _most_slices(lambda n: make(largest_rdo, n), max_bytes, num_slices)
+    low, high = _SMALLEST_RDO, largest_rdo
+    for _ in range(_MOST_TRIALS):
+        if len(best) >= _FULL * max_bytes:
+            break
+        middle = (low * high) ** 0.5
+        data = make(middle, None)
+        if len(data) <= max_bytes:
+            best, high = data, middle
+        else:
+            low = middle
+    return best
+
+
+def _most_slices(make: Callable[[int], bytes], max_bytes: int, num_slices: int) -> bytes:
+    best = make(1)
+    if len(best) > max_bytes:
+        raise TargetSizeError(_too_small(max_bytes, len(best)))
+    low, high = 1, num_slices  # fits, does not fit
+    while high - low > 1:
+        middle = (low + high) // 2
+        data = make(middle)
+        if len(data) <= max_bytes:
+            best, low = data, middle
+        else:
+            high = middle
+    return best
+
+
+def _too_small(max_bytes: int, least: int) -> str:
+    return (
+        f"the image does not fit {max_bytes} bytes: with this model it takes at least {least}. "
+        "Allow more, shrink the image, or take a model of a lower rate"
+    )

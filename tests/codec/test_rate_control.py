@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of the entropy model: rate control, prefixes, and what is made up for missing slices."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from genaccel.codec.bitstream import Bitstream, describe
+from genaccel.codec.completion import draws, most_likely, pick
+from genaccel.codec.encode_options import EncodeOptions
+from genaccel.codec.image_codec import ImageCodec
+from genaccel.codec.limits import CodecLimits
+from genaccel.codec.rate_control import largest_within
+from genaccel.codec.rate_distortion_quantizer import choose_indices
+from genaccel.codec.tiling import Tiling, feature_tiles
+from genaccel.errors import (
+    BitstreamError,
+    LimitExceededError,
+    OptionError,
+    TargetSizeError,
+    UnknownModelError,
+)
+
+NUM_SLICES = 4 + 8
+
+
+def assert_same_maps(a, b):
+    for left, right in zip(a, b, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (31, 33), (64, 64), (129, 16)])
+def test_indices_come_back_exactly(entropy_codec, picture, height, width):
+    image = picture(height, width)
+    data = entropy_codec.encode(image)
+    assert describe(data).entropy_model
+    assert_same_maps(entropy_codec.decode_indices(data), entropy_codec.encode_indices(image))
+    assert entropy_codec.decode(data).shape == (height, width, 3)
+
+
+def test_static_tables_make_the_file_of_a_codec_without_entropy_model(
+    codec, entropy_codec, picture
+):
+    image = picture(31, 33)
+    data = entropy_codec.encode(image, EncodeOptions(static_tables=True))
+    assert data == codec.encode(image)
+    np.testing.assert_array_equal(entropy_codec.decode(data), codec.decode(data))
+
+
+def test_a_folder_keeps_the_entropy_model(entropy_codec, entropy_model_folder, picture):
+    loaded = ImageCodec.from_pretrained(entropy_model_folder)
+    assert loaded.encode(picture(40, 40)) == entropy_codec.encode(picture(40, 40))
+
+
+def test_another_entropy_model_is_another_digest(codec, entropy_codec, picture):
+    data = entropy_codec.encode(picture(8, 8))
+    with pytest.raises(UnknownModelError, match="has no entropy model"):
+        codec.decode(data)
+    stream = Bitstream.from_bytes(data)
+    static = Bitstream.from_bytes(codec.encode(picture(8, 8)))
+    assert stream.model_digest != static.model_digest
+    forged = dataclasses.replace(stream, model_digest=static.model_digest).to_bytes()
+    with pytest.raises(UnknownModelError, match="has digest"):
+        entropy_codec.decode(forged)
+
+
+def test_every_cut_at_a_slice_is_an_image_and_equals_its_prefix(entropy_codec, picture):
+    image = picture(50, 70)
+    data = entropy_codec.encode(image)
+    ends = entropy_codec.slice_ends(data)
+    assert len(ends) == NUM_SLICES
+    assert ends == sorted(ends)
+    assert ends[-1] == len(data) - 4
+    whole = entropy_codec.decode_indices(data)
+    for count, end in enumerate(ends, start=1):
+        prefix = entropy_codec.decode_indices(data, prefix=count)
+        cut = entropy_codec.decode_indices(data[: max(end, 16)], truncated=True)
+        assert_same_maps(prefix, cut)
+        sent = entropy_codec.encode(image, EncodeOptions(num_slices=count))
+        assert describe(sent).num_slices == (None if count == NUM_SLICES else count)
+        assert_same_maps(entropy_codec.decode_indices(sent), prefix)
+        assert len(sent) <= end + 12  # its own state, slice count and checksum
+        if count == 4:  # the coarse scale is whole
+            np.testing.assert_array_equal(prefix[0], whole[0])
+    assert_same_maps(prefix, whole)
+    with pytest.raises(BitstreamError):
+        entropy_codec.decode(data[: ends[3]])
+    assert entropy_codec.decode(data[: ends[3]], truncated=True).shape == image.shape
+
+
+def test_a_cut_between_two_slices_gives_the_whole_ones(entropy_codec, picture):
+    data = entropy_codec.encode(picture(50, 70))
+    ends = entropy_codec.slice_ends(data)
+    for end in range(ends[6], ends[7]):
+        assert_same_maps(
+            entropy_codec.decode_indices(data[:end], truncated=True),
+            entropy_codec.decode_indices(data, prefix=7),
+        )
+    with pytest.raises(BitstreamError, match="does not decode"):
+        entropy_codec.decode(data[:16], truncated=True)
+
+
+def test_what_is_made_up_depends_on_the_seed_alone(entropy_codec, picture):
+    data = entropy_codec.encode(picture(50, 70))
+    first = entropy_codec.decode_indices(data, prefix=4, seed=1)
+    assert_same_maps(first, entropy_codec.decode_indices(data, prefix=4, seed=1))
+    other = entropy_codec.decode_indices(data, prefix=4, seed=2)
+    likely = entropy_codec.decode_indices(data, prefix=4, seed=None)
+    assert (first[1] != other[1]).any()
+    assert (first[1] != likely[1]).any()
+    torch.set_num_threads(2)
+    assert_same_maps(first, entropy_codec.decode_indices(data, prefix=4, seed=1))
+
+
+def test_draws_are_uniform_and_never_change():
+    drawn = draws(0, torch.arange(1 << 16))
+    assert drawn[:4].tolist() == [20713, 53817, 22380, 4084]
+    assert 0 <= int(drawn.min()) < int(drawn.max()) < 65536
+    counts = torch.bincount(drawn >> 12, minlength=16).double()
+    assert float(((counts - 4096) ** 2 / 4096).sum()) < 35  # chi-squared of 15: 0.25 %
+    correlation = torch.corrcoef(torch.stack([drawn[:-1], drawn[1:]]).double())[0, 1]
+    assert abs(float(correlation)) < 0.02
+
+
+def test_pick_is_the_owner_of_the_slot():
+    cdfs = torch.tensor([[0, 10, 11, 65536]] * 5, dtype=torch.int32)
+    drawn = torch.tensor([0, 9, 10, 11, 65535])
+    assert pick(cdfs, drawn).tolist() == [0, 0, 1, 2, 2]
+
+
+def test_the_lowest_of_equal_logits_is_most_likely():
+    logits = torch.tensor([[5, 7, 7, 1], [-3, -3, -9, -3]], dtype=torch.int32)
+    assert most_likely(logits).tolist() == [1, 0]
+
+
+def test_rdo_saves_bits_for_distance(entropy_codec, picture):
+    image = picture(96, 96)
+    sizes, distances = [], []
+    padded = torch.from_numpy(image)
+    features = feature_tiles(entropy_codec.model, padded, entropy_codec.tiling)
+    codebook = entropy_codec.model.quantize.codebook.detach()
+    for mu in (0.0, 0.02, 0.2, 5.0):
+        maps = entropy_codec.encode_indices(image, rdo=mu)
+        data = entropy_codec.encode(image, EncodeOptions(rdo=mu))
+        assert_same_maps(entropy_codec.decode_indices(data), maps)
+        sizes.append(len(data))
+        rows = [torch.nn.functional.normalize(f, dim=0) for f in features]
+        words = [codebook[torch.from_numpy(m).long()].permute(2, 0, 1) for m in maps]
+        distances.append(
+            sum(float((f.detach() - w).square().sum()) for f, w in zip(rows, words, strict=True))
+        )
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 0.9 * sizes[0]
+    assert distances == sorted(distances)
+
+
+def test_without_a_price_of_bits_the_nearest_code_words_are_chosen(entropy_codec, picture):
+    image = picture(64, 96)
+    features = feature_tiles(entropy_codec.model, torch.from_numpy(image), entropy_codec.tiling)
+    codebook = entropy_codec.model.quantize.codebook.detach()
+    assert_same_maps(
+        choose_indices(entropy_codec._entropy_coder, features, codebook, 0.0),
+        entropy_codec.encode_indices(image),
+    )
+
+
+@pytest.mark.parametrize("share", [2.0, 0.95, 0.8, 0.3])
+def test_target_sizes_are_kept(entropy_codec, picture, share):
+    image = picture(96, 96)
+    plain = entropy_codec.encode(image)
+    target = int(share * len(plain))
+    data = entropy_codec.encode(image, EncodeOptions(target_bytes=target))
+    assert len(data) <= target
+    assert len(data) >= 0.85 * min(target, len(plain))
+    if share > 1:
+        assert data == plain
+    assert entropy_codec.decode(data).shape == image.shape
+    by_rate = EncodeOptions(bits_per_pixel=8 * target / 96**2)
+    assert len(entropy_codec.encode(image, by_rate)) <= target
+
+
+def test_sizes_that_cannot_be_reached_are_refused(entropy_codec, picture):
+    with pytest.raises(TargetSizeError, match="takes at least"):
+        entropy_codec.encode(picture(96, 96), EncodeOptions(target_bytes=20))
+    with pytest.raises(TargetSizeError, match="takes at least"):
+        entropy_codec.encode_within(picture(96, 96), EncodeOptions(target_bytes=60), fairly=True)
+
+
+def test_the_search_takes_the_least_weight_and_then_the_most_slices():
+    calls = []
+
+    def make(rdo, num_slices):
+        calls.append((rdo, num_slices))
+        whole = 1000 / (1 + 10 * rdo)
+        return bytes(int(whole if num_slices is None else whole * num_slices / 10))
+
+    assert len(largest_within(make, 1000, num_slices=10)) == 1000
+    assert calls == [(0.0, None)]
+    assert 490 <= len(largest_within(make, 500, num_slices=10)) <= 500
+    assert all(n is None for _, n in calls)
+    assert len(largest_within(make, 130, num_slices=10)) == 120  # six slices of the largest weight
+    with pytest.raises(TargetSizeError):
+        largest_within(make, 130, num_slices=10, may_cut=False)
+    with pytest.raises(TargetSizeError, match="at least 20"):
+        largest_within(make, 19, num_slices=10)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rdo": -1.0},
+        {"rdo": float("inf")},
+        {"bits_per_pixel": 0.0},
+        {"target_bytes": 0},
+        {"num_slices": 0},
+        {"bits_per_pixel": 0.1, "target_bytes": 100},
+        {"bits_per_pixel": 0.1, "rdo": 0.1},
+        {"target_bytes": 100, "num_slices": 3},
+        {"static_tables": True, "rdo": 0.1},
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options):
+    with pytest.raises(ValueError, match=r"must be|give|target|tables"):
+        EncodeOptions(**options)
+
+
+@pytest.mark.parametrize("options", [{"rdo": 0.1}, {"num_slices": 2}, {"target_bytes": 1000}])
+def test_models_without_entropy_model_say_what_they_lack(codec, picture, options):
+    with pytest.raises(OptionError, match="needs an entropy model, and 'custom model' has none"):
+        codec.encode(picture(8, 8), EncodeOptions(**options))
+
+
+def test_slices_that_are_not_there_are_refused(codec, entropy_codec, picture):
+    data = entropy_codec.encode(picture(8, 8))
+    for count in (0, NUM_SLICES + 1):
+        with pytest.raises(OptionError, match=r"slices must be in \[1, 12\]"):
+            entropy_codec.decode(data, prefix=count)
+    with pytest.raises(OptionError, match="slices must be in"):
+        entropy_codec.encode(picture(8, 8), EncodeOptions(num_slices=13))
+    with pytest.raises(OptionError, match="no slices"):
+        codec.decode(codec.encode(picture(8, 8)), prefix=1)
+    with pytest.raises(OptionError, match="no slices"):
+        codec.slice_ends(codec.encode(picture(8, 8)))
+    lying = dataclasses.replace(Bitstream.from_bytes(data), num_slices=12).to_bytes()
+    with pytest.raises(BitstreamError, match="12 of 12 slices"):
+        entropy_codec.decode(lying)
+
+
+def test_the_entropy_models_memory_counts(local_model, integer_entropy_model):
+    """It is held for all windows at once, whatever the size of a tile."""
+    tiling = Tiling(tile_size=64, margin=local_model.params.halo, blend=False, untiled_pixels=64**2)
+    plain = ImageCodec(local_model, tiling=tiling)
+    needed = plain.estimate_memory_bytes(4000, 4000)
+    codec = ImageCodec(
+        local_model,
+        entropy_model=integer_entropy_model,
+        tiling=tiling,
+        limits=CodecLimits(max_memory_bytes=needed),
+    )
+    windows = 125**2
+    caches = windows * 2 * 20 * 16  # keys and values of 20 tokens
+    assert codec.estimate_memory_bytes(4000, 4000) > needed + caches
+    with pytest.raises(LimitExceededError, match="needs about"):
+        codec.encode(np.zeros((4000, 4000, 3), np.uint8))
