@@ -2,7 +2,6 @@
 """``bench/gpu.py`` as far as it goes without a GPU: its cases, its counts, its bars and how it reads other tools."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from bench.gpu_integer_cases import integer_cases
 from bench.gpu_timing import Ceilings, sets_needed
 from bench.harness import Bench
 
-ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 TINY_CASES = [
     *token_cases(TINY),
@@ -173,15 +171,14 @@ def test_smallest_cases_have_elements_and_run():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says that there is no GPU")
-@pytest.mark.parametrize("script", ["gpu.py", "gpu_ops.py", "gpu_smallest.py"])
-def test_without_a_gpu_it_says_so(script):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "bench" / script)], capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert "needs a CUDA device" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_without_a_gpu_it_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu_ops.py"])
+    for main in (lambda: gpu.main([]), gpu_ops.main, lambda: gpu_smallest.main([])):
+        assert main() == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert "needs a CUDA device" in printed.err
+        assert len(printed.err.splitlines()) == 1
 
 
 def test_commands_of_the_stages():
