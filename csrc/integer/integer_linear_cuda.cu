@@ -5,6 +5,7 @@
 
 #include "common/integer.h"
 #include "common/launch.cuh"
+#include "common/pack.cuh"
 #include "integer/integer_linear.h"
 
 namespace genaccel::integer {
@@ -15,10 +16,30 @@ constexpr int kEach = 4;   // rows, and outputs, of a thread
 constexpr int kTile = kSide * kEach;
 constexpr int kInputs = 64;  // of a tile
 constexpr int kWords = kInputs / 4;
+constexpr int kPack = kPackWidth<int8_t>;
+constexpr int kPacks = kInputs / kPack;  // of a row of a tile
+static_assert(kTile * kPacks == kSide * kSide, "each thread loads one pack of a tile");
 
-// Rows [first, first + kTile) of a matrix, 4 bytes a word, zeros outside.
-__device__ void load_tile(const int8_t* matrix, int64_t rows, int64_t columns, int64_t first_row,
-                          int64_t first_column, int (*tile)[kWords + 1]) {
+// Rows [first, first + kTile) of a matrix, 4 bytes a word, zeros outside. packed: rows are made of
+// whole packs.
+__device__ void load_tile(const int8_t* matrix, int64_t rows, int64_t columns, bool packed,
+                          int64_t first_row, int64_t first_column, int (*tile)[kWords + 1]) {
+  if (packed) {
+    const int line = threadIdx.x / kPacks;
+    const int place = threadIdx.x % kPacks;
+    const int64_t row = first_row + line;
+    const int64_t column = first_column + place * kPack;
+    int4 words = {0, 0, 0, 0};
+    if (row < rows && column < columns) {
+      words = *reinterpret_cast<const int4*>(matrix + row * columns + column);
+    }
+    int* to = &tile[line][place * (kPack / 4)];
+    to[0] = words.x;
+    to[1] = words.y;
+    to[2] = words.z;
+    to[3] = words.w;
+    return;
+  }
   for (int i = threadIdx.x; i < kTile * kWords; i += kSide * kSide) {
     const int64_t row = first_row + i / kWords;
     const int64_t column = first_column + 4 * (i % kWords);
@@ -35,7 +56,7 @@ __device__ void load_tile(const int8_t* matrix, int64_t rows, int64_t columns, i
 
 template <typename T>
 __global__ void __launch_bounds__(kSide* kSide)
-    integer_linear_kernel(Linear<T> p, int64_t rows, int64_t row_tiles) {
+    integer_linear_kernel(Linear<T> p, int64_t rows, int64_t row_tiles, bool packed) {
   __shared__ int x[kTile][kWords + 1];  // one word more: threads of a warp hit different banks
   __shared__ int weight[kTile][kWords + 1];
   const int64_t first_row = blockIdx.x % row_tiles * kTile;
@@ -45,8 +66,8 @@ __global__ void __launch_bounds__(kSide* kSide)
   int sum[kEach][kEach] = {};
   for (int64_t first = 0; first < p.inputs; first += kInputs) {
     __syncthreads();  // the tile before has been read
-    load_tile(p.x, rows, p.inputs, first_row, first, x);
-    load_tile(p.weight, p.outputs, p.inputs, first_output, first, weight);
+    load_tile(p.x, rows, p.inputs, packed, first_row, first, x);
+    load_tile(p.weight, p.outputs, p.inputs, packed, first_output, first, weight);
     __syncthreads();
     for (int w = 0; w < kWords; ++w) {
       int a[kEach];
@@ -93,8 +114,9 @@ Status integer_linear_cuda(const Linear<T>& problem, int64_t rows, Stream stream
   if (blocks > INT32_MAX) {
     return "too many rows for one launch";
   }
-  integer_linear_kernel<T>
-      <<<static_cast<unsigned>(blocks), kSide * kSide, 0, stream>>>(problem, rows, row_tiles);
+  const bool packed = fits_packs<int8_t>(problem.inputs, problem.x, problem.weight);
+  integer_linear_kernel<T><<<static_cast<unsigned>(blocks), kSide * kSide, 0, stream>>>(
+      problem, rows, row_tiles, packed);
   return launch_status();
 }
 

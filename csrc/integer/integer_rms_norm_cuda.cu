@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// One warp per row. Integers sum to the same in any order.
+// One warp per row, 16 bytes a lane. Integers sum to the same in any order.
 #include <cuda_runtime.h>
 
 #include "common/integer.h"
 #include "common/launch.cuh"
+#include "common/pack.cuh"
 #include "common/reduce.cuh"
 #include "integer/integer_rms_norm.h"
 
@@ -13,6 +14,8 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kRowsPerBlock = kThreads / kWarpSize;
 
+// kWidth divides the channels, or is 1.
+template <int kWidth>
 __global__ void __launch_bounds__(kThreads) integer_rms_norm_kernel(RmsNorm p, int64_t rows) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + threadIdx.x / kWarpSize;
   const int lane = threadIdx.x % kWarpSize;
@@ -20,23 +23,38 @@ __global__ void __launch_bounds__(kThreads) integer_rms_norm_kernel(RmsNorm p, i
     return;  // whole warps leave together
   }
   const int32_t* x = p.x + row * p.channels;
+  const int64_t packs = p.channels / kWidth;
   uint32_t bits = 0;
-  for (int64_t c = lane; c < p.channels; c += kWarpSize) {
-    bits |= magnitude(x[c]);
+  for (int64_t i = lane; i < packs; i += kWarpSize) {
+    const auto pack = load_pack<kWidth>(x, i);
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      bits |= magnitude(pack.value[j]);
+    }
   }
   for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
     bits |= __shfl_xor_sync(0xffffffffu, bits, offset);
   }
   const int shift = row_shift(bits);
   unsigned long long sum = 0;
-  for (int64_t c = lane; c < p.channels; c += kWarpSize) {
-    const int32_t value = shifted(x[c], shift);
-    sum += static_cast<uint32_t>(value * value);
+  for (int64_t i = lane; i < packs; i += kWarpSize) {
+    const auto pack = load_pack<kWidth>(x, i);
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      const int32_t value = shifted(pack.value[j], shift);
+      sum += static_cast<uint32_t>(value * value);
+    }
   }
   const fixed_point::InverseNorm inverse = inverse_rms(warp_sum(sum), p.epsilon, shift, p.gain);
-  for (int64_t c = lane; c < p.channels; c += kWarpSize) {
-    p.out[row * p.channels + c] = static_cast<int8_t>(
-        fixed_point::to_int8(fixed_point::normalized(shifted(x[c], shift), inverse)));
+  for (int64_t i = lane; i < packs; i += kWarpSize) {
+    const auto pack = load_pack<kWidth>(x, i);
+    Pack<int8_t, kWidth> result;
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      result.value[j] = static_cast<int8_t>(
+          fixed_point::to_int8(fixed_point::normalized(shifted(pack.value[j], shift), inverse)));
+    }
+    store_pack<kWidth>(p.out + row * p.channels, i, result);
   }
 }
 
@@ -47,7 +65,10 @@ Status integer_rms_norm_cuda(const RmsNorm& problem, int64_t rows, Stream stream
     return nullptr;
   }
   const auto blocks = static_cast<unsigned>(ceil_div(rows, kRowsPerBlock));
-  integer_rms_norm_kernel<<<blocks, kThreads, 0, stream>>>(problem, rows);
+  const auto kernel = fits_packs<int32_t>(problem.channels, problem.x, problem.out)
+                          ? integer_rms_norm_kernel<kPackWidth<int32_t>>
+                          : integer_rms_norm_kernel<1>;
+  kernel<<<blocks, kThreads, 0, stream>>>(problem, rows);
   return launch_status();
 }
 

@@ -6,6 +6,7 @@
 
 #include "common/integer.h"
 #include "common/launch.cuh"
+#include "common/pack.cuh"
 #include "quantize/nearest_code.h"
 
 namespace genaccel::quantize {
@@ -17,33 +18,59 @@ constexpr int kThreads = 128;  // rows per block
 constexpr int kResident = 8;
 constexpr int kCodes =
     32;  // code words per tile: as many scores as fit in registers without spills
-constexpr int kChannels = 16;  // channels per tile
+constexpr int kChannels = 16;         // channels per tile
+constexpr int kHeld = 2 * kChannels;  // channels of a row that fit in registers beside the scores
 constexpr int kWarp = 32;
 
-// out[row] = in[row] / |in[row]|, one warp per row.
-template <typename T>
+// The lanes of a warp that share a row: all of them, or for rows in packs of 16 bytes as many as
+// hold 32 channels.
+template <typename T, int kWidth>
+constexpr int kRowLanes = kWarp / kWidth;
+
+// Sum over the lanes of a row, known to each of them.
+template <int kLanes, typename T>
+__device__ __forceinline__ T lanes_sum(T value) {
+  for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(0xffffffffu, value, offset);
+  }
+  return value;
+}
+
+// out[row] = in[row] / |in[row]|
+template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     normalize_kernel(const T* __restrict__ in, T* __restrict__ out, int64_t rows, int64_t dim) {
-  const int64_t row = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kWarp;
-  const int lane = threadIdx.x % kWarp;
-  if (row >= rows) {
-    return;  // whole warps leave together
-  }
+  constexpr int kLanes = kRowLanes<T, kWidth>;
+  const int64_t own = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kLanes;
+  const int64_t row = own < rows ? own : rows - 1;  // every lane takes part in its warp's sums
+  const int lane = threadIdx.x % kLanes;
+  const int64_t packs = dim / kWidth;
   T squared_norm = 0;
-  for (int64_t c = lane; c < dim; c += kWarp) {
-    squared_norm += in[row * dim + c] * in[row * dim + c];
+  for (int64_t i = lane; i < packs; i += kLanes) {
+    const auto pack = load_pack<kWidth>(in + row * dim, i);
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      squared_norm += pack.value[j] * pack.value[j];
+    }
   }
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    squared_norm += __shfl_xor_sync(0xffffffffu, squared_norm, offset);
+  const T scale = inverse_norm(lanes_sum<kLanes>(squared_norm));
+  if (own >= rows) {
+    return;
   }
-  const T scale = inverse_norm(squared_norm);
-  for (int64_t c = lane; c < dim; c += kWarp) {
-    out[row * dim + c] = in[row * dim + c] * scale;
+  for (int64_t i = lane; i < packs; i += kLanes) {
+    const auto pack = load_pack<kWidth>(in + row * dim, i);
+    Pack<T, kWidth> result;
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      result.value[j] = pack.value[j] * scale;
+    }
+    store_pack<kWidth>(out + row * dim, i, result);
   }
 }
 
-// quantized holds unit rows on entry and code words on return.
-template <typename T>
+// quantized holds unit rows on entry and code words on return. kHolds: rows of at most kHeld
+// channels stay in registers; else lanes read theirs again for each tile, from 32 different lines.
+template <typename T, bool kHolds>
 __global__ void __launch_bounds__(kThreads)
     nearest_code_kernel(const T* __restrict__ codes, T* __restrict__ quantized,
                         int64_t* __restrict__ indices, int64_t rows, int64_t num_codes,
@@ -54,11 +81,20 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t row = first_row + threadIdx.x;
   const bool owns_row = row < rows;
 
+  T held[kHolds ? kHeld : 1];
+  if constexpr (kHolds) {
+#pragma unroll
+    for (int c = 0; c < kHeld; ++c) {
+      held[c] = owns_row && c < dim ? quantized[row * dim + c] : T(0);
+    }
+  }
+
   T best_score = -INFINITY;
   int64_t best_index = 0;
   for (int64_t first_code = 0; first_code < num_codes; first_code += kCodes) {
     T score[kCodes] = {};
-    for (int64_t first_channel = 0; first_channel < dim; first_channel += kChannels) {
+    // y_at(c): channel first_channel + c of this thread's row.
+    auto add_channels = [&](int64_t first_channel, auto y_at) {
       __syncthreads();  // the previous tile has been read
       for (int i = threadIdx.x; i < kCodes * kChannels; i += kThreads) {
         const int64_t code = first_code + i / kChannels;
@@ -69,12 +105,23 @@ __global__ void __launch_bounds__(kThreads)
       __syncthreads();
 #pragma unroll
       for (int c = 0; c < kChannels; ++c) {
-        const int64_t channel = first_channel + c;
-        const T y = owns_row && channel < dim ? quantized[row * dim + channel] : T(0);
+        const T y = y_at(c);
 #pragma unroll
         for (int k = 0; k < kCodes; ++k) {
           score[k] += y * tile[c][k];  // one address per warp: a broadcast
         }
+      }
+    };
+    if constexpr (kHolds) {
+      add_channels(0, [&](int c) { return held[c]; });
+      if (dim > kChannels) {
+        add_channels(kChannels, [&](int c) { return held[kChannels + c]; });
+      }
+    } else {
+      for (int64_t first = 0; first < dim; first += kChannels) {
+        add_channels(first, [&](int c) {
+          return owns_row && first + c < dim ? quantized[row * dim + first + c] : T(0);
+        });
       }
     }
 #pragma unroll
@@ -97,35 +144,66 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <typename T>
+template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads, kResident)
     nearest_code_backward_kernel(const T* __restrict__ grad, const T* __restrict__ features,
                                  T* __restrict__ grad_features, int64_t rows, int64_t dim) {
-  const int64_t row = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kWarp;
-  const int lane = threadIdx.x % kWarp;
-  if (row >= rows) {
-    return;
-  }
+  constexpr int kLanes = kRowLanes<T, kWidth>;
+  const int64_t own = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kLanes;
+  const int64_t row = own < rows ? own : rows - 1;  // every lane takes part in its warp's sums
+  const int lane = threadIdx.x % kLanes;
+  const int64_t packs = dim / kWidth;
   T squared_norm = 0;
   T dot = 0;
-  for (int64_t c = lane; c < dim; c += kWarp) {
-    const T u = features[row * dim + c];
-    squared_norm += u * u;
-    dot += u * grad[row * dim + c];
+  for (int64_t i = lane; i < packs; i += kLanes) {
+    const auto u = load_pack<kWidth>(features + row * dim, i);
+    const auto g = load_pack<kWidth>(grad + row * dim, i);
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      squared_norm += u.value[j] * u.value[j];
+      dot += u.value[j] * g.value[j];
+    }
   }
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    squared_norm += __shfl_xor_sync(0xffffffffu, squared_norm, offset);
-    dot += __shfl_xor_sync(0xffffffffu, dot, offset);
+  squared_norm = lanes_sum<kLanes>(squared_norm);
+  dot = lanes_sum<kLanes>(dot);
+  if (own >= rows) {
+    return;
   }
   const T scale = squared_norm > 0 ? inverse_norm(squared_norm) : T(0);
   const T along = dot * scale * scale;
-  for (int64_t c = lane; c < dim; c += kWarp) {
-    grad_features[row * dim + c] = (grad[row * dim + c] - along * features[row * dim + c]) * scale;
+  for (int64_t i = lane; i < packs; i += kLanes) {
+    const auto u = load_pack<kWidth>(features + row * dim, i);
+    const auto g = load_pack<kWidth>(grad + row * dim, i);
+    Pack<T, kWidth> result;
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      result.value[j] = (g.value[j] - along * u.value[j]) * scale;
+    }
+    store_pack<kWidth>(grad_features + row * dim, i, result);
   }
 }
 
-unsigned warp_per_row_blocks(int64_t rows) {
-  return static_cast<unsigned>(ceil_div(rows * kWarp, kThreads));
+template <typename T, int kWidth>
+unsigned row_blocks(int64_t rows) {
+  return static_cast<unsigned>(ceil_div(rows * kRowLanes<T, kWidth>, kThreads));
+}
+
+template <typename T, int kWidth>
+void normalize(const T* in, T* out, int64_t rows, int64_t dim, Stream stream) {
+  normalize_kernel<T, kWidth>
+      <<<row_blocks<T, kWidth>(rows), kThreads, 0, stream>>>(in, out, rows, dim);
+}
+
+template <typename T>
+void normalize_rows(const T* in, T* out, int64_t rows, int64_t dim, Stream stream) {
+  if (rows == 0) {
+    return;
+  }
+  if (fits_packs<T>(dim, in, out)) {
+    normalize<T, kPackWidth<T>>(in, out, rows, dim, stream);
+  } else {
+    normalize<T, 1>(in, out, rows, dim, stream);
+  }
 }
 
 }  // namespace
@@ -137,13 +215,13 @@ Status nearest_code_cuda(const T* features, const T* codebook, T* codes, T* quan
   if (rows == 0) {
     return nullptr;
   }
-  normalize_kernel<<<warp_per_row_blocks(num_codes), kThreads, 0, stream>>>(codebook, codes,
-                                                                            num_codes, dim);
-  normalize_kernel<<<warp_per_row_blocks(rows), kThreads, 0, stream>>>(features, quantized, rows,
-                                                                       dim);
+  normalize_rows(codebook, codes, num_codes, dim, stream);
+  normalize_rows(features, quantized, rows, dim, stream);
   const auto blocks = static_cast<unsigned>(ceil_div(rows, kThreads));
-  nearest_code_kernel<<<blocks, kThreads, 0, stream>>>(codes, quantized, indices, rows, num_codes,
-                                                       dim);
+  // Two registers a double: the scores alone fill what there is.
+  const auto kernel = sizeof(T) == 4 && dim <= kHeld ? nearest_code_kernel<T, sizeof(T) == 4>
+                                                     : nearest_code_kernel<T, false>;
+  kernel<<<blocks, kThreads, 0, stream>>>(codes, quantized, indices, rows, num_codes, dim);
   return launch_status();
 }
 
@@ -153,8 +231,14 @@ Status nearest_code_backward_cuda(const T* grad, const T* features, T* grad_feat
   if (rows == 0) {
     return nullptr;
   }
-  nearest_code_backward_kernel<<<warp_per_row_blocks(rows), kThreads, 0, stream>>>(
-      grad, features, grad_features, rows, dim);
+  constexpr int kWidth = kPackWidth<T>;
+  if (fits_packs<T>(dim, grad, features, grad_features)) {
+    nearest_code_backward_kernel<T, kWidth><<<row_blocks<T, kWidth>(rows), kThreads, 0, stream>>>(
+        grad, features, grad_features, rows, dim);
+  } else {
+    nearest_code_backward_kernel<T, 1>
+        <<<row_blocks<T, 1>(rows), kThreads, 0, stream>>>(grad, features, grad_features, rows, dim);
+  }
   return launch_status();
 }
 

@@ -20,6 +20,11 @@ WIDE = {
     "gather_norm_modulate_cuda": (_PACKS, 4, ("LDG", "STG")),
     "scatter_gated_residual_cuda": (_PACKS, 4, ("LDG", "STG")),
     "token_scores_cuda": (_PACKS, 8, ("LDG",)),
+    "nearest_code_cuda": (r"(normalize|backward)_kernel<(float, 4|double, 2)>", 4, ("LDG", "STG")),
+    "integer_gate_cuda": (r"_kernel<16>", 1, ("LDG", "STG")),
+    "integer_rms_norm_cuda": (r"_kernel<4>", 1, ("LDG",)),
+    "integer_rotate_normalize_cuda": (r"_kernel<4, 4>", 1, ("LDG",)),
+    "integer_linear_cuda": (r"_kernel<(signed char|short|int)>", 3, ("LDG",)),
     "soft_cross_entropy_cuda": (r"forward_kernel<float, float>", 1, ("LDG",)),
     "soft_cross_entropy_backward_cuda": (r"_kernel<float, float[,>]", 1, ("LDG",)),
 }
