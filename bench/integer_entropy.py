@@ -206,7 +206,7 @@ def measure_rate(bench: Bench, steps: int) -> None:
         with torch.no_grad():
             plain = float(code_length_bits(plain_model(codebook[test]), test).mean())
         coder = EntropyIndexCoder(integer_model_of(aware, codebook))
-        maps = [m[0].numpy() for m in coder._grid(MAP_SHAPES).merge(test)]
+        maps = [m[0].numpy() for m in coder.grid(MAP_SHAPES).merge(test)]
         bits = 8 * len(coder.encode(maps)) / test.numel()
         add_row(bench, f"file, {what}", bits, plain, "bits/token")
         name = "trained" if training else "exported"

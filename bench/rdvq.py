@@ -28,8 +28,15 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.harness import Bench, alternate
-from bench.rdvq_codecs import anchor_points, classical_codec, our_points
-from bench.rdvq_curves import anchor_front, comparisons, curve_of, plot, quality_at
+from bench.rdvq_codecs import (
+    STATIC,
+    WITH_RDO,
+    anchor_points,
+    classical_codec,
+    models_of,
+    our_points,
+)
+from bench.rdvq_curves import anchor_front, comparisons, curve_of, plot, quality_at, rate_at
 from genaccel.codec.image_codec import ImageCodec
 from genaccel.eval.codecs import Codec, OperatingPoint
 from genaccel.eval.curves import codec_records
@@ -59,7 +66,9 @@ def main() -> None:
             "keep": (Path, None, None, "folder to keep finished points in"),
         },
     )
-    ours = our_points([text for text in bench.options["model"].split(",") if text])
+    ours = our_points(
+        [text for text in bench.options["model"].split(",") if text], quick=bench.quick
+    )
     points = [*ours, *anchor_points(quick=bench.quick)]
     photographs = _photographs(bench.options["photographs"], quick=bench.quick)
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +90,7 @@ def main() -> None:
         for title, points_of in codecs.items()
         for point in points_of
     ]
-    titles = list(dict.fromkeys(point.codec for point in ours))
+    titles = list(dict.fromkeys(p.codec for p in ours if not p.codec.endswith(STATIC)))
     compared = comparisons(codecs, titles, metrics[:3])
     bench.tables["against the better of full and half size of each anchor"] = compared
     speeds = measure_speed(ours, quick=bench.quick)
@@ -133,10 +142,7 @@ class Side:
 
 
 def _speed_sides(ours: Sequence[OperatingPoint]) -> list[Side]:
-    sides = [
-        Side(name=name, codec=ImageCodec.from_pretrained(name))
-        for name in dict.fromkeys(point.setting.removeprefix("model ") for point in ours)
-    ]
+    sides = [Side(name=name, codec=ImageCodec.from_pretrained(name)) for name in models_of(ours)]
     try:
         from genaccel.eval.compressai_models import CompressAiCodec, require_architecture
 
@@ -218,6 +224,7 @@ def _add_bars(
         for row in compared
         if (row["anchor"], row["metric"]) == ("AVIF", st_lpips.title) and row["bd_rate"] is not None
     ]
+    _add_entropy_bars(bench, codecs, st_lpips)
     lowest = min(rates) if rates else None
     bench.bar("bd_rate_st_lpips_avif", lowest, -0.30, higher_is_better=False)
     slowest = max(
@@ -226,6 +233,29 @@ def _add_bars(
         if row["size"] == "768x512" and not row["codec"].startswith((HYPERPRIOR, "AVIF"))
     )
     bench.bar("decode_ms_768x512", slowest, 1000.0, higher_is_better=False)
+
+
+def _add_entropy_bars(bench: Bench, codecs: dict[str, Any], st_lpips: Metric) -> None:
+    """What the entropy model saves at equal indices, and weighing bits at equal ST-LPIPS; of the zoo's models."""
+    plain, static = codecs["genaccel"], codecs.get("genaccel" + STATIC, [])
+    by_model = {point["setting"]: point["bits_per_pixel"] for point in plain}
+    ratios = [
+        by_model[point["setting"].removesuffix(STATIC)] / point["bits_per_pixel"]
+        for point in static
+    ]
+    worst = max(ratios) if ratios else None
+    bench.bar("rate_entropy_model_vs_static", worst, 0.80, higher_is_better=False)
+    saved = None
+    if "genaccel" + WITH_RDO in codecs:
+        # Of each plain point that lies on the front with weights: the rate there over its own.
+        curve = anchor_front(codecs, "genaccel" + WITH_RDO, st_lpips)
+        at_equal = [
+            rate / point["bits_per_pixel"]
+            for point in plain
+            if (rate := rate_at(curve, point["metrics"][st_lpips.key])) is not None
+        ]
+        saved = float(np.mean(at_equal)) - 1 if at_equal else None
+    bench.bar("rdo_rate_at_equal_st_lpips", saved, -0.05, higher_is_better=False)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from genaccel import zoo
+from genaccel.codec.encode_options import EncodeOptions
+from genaccel.codec.image_codec import ImageCodec
 from genaccel.eval.classical import decode_classical
-from genaccel.eval.codecs import ClassicalCodec, Codec, OperatingPoint, code_with, parse_codec
+from genaccel.eval.codecs import (
+    ClassicalCodec,
+    Codec,
+    Coder,
+    OperatingPoint,
+    code_with,
+    parse_codec,
+)
 
 HALF = ", half size"
+STATIC = ", static tables"
+WITH_RDO = ", RDO"
+# Of rate-distortion optimised quantisation.
+RDO_WEIGHTS = (0.005, 0.01, 0.02, 0.04)
 ANCHORS = ("JPEG", "WebP", "AVIF", "JPEG XL")
 # From the least that each format can do at 640x427 to 0.3 bits per pixel. Whole pictures end near 0.08 (AVIF),
 # 0.11 (JPEG, WebP) and 0.17 bits per pixel (JPEG XL); below that, people send a smaller picture.
@@ -139,22 +152,65 @@ def family(name: str) -> str:
     return re.sub(r"-\d[\d.]*(bpp)?$", "", name)
 
 
-def our_points(models: Sequence[str]) -> list[OperatingPoint]:
-    """Every codec of the zoo, and the given ones.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WithOptions:
+    """A codec of ours at one setting of its encoder."""
+
+    codec: ImageCodec
+    options: EncodeOptions
+
+    def encode(self, image: NDArray[np.uint8]) -> bytes:
+        """The file of ``[H, W, 3]``."""
+        return self.codec.encode(image, self.options)
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        """``[H, W, 3]`` of a file."""
+        return self.codec.decode(data)
+
+
+def _settings(codec: ImageCodec, *, quick: bool) -> dict[str, tuple[str, EncodeOptions]]:
+    """Settings of a model: what is behind its name, and the end of the curve's title."""
+    settings = {"": ("", EncodeOptions())}
+    if codec.entropy_model is not None:
+        settings[", static tables"] = (STATIC, EncodeOptions(static_tables=True))
+        for rdo in RDO_WEIGHTS[1::3] if quick else RDO_WEIGHTS:
+            settings[f", rdo {rdo:g}"] = (WITH_RDO, EncodeOptions(rdo=rdo))
+    return settings
+
+
+def our_points(models: Sequence[str], *, quick: bool = False) -> list[OperatingPoint]:
+    """Every codec of the zoo, and the given ones; with entropy models also at several weights of the rate.
 
     Args:
         models: Folders, or ``FAMILY=FOLDER`` for models that shall make one curve.
+        quick: Fewer weights.
 
     Raises:
         ValueError: If one is no folder.
     """
-    named = [(family(name), name) for name in zoo.names("codec")]
+    named = [("genaccel", name) for name in zoo.names("codec")]
     for text in models:
         title, _, folder = text.rpartition("=")
         named.append((title or family(Path(folder).resolve().name), folder))
     points = []
     for title, model in named:
-        for point in parse_codec(f"genaccel:{model}"):
-            # Loaded once, though every photograph is a sweep of its own.
-            points.append(replace(point, codec=title, load=cache(point.load)))
+        (plain,) = parse_codec(f"genaccel:{model}")
+        # Loaded once, though every photograph is a sweep of its own.
+        codec = cache(partial(ImageCodec.from_pretrained, model))
+        for ending, (curve, options) in _settings(codec(), quick=quick).items():
+
+            def load(options: EncodeOptions = options, codec: Any = codec) -> Coder:
+                return code_with(WithOptions(codec=codec(), options=options))
+
+            points.append(
+                replace(
+                    plain, codec=title + curve, setting=f"model {model}{ending}", load=cache(load)
+                )
+            )
     return points
+
+
+def models_of(points: Sequence[OperatingPoint]) -> list[str]:
+    """Names or folders of the models of :func:`our_points`."""
+    settings = [point.setting.removeprefix("model ") for point in points]
+    return [setting for setting in settings if ", " not in setting]

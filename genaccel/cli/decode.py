@@ -43,11 +43,12 @@ def decode(
         typer.Option("--truncated", help="Take a file that has lost its end, as far as it goes."),
     ] = False,
     seed: Annotated[
-        int | None,
-        typer.Option(
-            help="Of what is made up for slices that are not there; without one, what is most likely."
-        ),
-    ] = None,
+        int, typer.Option(help="Of what is made up for slices that are not there.")
+    ] = 0,
+    most_likely: Annotated[
+        bool,
+        typer.Option("--most-likely", help="Make up what is most likely instead: smoother."),
+    ] = False,
     force: options.Force = False,
     skip_existing: options.SkipExisting = False,
     jobs: options.Jobs = 1,
@@ -95,7 +96,7 @@ def decode(
         overwrite=force,
         prefix=prefix,
         truncated=truncated,
-        seed=seed,
+        seed=None if most_likely else seed,
     )
     run_jobs(
         todo,

@@ -18,6 +18,7 @@ from genaccel.codec.image_codec import INTEGER_ENTROPY_FOLDER, ImageCodec
 from genaccel.codec.index_statistics import (
     bits_per_pixel,
     count_indices,
+    has_index_cdfs,
     predicted_bits,
     set_index_cdfs,
     static_bits,
@@ -31,6 +32,7 @@ from genaccel.codec.trained_networks import ENTROPY_FOLDER, load_run
 from genaccel.data.image_files import find_images, read_rgb
 from genaccel.models.integer_export import quantize
 from genaccel.models.masked_entropy_model import MaskedEntropyModel
+from genaccel.training.run_folder import RunFolder
 
 # Windows that set the scales of the integer entropy model, of so many of each image.
 _CALIBRATION_WINDOWS = 256
@@ -55,6 +57,8 @@ def export_model(
     entropy_dtype: torch.dtype = torch.float32,
 ) -> ExportReport:
     """Write the averaged weights of a run's last checkpoint, with index tables measured on images of ``data``.
+
+    A codec that stage ``entropy`` found with measured tables keeps them.
 
     Args:
         run: Folder of a run of ``genaccel train codec``, ``entropy`` or ``joint``; it may still be running.
@@ -104,7 +108,9 @@ def export_model(
             windows.append(_some_windows(networks.entropy_model, index_maps))
     if not bool(counts.any()):
         raise ValueError(f"{data} has no image that can be read")
-    set_index_cdfs(model, counts)
+    # Stage "entropy" leaves the codec as it is: with its tables it keeps its digest, and reads the files that it wrote.
+    if RunFolder(run).options().get("stage") != "entropy" or not has_index_cdfs(model):
+        set_index_cdfs(model, counts)
     model.save_pretrained(out)
     if entropy_model is not None:
         entropy_model.save_pretrained(Path(out) / ENTROPY_FOLDER, dtype=entropy_dtype)

@@ -37,6 +37,12 @@ def set_index_cdfs(model: Autoencoder, counts: Tensor) -> None:
     model.index_cdfs.copy_(ops.pmf_to_cdf(pmf, CDF_PRECISION))
 
 
+def has_index_cdfs(model: Autoencoder) -> bool:
+    """Whether the model's static tables were measured: a new model has uniform ones."""
+    frequencies = model.index_cdfs.diff(dim=1)
+    return int(frequencies.max() - frequencies.min()) > 1
+
+
 def static_bits(model: Autoencoder, counts: Tensor) -> Tensor:
     """Bits that the model's tables give to indices with ``counts`` ``[scales, K]``: float64 ``[scales]``."""
     frequencies = model.index_cdfs.diff(dim=1).double()

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import shutil
 import sys
 from pathlib import Path
 
@@ -6,7 +7,15 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from bench.rdvq_codecs import HALF, HalfSize, anchor_points, classical_codec, family, our_points
+from bench.rdvq_codecs import (
+    HALF,
+    HalfSize,
+    anchor_points,
+    classical_codec,
+    family,
+    models_of,
+    our_points,
+)
 from bench.rdvq_curves import anchor_front, comparisons, quality_at, rate_at
 from genaccel import zoo
 from genaccel.eval.bjontegaard_delta import Curve
@@ -46,10 +55,13 @@ def test_points_are_named_and_half_size_says_so():
 
 def test_every_codec_of_the_zoo_and_each_folder_is_a_point(tmp_path):
     folder = tmp_path / "mine-0.05"
-    folder.mkdir()
-    found = our_points([str(folder), f"mine={tmp_path}"])
-    assert len(found) == len(zoo.names("codec")) + 2
-    assert [point.codec for point in found[-2:]] == ["mine", "mine"]
+    shutil.copytree(zoo.path("photo-codec-small"), folder)
+    found = our_points([str(folder), f"other={folder}"])
+    models = [*zoo.names("codec"), str(folder), str(folder)]
+    assert models_of(found) == models
+    titles = dict.fromkeys(point.codec for point in found if "," not in point.codec)
+    assert list(titles) == ["genaccel", "mine", "other"]
+    assert len({(point.codec, point.setting) for point in found}) == len(found)
     assert [family(name) for name in ("a-0.1", "a-0.05bpp", "a-small")] == ["a", "a", "a-small"]
     with pytest.raises(ValueError, match="no-such-folder"):
         our_points(["no-such-folder"])

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decode mutated files under guards; run by test_fuzz.py as a process of its own.
 
-    python fuzz_decoder.py MODEL_FOLDER FILE_WITH_VALID_STREAMS COUNT
+    python fuzz_decoder.py MODEL_FOLDER FILE_WITH_VALID_STREAMS COUNT [truncated]
 
-Prints how each file ended, as JSON. Anything but our three errors or an image ends the process with a traceback;
+Prints how each file ended, as JSON; with "truncated" every file may have lost its end, and its last slices are not
+used. Anything but our three errors or an image ends the process with a traceback;
 the address space cannot grow by more than 1 GiB, and no file may take more than 20 seconds.
 """
 
@@ -50,7 +51,8 @@ def noise_after_magic(rng, data, other):
 
 
 def foreign_version(rng, data, other):
-    return seal(data[:4] + bytes([rng.choice([v for v in range(256) if v != 0x10])]) + data[5:-4])
+    foreign = rng.choice([v for v in range(256) if v != data[4]])
+    return seal(data[:4] + bytes([foreign]) + data[5:-4])
 
 
 def empty(rng, data, other):
@@ -91,9 +93,15 @@ def payload_extended(rng, data, other):
     return seal(data[:-4] + bytes(2 * rng.randint(1, 50)))
 
 
+def slice_count(rng, data, other):
+    """A byte that says how many slices there are, where none was."""
+    return seal(data[:4] + b"\x21" + data[5:12] + bytes([rng.randrange(256)]) + data[12:-4])
+
+
 MUTATIONS = (
     flip, truncate, noise, noise_after_magic, foreign_version, empty, splice,
     resealed(flip), resealed(truncate), resealed(splice), other_size, payload_noise, payload_extended,
+    slice_count,
 )  # fmt: skip
 
 
@@ -103,7 +111,7 @@ def limit_memory():
     resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
 
 
-def main(model_folder, valid_file, count):
+def main(model_folder, valid_file, count, truncated):
     valid = [bytes.fromhex(line) for line in Path(valid_file).read_text().split()]
     codec = ImageCodec.from_pretrained(model_folder)
     for data in valid:  # thread pools and caches are up before the guard
@@ -116,7 +124,8 @@ def main(model_folder, valid_file, count):
         mutated = mutate(rng, rng.choice(valid), rng.choice(valid))
         faulthandler.dump_traceback_later(SECONDS_PER_FILE, exit=True)
         try:
-            image = codec.decode(mutated)
+            options = {"truncated": True, "prefix": rng.randint(1, 12)} if truncated else {}
+            image = codec.decode(mutated, **options)
         except (BitstreamError, UnknownModelError, LimitExceededError) as error:
             endings[type(error).__name__ if str(error) else "no message"] += 1
         else:
@@ -128,4 +137,4 @@ def main(model_folder, valid_file, count):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), truncated="truncated" in sys.argv[4:])
