@@ -3,6 +3,7 @@ import dataclasses
 
 import pytest
 
+from genaccel import zoo
 from genaccel.sensitivity import plan_library
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.plan_library import PlanEntry, PlanLibrary, cached_plan_folder
@@ -116,6 +117,24 @@ def test_plans_of_other_steps_are_for_those_who_name_them(library, make_plan):
     assert chosen(library, between, speedup=1.5, plan=library.folder) == "slow"
     # A quality was measured, and can't be met by measuring this run.
     assert chosen(library, between, min_psnr=30.0) == "mid"
+
+
+@pytest.mark.parametrize(
+    ("speedup", "steps"), [(2.0, 8), (2.0, 12), (2.0, 20), (2.0, 50), (3.0, 50)]
+)
+def test_the_zoo_ships_plans_for_several_numbers_of_steps(speedup, steps):
+    library = PlanLibrary(zoo.path("landscapes-dit") / "sensitivity")
+    run = dataclasses.replace(
+        library.load(library.entries[0]).fingerprint, num_inference_steps=steps
+    )
+    found = library.choose(SensitivityConfig(speedup=speedup), "transformer", run)
+    assert found is not None
+    entry, plan = found
+    assert plan.fingerprint.num_inference_steps == steps
+    assert entry.flop_ratio >= 0.98 * speedup
+    assert entry.psnr > 30
+    between = dataclasses.replace(run, num_inference_steps=30)
+    assert library.choose(SensitivityConfig(speedup=speedup), "transformer", between) is None
 
 
 def test_the_cache_tells_runs_and_settings_apart_but_not_guidance(make_plan, tmp_path, monkeypatch):
