@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,51 +77,44 @@ class Ours:
         return self.attach_plan(pipeline, self.plan(values), values)
 
     def attach_best(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
-        """Whichever plan is closest on samples for calibration: of segments, of modules, or even spacing.
+        """The searched plan or even spacing, whichever is closer on samples for calibration.
 
-        So does ``genaccel tune``, with more candidates. The samples are not those measured before.
+        So does ``genaccel tune``, with more candidates.
+        """
+        even = genaccel.SensitivityConfig(**values, forecasters=("taylor1",))
+        plans = {"searched": self.plan(values)}
+        with contextlib.suppress(ValueError):  # of too few steps
+            plans["even spacing"] = make_plan(
+                self.measured, even, speedup=values["speedup"], even=True
+            )
+        name = min(
+            plans, key=lambda n: self.error(self.attach_plan(self.workload.copy(), plans[n]))
+        )
+        attached = self.attach_plan(pipeline, plans[name])
+        attached.note = name
+        return attached
+
+    def error(self, attached: Attached) -> float:
+        """Mean logarithm of the squared distance to plain samples, on some for calibration.
+
+        They are not those that were measured for the plans, nor those of the test.
         """
         if self._reference is None:
             self._reference = self._choice_latents(self.workload.plain)
-        found: list[tuple[float, str, Plan]] = []
-        for name, make in self._candidates(values):
-            with contextlib.suppress(ValueError):  # of a speed that only others reach
-                plan = make()
-                latents = self._choice_latents(self.attach_plan(self.workload.copy(), plan))
-                error = (latents - self._reference).square().mean(dim=(1, 2, 3))
-                # As of PSNR: the mean of logarithms.
-                found.append((float(error.log().mean()), name, plan))
-        _, name, plan = min(found, key=lambda item: item[0])
-        attached = self.attach_plan(pipeline, plan)
-        attached.note = name
-        return attached
+        latents = self._choice_latents(attached)
+        return float((latents - self._reference).square().mean(dim=(1, 2, 3)).log().mean())
 
     def _choice_latents(self, attached: Attached) -> Tensor:
         first, count = self.batches, min(self.batches, _CHOICE_BATCHES)
         samples = map(self.workload.calibration_samples, range(first, first + count))
         return torch.cat([self.workload.latents(attached, s) for s in samples])
 
-    def _candidates(self, values: Mapping[str, Any]) -> list[tuple[str, Callable[[], Plan]]]:
-        even = genaccel.SensitivityConfig(**values, forecasters=("taylor1",))
-        return [
-            *(
-                (f"forecasts {g}s", functools.partial(self.plan, {**values, "granularity": g}))
-                for g in ("segment", "module")
-            ),
-            (
-                "even spacing",
-                functools.partial(
-                    make_plan, self.measured, even, speedup=values["speedup"], even=True
-                ),
-            ),
-        ]
-
-    def possible(self, speedups: Sequence[float]) -> list[float]:
-        """Those that a plan reaches: intervals have a longest."""
+    def possible(self, speedups: Sequence[float], **values: Any) -> list[float]:
+        """Those that a plan of a config with these values reaches: intervals have a longest."""
         found = []
         for speedup in speedups:
             with contextlib.suppress(ValueError):
-                self.plan({"speedup": speedup})
+                self.plan({**values, "speedup": speedup})
                 found.append(speedup)
         return found
 
@@ -179,10 +171,19 @@ def our_methods(ours: Ours) -> list[Method]:
     steps = ours.workload.num_steps
     counts = range(max(2, steps * 3 // 4), 1, -1)
     # A hair less than what the steps give, which rounding could put above it.
-    speedups = ours.possible([ours.speedup_of(n) * (1 - 1e-9) for n in counts])
-    ladder = tuple(Setting(f"speedup {s:.3g}", {"speedup": s}, expected=s) for s in speedups)
+    speedups = [ours.speedup_of(n) * (1 - 1e-9) for n in counts]
+    segments, modules = (
+        tuple(
+            Setting(f"speedup {s:.3g}", {"speedup": s, "granularity": g}, expected=s)
+            for s in ours.possible(speedups, granularity=g)
+        )
+        for g in ("segment", "module")
+    )
     return [
-        Method(name="genaccel", attach=ours.attach_best, ladders=(ladder,), is_ours=True),
+        Method(name="genaccel", attach=ours.attach_best, ladders=(segments,), is_ours=True),
+        Method(
+            name="genaccel, modules", attach=ours.attach_planned, ladders=(modules,), is_ours=True
+        ),
         *(
             Method(
                 name=name,
