@@ -14,6 +14,7 @@ from diffusers.utils.outputs import BaseOutput
 
 from genaccel import zoo
 from genaccel.codec.bitstream import CUSTOM_MODEL_NUMBER
+from genaccel.codec.encode_options import EncodeOptions
 from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
 from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.integer_entropy_model import IntegerEntropyModel
@@ -78,7 +79,11 @@ class CodecPipeline(DiffusionPipeline):
     @classmethod
     def from_codec(cls, codec: ImageCodec) -> CodecPipeline:
         """The pipeline of a codec, whose limits and tiling it keeps."""
-        pipe = cls(codec.model, _entropy_model(codec), codec.model_number)
+        pipe = cls(
+            CodecAutoencoder(codec.model),
+            None if codec.entropy_model is None else CodecEntropyModel(codec.entropy_model),
+            codec.model_number,
+        )
         pipe._made_codec = codec
         return pipe
 
@@ -121,15 +126,14 @@ class CodecPipeline(DiffusionPipeline):
         if (
             made is None
             or made.model is not self.autoencoder.model
-            or _entropy_model(made) is not entropy_model
+            or made.entropy_model is not entropy_model
         ):
-            options = {} if entropy_model is None else {"entropy_model": entropy_model}
             number = self.config["model_number"]
             made = self._made_codec = ImageCodec(
                 self.autoencoder.model.eval(),
+                entropy_model=entropy_model,
                 model_number=number,
                 model_name=zoo.codec_name(number) or "custom model",
-                **options,
             )
         return made
 
@@ -139,16 +143,19 @@ class CodecPipeline(DiffusionPipeline):
         Args:
             images: PIL images, arrays ``[N, H, W, 3]``, tensors ``[N, 3, H, W]``, single ones or lists of them; uint8 or
                 floating point in [0, 1]. Sizes may differ.
-            encode_options: Of :meth:`ImageCodec.encode <genaccel.codec.image_codec.ImageCodec.encode>`.
+            encode_options: Of :class:`~genaccel.codec.encode_options.EncodeOptions`, such as ``bits_per_pixel=0.1``.
 
         Raises:
-            TypeError: If it is no image.
+            TypeError: If it is no image, or an option is unknown.
             ValueError: If a shape or a range is another, or an image is transparent.
             LimitExceededError: If one is larger than the codec's limits allow.
+            OptionError: If an option needs an entropy model and there is none.
+            TargetSizeError: If an image does not fit the size that the options give.
         """
         pixels = to_pixels(images)
+        options = EncodeOptions(**encode_options)
         codec = self.codec
-        return [codec.encode(image, **encode_options) for image in self.progress_bar(pixels)]
+        return [codec.encode(image, options) for image in self.progress_bar(pixels)]
 
     def decode(
         self,
@@ -162,7 +169,8 @@ class CodecPipeline(DiffusionPipeline):
             files: Contents of ``.gac`` files.
             output_type: ``"pil"``, ``"np"`` (float32 ``[N, H, W, 3]`` in [0, 1]) or ``"pt"`` (``[N, 3, H, W]``); lists where
                 sizes differ.
-            decode_options: Of :meth:`ImageCodec.decode <genaccel.codec.image_codec.ImageCodec.decode>`.
+            decode_options: Of :meth:`ImageCodec.decode <genaccel.codec.image_codec.ImageCodec.decode>`, such as
+                ``prefix=8``.
 
         Raises:
             BitstreamError: If a file is damaged.
@@ -208,8 +216,3 @@ class CodecPipeline(DiffusionPipeline):
             ],
         )
         return output if return_dict else output.to_tuple()
-
-
-def _entropy_model(codec: ImageCodec) -> IntegerEntropyModel | None:
-    model: IntegerEntropyModel | None = getattr(codec, "entropy_model", None)
-    return model

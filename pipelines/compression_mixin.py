@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from genaccel.codec.encode_options import EncodeOptions
 from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
 from genaccel.pipelines.image_arrays import to_pixels
 from genaccel.pipelines.pipeline_mixin import Flag, PipelineMixin, stock_call
@@ -54,7 +53,7 @@ class VQCompressionMixin(PipelineMixin):
     # Not set in __init__, which must stay the stock one: diffusers reads the components off its signature.
     _loaded_codec: tuple[str, str, ImageCodec] | None = None
     _chosen_codec: Any = DEFAULT_MODEL
-    _encode_options: Mapping[str, Any] = MappingProxyType({})
+    _encode_options: EncodeOptions = EncodeOptions()
 
     def __call__(self, *args: Any, codec: Any = None, **kwargs: Any) -> Any:
         """Generate; all arguments but ``codec`` are the stock pipeline's.
@@ -86,7 +85,7 @@ class VQCompressionMixin(PipelineMixin):
         images = output[0] if isinstance(output, tuple) else getattr(output, "images", None)
         if images is None:
             raise ValueError(_no_images(self, f"its output has {', '.join(output)}"))
-        files = [chosen.encode(image, **self._encode_options) for image in to_pixels(images)]
+        files = [chosen.encode(image, self._encode_options) for image in to_pixels(images)]
         if isinstance(output, tuple):
             return (files, *output[1:])
         output.images = files
@@ -97,18 +96,21 @@ class VQCompressionMixin(PipelineMixin):
 
         Args:
             codec: Name in the zoo, folder, :class:`~genaccel.codec.image_codec.ImageCodec`, or a ``CodecPipeline``.
-            encode_options: Of ``ImageCodec.encode``; they go for other codecs of single calls, too.
+            encode_options: Of :class:`~genaccel.codec.encode_options.EncodeOptions`, such as ``bits_per_pixel=0.1``; they
+                go for other codecs of single calls, too.
 
         Returns:
             The pipeline.
 
         Raises:
-            TypeError: If it is nothing of the kind.
+            TypeError: If it is nothing of the kind, or an option is unknown.
+            ValueError: If an option is out of range.
             UnknownModelError: If there is no such model.
         """
+        options = EncodeOptions(**encode_options)
         self._codec_of(codec)
         self._chosen_codec = codec
-        self._encode_options = encode_options
+        self._encode_options = options
         return self
 
     @property

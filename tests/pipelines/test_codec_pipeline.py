@@ -13,7 +13,12 @@ from PIL import Image
 import genaccel.pipelines.codec_pipeline
 from genaccel.codec.image_codec import ImageCodec
 from genaccel.codec.limits import CodecLimits
-from genaccel.errors import BitstreamError, LimitExceededError, UnknownModelError
+from genaccel.errors import (
+    BitstreamError,
+    LimitExceededError,
+    OptionError,
+    UnknownModelError,
+)
 from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
 from genaccel.models.efficient_backbone import EfficientParams
 from genaccel.models.integer_entropy_model import (
@@ -190,6 +195,24 @@ def test_model_of_the_zoo_keeps_its_number(pixels, tmp_path):
     assert again.config.model_number == pipe.codec.model_number != 0
     assert again.codec.model_name == "photo-codec-small"
     assert again.encode(pixels) == files
+
+
+def test_options_of_the_codec(pixels):
+    pipe = CodecPipeline.from_pretrained("photo-codec-small")
+    image = np.repeat(np.repeat(pixels[0], 4, axis=0), 4, axis=1)  # 96 x 160
+    (whole,) = pipe.encode(image)
+    (small,) = pipe.encode(image, target_bytes=len(whole) * 3 // 4)
+    assert len(small) <= len(whole) * 3 // 4
+    assert len(pipe(image, bits_per_pixel=0.2).files[0]) <= 0.2 * 96 * 160 / 8
+    (first,) = pipe.decode(whole, "np", prefix=2)
+    assert np.array_equal((first * 255).round(), pipe.codec.decode(whole, prefix=2))
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        pipe.encode(image, no_option=1)
+
+
+def test_options_that_want_an_entropy_model(pipe, pixels):
+    with pytest.raises(OptionError):
+        pipe.encode(pixels, rdo=0.01)
 
 
 def test_a_codecs_limits_stay(autoencoder, pixels):

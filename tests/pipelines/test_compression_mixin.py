@@ -91,6 +91,16 @@ def test_codecs_of_any_kind(tiny_dit, pipe, codec, tmp_path):
     assert pipe.codec is codec  # the calls' codecs are theirs
 
 
+def test_options_of_the_encoder(tiny_dit, pipe, codec):
+    assert codec.entropy_model is not None
+    (first, _) = expected_files(codec, pipe, tiny_dit.call())
+    pipe.set_codec(codec, static_tables=True)
+    files = pipe(**tiny_dit.call(**ASKED)).images
+    assert files[0] != first
+    assert np.array_equal(codec.decode(files[0]), codec.decode(first))
+    assert pipe.set_codec(codec)(**tiny_dit.call(**ASKED)).images[0] == first
+
+
 def test_is_loaded_once(tiny_dit, pipe):
     pipe(**tiny_dit.call(**ASKED))
     loaded = pipe.codec
@@ -112,7 +122,9 @@ def test_what_cannot_be_is_said_in_a_sentence(tiny_dit, pipe, codec):
     with pytest.raises(LimitExceededError):
         pipe(**tiny_dit.call(**ASKED), codec=small)
     with pytest.raises(TypeError, match="unexpected keyword"):
-        pipe.set_codec(codec, no_option=1)(**tiny_dit.call(**ASKED))
+        pipe.set_codec(codec, no_option=1)
+    with pytest.raises(ValueError, match="must be positive"):
+        pipe.set_codec(codec, bits_per_pixel=0)
 
 
 def test_signature_is_the_stock_one_and_the_codec():
