@@ -11,6 +11,7 @@ the same mode. Without text encoders and decoder.
 from __future__ import annotations
 
 import functools
+import itertools
 import statistics
 import sys
 import tempfile
@@ -191,7 +192,7 @@ def add_bars(bench: Bench, rows: Sequence[dict[str, Any]]) -> None:
 def codec_rows(
     device: torch.device, sizes: Sequence[tuple[int, int]], repeats: int
 ) -> list[dict[str, Any]]:
-    """Encoding and decoding with the default model, from an array to bytes and back.
+    """Encoding and decoding with the default model, from an array to bytes and back, with either kind of tables.
 
     Args:
         device: Where the networks run.
@@ -199,17 +200,23 @@ def codec_rows(
         repeats: Timed calls, after one that is not.
     """
     from genaccel.codec import ImageCodec
+    from genaccel.codec.encode_options import EncodeOptions
 
     codec = ImageCodec.from_pretrained(device=device)
     rows = []
-    for height, width in sizes:
+    for (height, width), static in itertools.product(sizes, (False, True)):
         image = _photograph_like(height, width)
-        data = codec.encode(image)
+        options = EncodeOptions(static_tables=static)
+        data = codec.encode(image, options)
         calls: dict[str, Callable[[], object]] = {
-            "encode": functools.partial(codec.encode, image),
+            "encode": functools.partial(codec.encode, image, options),
             "decode": functools.partial(codec.decode, data),
         }
-        row: dict[str, Any] = {"image": f"{width}x{height}", "bytes": len(data)}
+        row: dict[str, Any] = {
+            "image": f"{width}x{height}",
+            "tables": "static" if static else "entropy model",
+            "bytes": len(data),
+        }
         for name, call in calls.items():
             call()
             seconds = statistics.median(seconds_of_call(call, device) for _ in range(repeats))
@@ -249,7 +256,7 @@ def training_steps_per_second(
 
 
 def codec_bars(bench: Bench, rows: Sequence[dict[str, Any]]) -> None:
-    """The first size is that of the anchor."""
+    """The first row is of the anchor's size, with the entropy model."""
     for name, target in CODEC_ANCHOR_MS.items():
         bench.bar(
             f"codec_{name}_{rows[0]['image']}_ms",
