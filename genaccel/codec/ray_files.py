@@ -39,7 +39,7 @@ class FileCoder:
 
     Args:
         direction: ``"encode"`` images to ``.gac`` files, or ``"decode"`` those to PNG.
-        model: Name or folder; None as for :class:`genaccel.codec.image_codec.CodecPool`.
+        model: Name or folder; None as for :class:`genaccel.codec.codec_pool.CodecPool`.
         device: Where the model runs.
         threads: CPU threads of one worker.
         limits: What to refuse.
