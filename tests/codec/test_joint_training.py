@@ -12,6 +12,7 @@ from PIL import Image
 from genaccel.codec.distortion import DistortionWeights
 from genaccel.codec.export import export_model
 from genaccel.codec.image_codec import ImageCodec
+from genaccel.codec.index_statistics import has_index_cdfs
 from genaccel.codec.joint_training import EntropyTraining, JointTraining
 from genaccel.codec.stage_config import CropConfig, EntropyTrainingConfig, JointTrainingConfig
 from genaccel.codec.trained_networks import load_networks
@@ -41,8 +42,11 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def entropy_training(fresh_networks, data):
-    def make(run, loop=LOOP, config=ENTROPY):
-        return EntropyTraining(*fresh_networks(), config, loop, data=data, run=run, cpu=True)
+    def make(run, loop=LOOP, config=ENTROPY, autoencoder=None):
+        fresh, entropy_model = fresh_networks()
+        return EntropyTraining(
+            autoencoder or fresh, entropy_model, config, loop, data=data, run=run, cpu=True
+        )
 
     return make
 
@@ -160,6 +164,7 @@ def test_export_writes_both_networks_and_the_codec_reads_the_folder(
     uniform = sum(5 / stride**2 for stride in strides)
     assert 0 < report.predicted_bits_per_pixel <= 1.001 * uniform
     codec = ImageCodec.from_pretrained(out)
+    assert codec.entropy_model is not None
     image = np.zeros((40, 50, 3), np.uint8)
     assert codec.decode(codec.encode(image)).shape == image.shape
     exported, trained = load_networks(out), load_networks(run)
@@ -169,6 +174,17 @@ def test_export_writes_both_networks_and_the_codec_reads_the_folder(
     export_model(run, tmp_path / "full", data=data)
     full = MaskedEntropyModel.from_pretrained(tmp_path / "full" / "entropy")
     assert_same(full.state_dict(), load_networks(run).entropy_model.state_dict())
+
+
+def test_a_frozen_codec_keeps_its_tables_and_so_its_digest(entropy_training, data, tmp_path):
+    entropy_training(tmp_path / "first").train()
+    export_model(tmp_path / "first", tmp_path / "model", data=data)
+    codec, _ = load_networks(tmp_path / "model")
+    assert has_index_cdfs(codec)  # measured: the run began with uniform ones
+    further = entropy_training(tmp_path / "second", autoencoder=codec)
+    further.train()
+    export_model(tmp_path / "second", tmp_path / "again", data=data, max_images=1)
+    assert load_networks(tmp_path / "again").autoencoder.digest() == codec.digest()
 
 
 def test_crops_that_do_not_fit_are_refused(entropy_training, tmp_path):
