@@ -35,7 +35,7 @@ def names(kind: str | None = None) -> list[str]:
 
     Example:
         >>> names("codec")
-        ['photo-codec-small']
+        ['photo-codec-low', 'photo-codec-medium', 'photo-codec-small']
     """
     return sorted(n for n, entry in _entries().items() if kind is None or entry["kind"] == kind)
 

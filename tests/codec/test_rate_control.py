@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from genaccel import zoo
 from genaccel.codec.bitstream import Bitstream, describe
+from genaccel.codec.codec_pool import CodecPool
 from genaccel.codec.completion import draws, most_likely, pick
 from genaccel.codec.encode_options import EncodeOptions
 from genaccel.codec.image_codec import ImageCodec
@@ -264,3 +266,23 @@ def test_the_entropy_models_memory_counts(local_model, integer_entropy_model):
     assert codec.estimate_memory_bytes(4000, 4000) > needed + caches
     with pytest.raises(LimitExceededError, match="needs about"):
         codec.encode(np.zeros((4000, 4000, 3), np.uint8))
+
+
+def test_a_pool_takes_the_model_of_the_highest_rate_that_gets_there(picture):
+    pool, image = CodecPool(), picture(96, 128)
+    high, *_, low = zoo.codecs_by_rate()
+    whole, codec = pool.encode(image, EncodeOptions(target_bytes=10_000))
+    assert codec.model_name == high
+    assert whole == codec.encode(image)
+    least = len(ImageCodec.from_pretrained(low).encode(image, EncodeOptions(num_slices=2)))
+    data, codec = pool.encode(image, EncodeOptions(target_bytes=least))
+    assert codec.model_name == low
+    assert len(data) <= least
+    assert pool.for_file(data) is codec
+    assert codec.decode(data).shape == image.shape
+    with pytest.raises(TargetSizeError, match="takes at least"):
+        pool.encode(image, EncodeOptions(target_bytes=20))
+    # A model that was chosen is kept to.
+    data, codec = CodecPool(high).encode(image, EncodeOptions(target_bytes=least))
+    assert codec.model_name == high
+    assert len(data) <= least

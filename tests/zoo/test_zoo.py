@@ -28,8 +28,17 @@ def test_codec_numbers_are_unique_bytes_and_lead_back():
     assert zoo.codec_name(255) is None
 
 
-def test_photo_codec_small_is_within_12_megabytes():
-    assert (zoo.path("photo-codec-small") / "model.safetensors").stat().st_size <= 12_000_000
+def test_codecs_are_within_40_megabytes_together():
+    folders = [zoo.path(name) for name in zoo.names("codec")]
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 40_000_000
+
+
+def test_each_quality_has_a_codec_and_better_ones_have_higher_rates():
+    names = [zoo.codec_of_quality(quality) for quality in ("high", "medium", "low")]
+    assert names == zoo.codecs_by_rate()
+    with pytest.raises(UnknownModelError, match="'best' quality"):
+        zoo.codec_of_quality("best")
 
 
 @pytest.mark.parametrize("call", [zoo.path, zoo.card, zoo.codec_number])
