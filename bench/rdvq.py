@@ -96,10 +96,10 @@ def main() -> None:
     speeds = measure_speed(ours, quick=bench.quick)
     bench.tables[f"speed, {torch.get_num_threads()} threads"] = speeds
     _add_bars(bench, codecs, titles, compared, speeds, metrics[0])
-    if bench.json_path is not None:
-        plot(codecs, titles, metrics, bench.json_path.with_suffix(".png"))
     packages = ["pillow", "pillow-jxl-plugin", "compressai", "ssimulacra2", "stlpips-pytorch"]
     bench.finish(packages)
+    if bench.json_path is not None:
+        plot(codecs, titles, metrics, bench.json_path.with_suffix(".png"))
 
 
 def _photographs(count: int, *, quick: bool) -> dict[str, NDArray[np.uint8]]:

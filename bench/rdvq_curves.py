@@ -116,7 +116,10 @@ def _ratio(front: Curve, test: Curve) -> dict[str, Any]:
 
 
 def plot(codecs: Codecs, ours: Sequence[str], metrics: Sequence[Metric], path: Path) -> None:
-    """One panel a metric: quality over bits per pixel; half size is dashed, genaccel is marked by stars."""
+    """One panel a metric: quality over bits per pixel; half size is dashed, genaccel is marked by stars.
+
+    Codecs that are neither anchors nor of ``ours`` are left out.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -127,6 +130,8 @@ def plot(codecs: Codecs, ours: Sequence[str], metrics: Sequence[Metric], path: P
     colours = {title: f"C{i}" for i, title in enumerate((*ANCHORS, *ours))}
     for panel, metric in zip(axes.flat, metrics, strict=False):
         for title, points in codecs.items():
+            if title.removesuffix(HALF) not in colours:
+                continue
             curve = curve_of(points, metric)
             is_half = title.endswith(HALF)
             panel.plot(

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -14,9 +16,13 @@ from genaccel.codec.bitstream import CUSTOM_MODEL_NUMBER, Bitstream
 from genaccel.codec.encode_options import EncodeOptions
 from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec, model_in_words
 from genaccel.codec.limits import CodecLimits
+from genaccel.codec.rate_control import FAIR_RDO, STRAINED_RDO
 from genaccel.errors import TargetSizeError, UnknownModelError
 
 Quality = Literal["low", "medium", "high"]
+
+# A file of less than this share of the size that is asked for: a better one would fit.
+_MUCH_UNUSED = 0.6
 
 
 class CodecPool:
@@ -57,8 +63,9 @@ class CodecPool:
     def encode(self, image: NDArray[np.uint8], options: EncodeOptions) -> tuple[bytes, ImageCodec]:
         """Compress an image with the chosen model; if none is and a size is asked for, with the one that suits it.
 
-        That is the model of the highest rate that gets there by rate-distortion optimised quantisation; if none
-        does, the one of the lowest rate, with slices left out if need be.
+        That is the model of the highest rate that gets there by rate-distortion optimised quantisation, with a larger
+        weight where the next model would leave much of the size unused; if none does, the one of the lowest rate, with
+        slices left out if need be.
 
         Args:
             image: uint8 ``[H, W, 3]``, sRGB.
@@ -71,14 +78,21 @@ class CodecPool:
             UnknownModelError: If a model cannot be loaded.
             As :meth:`ImageCodec.encode`.
         """
-        if self._model is None and options.has_target:
-            for name in zoo.codecs_by_rate()[:-1]:
+        max_bytes = options.max_bytes(image.shape[0] * image.shape[1])
+        if self._model is None and max_bytes is not None:
+            names = zoo.codecs_by_rate()
+            for name, next_name in pairwise(names):
                 codec = self._load(name)
-                try:
-                    return codec.encode_within(image, options, fairly=True), codec
-                except TargetSizeError:
-                    continue
-            codec = self._load(zoo.codecs_by_rate()[-1])
+                with suppress(TargetSizeError):
+                    data = codec.encode_within(image, options, largest_rdo=FAIR_RDO, may_cut=False)
+                    return data, codec
+                if len(self._load(next_name).encode(image)) < _MUCH_UNUSED * max_bytes:
+                    with suppress(TargetSizeError):
+                        data = codec.encode_within(
+                            image, options, largest_rdo=STRAINED_RDO, may_cut=False
+                        )
+                        return data, codec
+            codec = self._load(names[-1])
         else:
             codec = self.for_encoding()
         return codec.encode(image, options), codec

@@ -28,7 +28,7 @@ from genaccel.codec.encode_options import EncodeOptions
 from genaccel.codec.entropy_index_coder import DecodedPrefix, EntropyIndexCoder, IndexMaps
 from genaccel.codec.index_coder import IndexCoder
 from genaccel.codec.limits import CodecLimits
-from genaccel.codec.rate_control import FAIR_RDO, LARGEST_RDO, largest_within
+from genaccel.codec.rate_control import LARGEST_RDO, largest_within
 from genaccel.codec.rate_distortion_quantizer import choose_indices
 from genaccel.codec.tiling import Tiling, decode_tiles, encode_tiles, feature_tiles
 from genaccel.errors import (
@@ -320,14 +320,20 @@ class ImageCodec:
 
     @torch.inference_mode()
     def encode_within(
-        self, image: NDArray[np.uint8], options: EncodeOptions, *, fairly: bool = False
+        self,
+        image: NDArray[np.uint8],
+        options: EncodeOptions,
+        *,
+        largest_rdo: float = LARGEST_RDO,
+        may_cut: bool = True,
     ) -> bytes:
         """Compress an image to a given size at most: the best file that fits.
 
         Args:
             image: uint8 ``[H, W, 3]``, sRGB.
             options: With a target size.
-            fairly: Stop where a model of a lower rate would do better.
+            largest_rdo: Largest weight of the rate to try.
+            may_cut: Whether slices may be left out where that is not enough.
 
         Raises:
             As :meth:`encode`.
@@ -351,8 +357,8 @@ class ImageCodec:
             make,
             max_bytes,
             num_slices=coder.num_slices,
-            largest_rdo=FAIR_RDO if fairly else LARGEST_RDO,
-            may_cut=not fairly,
+            largest_rdo=largest_rdo,
+            may_cut=may_cut,
         )
 
     def _parse(

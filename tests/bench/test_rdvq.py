@@ -16,7 +16,7 @@ from bench.rdvq_codecs import (
     models_of,
     our_points,
 )
-from bench.rdvq_curves import anchor_front, comparisons, quality_at, rate_at
+from bench.rdvq_curves import anchor_front, comparisons, plot, quality_at, rate_at
 from genaccel import zoo
 from genaccel.eval.bjontegaard_delta import Curve
 from genaccel.eval.results import Metric
@@ -111,3 +111,14 @@ def test_one_point_has_a_ratio_and_four_have_a_bd_rate():
     assert four["bd_rate"] == pytest.approx(-0.5)
     assert four["rate_ratio_at_equal_quality"] is None
     assert four["bits_per_pixel"] == "0.050 to 0.400"
+
+
+def test_the_plot_leaves_out_what_is_not_asked_for(tmp_path):
+    codecs = {
+        "AVIF": points((0.1, 30), (0.2, 33)),
+        "AVIF" + HALF: points((0.05, 28), (0.1, 29)),
+        "genaccel": points((0.04, 20), (0.1, 25)),
+        "genaccel, static tables": points((0.06, 20), (0.16, 25)),
+    }
+    plot(codecs, ["genaccel"], [QUALITY], tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 10_000

@@ -187,7 +187,9 @@ def test_sizes_that_cannot_be_reached_are_refused(entropy_codec, picture):
     with pytest.raises(TargetSizeError, match="takes at least"):
         entropy_codec.encode(picture(96, 96), EncodeOptions(target_bytes=20))
     with pytest.raises(TargetSizeError, match="takes at least"):
-        entropy_codec.encode_within(picture(96, 96), EncodeOptions(target_bytes=60), fairly=True)
+        entropy_codec.encode_within(
+            picture(96, 96), EncodeOptions(target_bytes=60), largest_rdo=0.05, may_cut=False
+        )
 
 
 def test_the_search_takes_the_least_weight_and_then_the_most_slices():
