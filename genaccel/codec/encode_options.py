@@ -18,8 +18,8 @@ class EncodeOptions:
         target_bytes: Size of the file at most.
         num_slices: Send only so many slices of the entropy model's order, coarse to fine; the decoder makes up
             the rest. None sends all. Needs a model with an entropy model.
-        static_tables: Code with the model's static tables even where it has an entropy model: larger files, 20
-            times the speed.
+        static_tables: Code with the model's static tables even where it has an entropy model: files 1.5 times the size
+            in half the time.
 
     Raises:
         ValueError: If a value is out of range, or two of them exclude each other.
