@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,8 +17,6 @@ from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec, model_in_words
 from genaccel.codec.limits import CodecLimits
 from genaccel.codec.rate_control import FAIR_RDO, STRAINED_RDO
 from genaccel.errors import TargetSizeError, UnknownModelError
-
-Quality = Literal["low", "medium", "high"]
 
 # A file of less than this share of the size that is asked for: a better one would fit.
 _MUCH_UNUSED = 0.6
@@ -83,15 +80,11 @@ class CodecPool:
             names = zoo.codecs_by_rate()
             for name, next_name in pairwise(names):
                 codec = self._load(name)
+                next_size = len(self._load(next_name).encode(image))
+                bound = STRAINED_RDO if next_size < _MUCH_UNUSED * max_bytes else FAIR_RDO
                 with suppress(TargetSizeError):
-                    data = codec.encode_within(image, options, largest_rdo=FAIR_RDO, may_cut=False)
+                    data = codec.encode_within(image, options, largest_rdo=bound, may_cut=False)
                     return data, codec
-                if len(self._load(next_name).encode(image)) < _MUCH_UNUSED * max_bytes:
-                    with suppress(TargetSizeError):
-                        data = codec.encode_within(
-                            image, options, largest_rdo=STRAINED_RDO, may_cut=False
-                        )
-                        return data, codec
             codec = self._load(names[-1])
         else:
             codec = self.for_encoding()

@@ -19,7 +19,8 @@ from genaccel.models.masked_entropy_model import MaskedEntropyModel, MaskedEntro
 from genaccel.training.loop import averaged_weights
 from genaccel.training.run_folder import CONFIG_NAME, RunFolder
 
-# Inside a model folder: what is trained further, and what codes files.
+# Inside a model folder: the float model, that can be trained further. What codes files is in image_codec's
+# INTEGER_ENTROPY_FOLDER.
 ENTROPY_FOLDER = "entropy"
 
 

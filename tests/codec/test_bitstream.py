@@ -48,9 +48,10 @@ def test_round_trip_and_overhead(width, height, overhead):
     assert Bitstream.from_bytes(data, max_pixels=2**29) == stream
 
 
-def test_overhead_never_exceeds_20_bytes():
-    stream = dataclasses.replace(STREAM, width=65535, height=65535, payload=bytes(65535))
-    assert len(stream.to_bytes()) - 65535 == 20
+@pytest.mark.parametrize(("change", "most"), [({}, 20), ({"version": 2, "num_slices": 9}, 21)])
+def test_overhead_never_exceeds_21_bytes(change, most):
+    stream = dataclasses.replace(STREAM, width=65535, height=65535, payload=bytes(65535), **change)
+    assert len(stream.to_bytes()) - 65535 == most
 
 
 ENTROPY_STREAM = dataclasses.replace(STREAM, version=2)
