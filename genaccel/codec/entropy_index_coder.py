@@ -21,14 +21,11 @@ from torch import Tensor
 
 from genaccel import _coder, ops
 from genaccel.codec.completion import DEFAULT_SEED, draws, most_likely, pick
-from genaccel.codec.windows import WindowGrid
+from genaccel.codec.windows import PADDING_INDEX, WindowGrid
 from genaccel.errors import BitstreamError, OptionError
 from genaccel.models.integer_entropy_model import WINDOWS_AT_ONCE, IntegerEntropyModel
 
 PRECISION = ops.integer.TABLE_BITS
-
-# What both sides take for tokens outside the image.
-PADDING_INDEX = 0
 
 IndexMaps = list[NDArray[np.int32]]
 

@@ -24,11 +24,11 @@ from genaccel.codec.index_statistics import (
     static_bits,
 )
 from genaccel.codec.rate_distortion_model import (
-    PADDING_INDEX,
     RateDistortionModel,
     window_grid,
 )
 from genaccel.codec.trained_networks import ENTROPY_FOLDER, load_run
+from genaccel.codec.windows import PADDING_INDEX
 from genaccel.data.image_files import find_images, read_rgb
 from genaccel.models.integer_export import quantize
 from genaccel.models.masked_entropy_model import MaskedEntropyModel

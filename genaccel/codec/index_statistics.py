@@ -12,10 +12,10 @@ from torch import Tensor
 
 from genaccel import ops
 from genaccel.codec.rate_distortion_model import (
-    PADDING_INDEX,
     RateDistortionModel,
     window_grid,
 )
+from genaccel.codec.windows import PADDING_INDEX
 from genaccel.models.autoencoder import CDF_PRECISION, Autoencoder, AutoencoderParams
 from genaccel.models.masked_entropy_model import code_length_bits
 

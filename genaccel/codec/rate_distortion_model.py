@@ -21,7 +21,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from genaccel import ops
-from genaccel.codec.windows import WindowGrid
+from genaccel.codec.windows import PADDING_INDEX, WindowGrid
 from genaccel.models.autoencoder import Autoencoder, AutoencoderOutput, AutoencoderParams
 from genaccel.models.masked_entropy_model import (
     PRESETS,
@@ -29,9 +29,6 @@ from genaccel.models.masked_entropy_model import (
     MaskedEntropyParams,
     code_length_bits,
 )
-
-# What both sides put in place of tokens beyond the image's edge; nothing is coded for them.
-PADDING_INDEX = 0
 
 
 class Rate(NamedTuple):

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from genaccel.codec.entropy_index_coder import PADDING_INDEX, EntropyIndexCoder, IndexMaps
+from genaccel.codec.entropy_index_coder import EntropyIndexCoder, IndexMaps
+from genaccel.codec.windows import PADDING_INDEX
 
 # Distances and bits of so many tokens at once: 4 MB each for 1024 code words.
 _ROWS_AT_ONCE = 1024

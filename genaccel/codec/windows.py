@@ -15,6 +15,9 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+# What training, encoder and decoder take for tokens beyond the image's edge: part of the file format.
+PADDING_INDEX = 0
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowGrid:
