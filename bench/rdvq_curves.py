@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.rdvq_codecs import ANCHORS, HALF
+from bench.rdvq_codecs import ANCHORS, HALF, WITH_RDO
 from genaccel.eval.bjontegaard_delta import MIN_POINTS, Curve, bd_rate
 from genaccel.eval.results import Metric
 
@@ -24,14 +24,12 @@ def curve_of(points: Sequence[Mapping[str, Any]], metric: Metric) -> Curve:
     )
 
 
-def anchor_front(codecs: Codecs, anchor: str, metric: Metric) -> Curve:
-    """The best that a format does at each rate, at full or at half size.
+def pareto_front(points: Sequence[Mapping[str, Any]], metric: Metric) -> Curve:
+    """The points, by rate, of which none is as good at no more bits.
 
-    Points that a cheaper one equals are left out: nobody would choose them, and a BD-rate needs a curve that
-    rises.
+    Nobody would choose the others, and a BD-rate needs a curve that rises.
     """
     sign = 1.0 if metric.higher_is_better else -1.0
-    points = [*codecs.get(anchor, ()), *codecs.get(anchor + HALF, ())]
     front: list[Mapping[str, Any]] = []
     for point in sorted(
         points, key=lambda p: (p["bits_per_pixel"], -sign * p["metrics"][metric.key])
@@ -40,6 +38,16 @@ def anchor_front(codecs: Codecs, anchor: str, metric: Metric) -> Curve:
         if not front or sign * value > sign * front[-1]["metrics"][metric.key]:
             front.append(point)
     return curve_of(front, metric)
+
+
+def anchor_front(codecs: Codecs, anchor: str, metric: Metric) -> Curve:
+    """The best that a format does at each rate, at full or at half size."""
+    return pareto_front([*codecs.get(anchor, ()), *codecs.get(anchor + HALF, ())], metric)
+
+
+def our_front(codecs: Codecs, title: str, metric: Metric) -> Curve:
+    """The best that models of ours do at each rate, with or without rate-distortion optimised quantisation."""
+    return pareto_front([*codecs.get(title, ()), *codecs.get(title + WITH_RDO, ())], metric)
 
 
 def quality_at(curve: Curve, rate: float) -> float | None:
@@ -65,23 +73,31 @@ def comparisons(
 ) -> list[dict[str, Any]]:
     """Rows of each of our codecs against each anchor in each metric.
 
-    A codec with four points or more has a BD-rate; with fewer, each of its points has the ratio of its rate to
-    the anchor's at equal quality.
+    A codec whose front, over its points with and without RDO, has four points or more has a BD-rate, or a note why
+    it has none. Of a codec with fewer points without RDO, each has the ratio of its rate to the anchor's at equal
+    quality.
     """
     rows = []
     for title in ours:
+        base = title.removesuffix(WITH_RDO)
+        if base != title and base in ours:
+            continue  # its points are on the front of the other
         for anchor in ANCHORS:
             if anchor not in codecs:
                 continue
             for metric in metrics:
                 front = anchor_front(codecs, anchor, metric)
-                whole = len(codecs[title]) >= MIN_POINTS
-                parts = [codecs[title]] if whole else [[point] for point in codecs[title]]
-                for points in parts:
-                    test = curve_of(points, metric)
-                    compared = _bd_rate(front, test, metric) if whole else _ratio(front, test)
+                best = our_front(codecs, title, metric)
+                few = len(codecs[title]) < MIN_POINTS
+                compared = []
+                if len(best.rates) >= MIN_POINTS or not few:
+                    compared.append((best, _bd_rate(front, best, metric)))
+                if few:
+                    alone = [curve_of([point], metric) for point in codecs[title]]
+                    compared += [(test, _ratio(front, test)) for test in alone]
+                for test, found in compared:
                     rates = " to ".join(
-                        f"{rate:.3f}" for rate in sorted(test.rates)[:: max(len(points) - 1, 1)]
+                        f"{rate:.3f}" for rate in test.rates[:: max(len(test.rates) - 1, 1)]
                     )
                     rows.append(
                         {
@@ -89,7 +105,7 @@ def comparisons(
                             "anchor": anchor,
                             "metric": metric.title,
                             "bits_per_pixel": rates,
-                            **compared,
+                            **found,
                         }
                     )
     return rows

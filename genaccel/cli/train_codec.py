@@ -16,6 +16,7 @@ from genaccel.cli.train_options import (
     Precision,
     Seed,
     Steps,
+    WarmupSteps,
     missing_extra,
     run_training,
 )
@@ -36,6 +37,13 @@ GridWeight = Annotated[
 ]
 PerceptualWeight = Annotated[float, typer.Option(help="Weight of ST-LPIPS.")]
 PerceptualNet = Annotated[Literal["alex", "vgg", "none"], typer.Option(help="Trunk of ST-LPIPS.")]
+QuantizationAware = Annotated[
+    bool,
+    typer.Option(
+        "--quantization-aware",
+        help="Round the entropy model as its integer form is rounded, so that it learns for that.",
+    ),
+]
 PerceptualFraction = Annotated[float, typer.Option(help="Share of the crops that ST-LPIPS sees.")]
 
 
@@ -49,6 +57,7 @@ def codec(
     min_scale: MinScale = 0.5,
     color_permutation: ColorPermutation = 0.25,
     learning_rate: LearningRate = 4e-4,
+    warmup_steps: WarmupSteps = 200,
     mse_weight: MseWeight = 1.0,
     grid_weight: GridWeight = 100.0,
     perceptual_weight: PerceptualWeight = 1.0,
@@ -79,6 +88,7 @@ def codec(
             min_scale=min_scale,
             color_permutation=color_permutation,
             learning_rate=learning_rate,
+            warmup_steps=warmup_steps,
             mse_weight=mse_weight,
             grid_weight=grid_weight,
             perceptual_weight=perceptual_weight,
@@ -119,7 +129,9 @@ def entropy(
     temperature: Annotated[
         float, typer.Option(min=0.0, help="Of the relaxed targets; 0 trains on hard indices.")
     ] = 0.01,
+    quantization_aware: QuantizationAware = False,
     learning_rate: LearningRate = 1e-3,
+    warmup_steps: WarmupSteps = 200,
     mixed_precision: Precision = "no",
     checkpoint_minutes: Minutes = 5.0,
     seed: Seed = 0,
@@ -150,11 +162,13 @@ def entropy(
                     crop_size=crop_size, min_scale=min_scale, color_permutation=color_permutation
                 ),
                 temperature=temperature or None,
+                quantization_aware=quantization_aware,
             ),
             LoopConfig(
                 steps=steps,
                 batch_size=batch_size,
                 learning_rate=learning_rate,
+                warmup_steps=warmup_steps,
                 checkpoint_minutes=checkpoint_minutes,
                 mixed_precision=mixed_precision,
                 seed=seed,
@@ -198,12 +212,14 @@ def joint(
     adversarial_start_step: Annotated[
         int, typer.Option(help="Steps before the discriminator joins.")
     ] = 25_000,
+    quantization_aware: QuantizationAware = False,
     steps: Steps = 50_000,
     batch_size: BatchSize = 8,
     crop_size: CropSize = 128,
     min_scale: MinScale = 0.5,
     color_permutation: ColorPermutation = 0.25,
     learning_rate: LearningRate = 1e-4,
+    warmup_steps: WarmupSteps = 200,
     mse_weight: MseWeight = 1.0,
     grid_weight: GridWeight = 100.0,
     perceptual_weight: PerceptualWeight = 1.0,
@@ -246,11 +262,13 @@ def joint(
                 ),
                 adversarial_weight=adversarial_weight,
                 adversarial_start_step=adversarial_start_step,
+                quantization_aware=quantization_aware,
             ),
             LoopConfig(
                 steps=steps,
                 batch_size=batch_size,
                 learning_rate=learning_rate,
+                warmup_steps=warmup_steps,
                 checkpoint_minutes=checkpoint_minutes,
                 mixed_precision=mixed_precision,
                 seed=seed,

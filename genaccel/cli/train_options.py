@@ -9,6 +9,9 @@ import typer
 
 Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples per step and process.")]
+WarmupSteps = Annotated[
+    int, typer.Option(min=0, help="Steps over which the learning rate rises to its peak.")
+]
 LearningRate = Annotated[float, typer.Option(help="Peak of the cosine schedule.")]
 Minutes = Annotated[float, typer.Option(help="Minutes between checkpoints.")]
 Precision = Annotated[Literal["no", "fp16", "bf16"], typer.Option()]

@@ -11,7 +11,8 @@ from the entropy model (:mod:`genaccel.codec.completion`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +43,15 @@ class DecodedPrefix(NamedTuple):
     index_maps: IndexMaps
     num_slices: int
     slice_ends: list[int]
+
+
+class SliceTables(NamedTuple):
+    """What the range coder takes of one slice: int32 symbols ``[N]`` of its coded tokens, and a row of a table for each."""
+
+    groups: NDArray[np.int32]
+    group_tables: NDArray[np.int32]  # [N, K / M + 1]
+    members: NDArray[np.int32]
+    member_tables: NDArray[np.int32]  # [N, M + 1]
 
 
 def group_size_of(codebook_size: int) -> int:
@@ -114,7 +124,7 @@ class EntropyIndexCoder:
             )
         return num_slices
 
-    def _coded(self, grid: WindowGrid) -> list[Tensor | None]:
+    def coded_tokens(self, grid: WindowGrid) -> list[Tensor | None]:
         """For each slice which tokens of all windows are coded, bool ``[W, n]``: those inside; None: all."""
         model = self._model
         inside = ~grid.padded().to(model.embedding.device)
@@ -156,7 +166,7 @@ class EntropyIndexCoder:
                 so many slices.
         """
         model, size = self._model, self._group_size
-        last = self._require_slices(num_slices)
+        self._require_slices(num_slices)
         grid, windows = self._windows(index_maps)
         in_order = windows[:, model.by_slice]
         groups, members = in_order // size, in_order % size
@@ -166,16 +176,49 @@ class EntropyIndexCoder:
             logits = model(windows[chunk], in_slice_order=True)
             tables.append((self._group_tables(logits), self._member_tables(logits, groups[chunk])))
         group_tables, member_tables = (torch.cat(parts) for parts in zip(*tables, strict=True))
-        encoder = _coder.RansEncoder(lanes=1)
         starts = model.slice_order.slice_starts
-        for t, coded in enumerate(self._coded(grid)[:last]):
-            tokens = slice(starts[t], starts[t + 1])
-            for symbols, rows in ((groups, group_tables), (members, member_tables)):
-                encoder.push_cdfs(
-                    _int32(_kept(symbols[:, tokens], coded)),
-                    _int32(_kept(rows[:, tokens], coded)),
-                    PRECISION,
+        whole = (groups, group_tables, members, member_tables)
+        return self.encode_tables(
+            (
+                SliceTables(
+                    *(_int32(_kept(part[:, starts[t] : starts[t + 1]], coded)) for part in whole)
                 )
+                for t, coded in enumerate(self.coded_tokens(grid))
+            ),
+            num_slices,
+        )
+
+    def tables_of_slice(self, logits: Tensor, indices: Tensor, coded: Tensor | None) -> SliceTables:
+        """What codes a slice.
+
+        Args:
+            logits: int32 ``[W, n, K]``, of the model's ``step``.
+            indices: int64 ``[W, n]``.
+            coded: Of :meth:`coded_tokens`.
+        """
+        rows, chosen = _kept(logits, coded), _kept(indices, coded)
+        groups, members = chosen // self._group_size, chosen % self._group_size
+        return SliceTables(
+            _int32(groups),
+            _int32(self._group_tables(rows)),
+            _int32(members),
+            _int32(self._member_tables(rows, groups)),
+        )
+
+    def encode_tables(self, slices: Iterable[SliceTables], num_slices: int | None = None) -> bytes:
+        """What :meth:`encode` gives for indices whose tables are known, in the order of the slices.
+
+        Args:
+            slices: Of the whole image.
+            num_slices: How many of them to code; None: all.
+
+        Raises:
+            OptionError: If there are not so many slices.
+        """
+        encoder = _coder.RansEncoder(lanes=1)
+        for part in islice(slices, self._require_slices(num_slices)):
+            encoder.push_cdfs(part.groups, part.group_tables, PRECISION)
+            encoder.push_cdfs(part.members, part.member_tables, PRECISION)
         return encoder.finish()
 
     def _read(self, decoder: _coder.RansDecoder, logits: Tensor) -> Tensor:
@@ -241,7 +284,7 @@ class EntropyIndexCoder:
         ends: list[int] = []
         try:
             decoder = _coder.RansDecoder(payload[: len(payload) & ~1] if truncated else payload)
-            for t, coded in enumerate(self._coded(grid)):
+            for t, coded in enumerate(self.coded_tokens(grid)):
                 predicted = model.step(state, previous)  # [W, n, K]
                 if len(ends) == t and t < wanted:
                     try:

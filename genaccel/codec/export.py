@@ -27,11 +27,12 @@ from genaccel.codec.rate_distortion_model import (
     RateDistortionModel,
     window_grid,
 )
-from genaccel.codec.trained_networks import ENTROPY_FOLDER, load_run
+from genaccel.codec.trained_networks import ENTROPY_FOLDER, load_run, load_scales
 from genaccel.codec.windows import PADDING_INDEX
 from genaccel.data.image_files import find_images, read_rgb
-from genaccel.models.integer_export import quantize
+from genaccel.models.integer_export import integer_model_of, quantize
 from genaccel.models.masked_entropy_model import MaskedEntropyModel
+from genaccel.models.quantization_aware import QuantizationAwareEntropyModel
 from genaccel.training.run_folder import RunFolder
 
 # Windows that set the scales of the integer entropy model, of so many of each image.
@@ -58,7 +59,8 @@ def export_model(
 ) -> ExportReport:
     """Write the averaged weights of a run's last checkpoint, with index tables measured on images of ``data``.
 
-    A codec that stage ``entropy`` found with measured tables keeps them.
+    A codec that stage ``entropy`` found with measured tables keeps them. A quantisation-aware run has chosen the
+    grids of the integer entropy model; for any other, windows of the images choose them.
 
     Args:
         run: Folder of a run of ``genaccel train codec``, ``entropy`` or ``joint``; it may still be running.
@@ -78,6 +80,7 @@ def export_model(
     if max_images < 1:
         raise ValueError(f"max_images must be at least 1, got {max_images}")
     model, entropy_model = load_run(run)
+    scales = load_scales(run)
     # The weights that count are the stored ones: measure with them, not with their fp32 originals.
     model.half().float()
     networks = None
@@ -87,14 +90,15 @@ def export_model(
         ) in entropy_model.parameters():  # its buffers are not stored: they stay as they are
             weight.data = weight.data.to(entropy_dtype).float()
         networks = RateDistortionModel(model, entropy_model).eval()
+        networks.scales = scales
     elif (Path(out) / ENTROPY_FOLDER).exists():
         raise ValueError(f"{out} has an entropy model, and {run} has none: choose another folder")
     codec = ImageCodec(model)
     paths = find_images(data)
     step = -(-len(paths) // max_images) or 1
-    scales = len(model.params.strides)
-    counts = torch.zeros(scales, model.params.codebook_size, dtype=torch.int64)
-    predicted = torch.zeros(scales, dtype=torch.float64)
+    num_scales = len(model.params.strides)
+    counts = torch.zeros(num_scales, model.params.codebook_size, dtype=torch.int64)
+    predicted = torch.zeros(num_scales, dtype=torch.float64)
     windows: list[Tensor] = []
     for path in tqdm(paths[::step], desc="measuring index tables", unit="image", disable=None):
         try:
@@ -114,9 +118,15 @@ def export_model(
     model.save_pretrained(out)
     if entropy_model is not None:
         entropy_model.save_pretrained(Path(out) / ENTROPY_FOLDER, dtype=entropy_dtype)
-        chosen = torch.cat(windows)
-        chosen = chosen[:: -(-len(chosen) // _CALIBRATION_WINDOWS)]
-        integers = quantize(entropy_model, model.quantize.codebook.detach(), chosen)
+        codebook = model.quantize.codebook.detach()
+        if scales is None:
+            chosen = torch.cat(windows)
+            chosen = chosen[:: -(-len(chosen) // _CALIBRATION_WINDOWS)]
+            integers = quantize(entropy_model, codebook, chosen)
+        else:
+            integers = integer_model_of(
+                QuantizationAwareEntropyModel(entropy_model, scales), codebook
+            )
         integers.save_pretrained(Path(out) / INTEGER_ENTROPY_FOLDER)
     tokens = counts.sum(1)
     return ExportReport(

@@ -29,7 +29,7 @@ from genaccel.codec.entropy_index_coder import DecodedPrefix, EntropyIndexCoder,
 from genaccel.codec.index_coder import IndexCoder
 from genaccel.codec.limits import CodecLimits
 from genaccel.codec.rate_control import LARGEST_RDO, largest_within
-from genaccel.codec.rate_distortion_quantizer import choose_indices
+from genaccel.codec.rate_distortion_quantizer import ChosenIndices, choose_indices
 from genaccel.codec.tiling import Tiling, decode_tiles, encode_tiles, feature_tiles
 from genaccel.errors import (
     BitstreamError,
@@ -267,20 +267,31 @@ class ImageCodec:
         if not rdo:
             maps = encode_tiles(self.model, padded, self.tiling)
             return [index_map.numpy() for index_map in maps]
-        coder = self._require_entropy_coder("rdo")
+        return self._choose(self._require_entropy_coder("rdo"), padded, rdo).index_maps
+
+    @torch.inference_mode()
+    def _choose(self, coder: EntropyIndexCoder, padded: Tensor, rdo: float) -> ChosenIndices:
         features = feature_tiles(self.model, padded, self.tiling)
         return choose_indices(coder, features, self.model.quantize.codebook, rdo)
 
     def _file(
-        self, image: NDArray[np.uint8], index_maps: IndexMaps, num_slices: int | None, version: int
+        self,
+        image: NDArray[np.uint8],
+        indices: IndexMaps | ChosenIndices,
+        num_slices: int | None,
+        version: int,
     ) -> bytes:
         if version == STATIC_VERSION:
-            payload = self._index_coder.encode(index_maps)
+            assert not isinstance(indices, ChosenIndices)
+            payload = self._index_coder.encode(indices)
         else:
             coder = self._require_entropy_coder("num_slices")
             if num_slices == coder.num_slices:
                 num_slices = None
-            payload = coder.encode(index_maps, num_slices)
+            if isinstance(indices, ChosenIndices):
+                payload = coder.encode_tables(indices.tables, num_slices)
+            else:
+                payload = coder.encode(indices, num_slices)
         return Bitstream(
             width=image.shape[1],
             height=image.shape[0],
@@ -314,9 +325,14 @@ class ImageCodec:
         static = options.static_tables or self._entropy_coder is None
         if static and options.num_slices is not None:
             self._require_entropy_coder("num_slices")
-        index_maps = self.encode_indices(image, options.rdo)
+        indices: IndexMaps | ChosenIndices
+        if options.rdo:
+            coder = self._require_entropy_coder("rdo")
+            indices = self._choose(coder, self._padded_image(image), options.rdo)
+        else:
+            indices = self.encode_indices(image)
         version = STATIC_VERSION if static else ENTROPY_VERSION
-        return self._file(image, index_maps, options.num_slices, version)
+        return self._file(image, indices, options.num_slices, version)
 
     @torch.inference_mode()
     def encode_within(
@@ -345,7 +361,7 @@ class ImageCodec:
             raise ValueError("options must have bits_per_pixel or target_bytes")
         features = feature_tiles(self.model, padded, self.tiling)
         codebook = self.model.quantize.codebook
-        chosen: dict[float, IndexMaps] = {}
+        chosen: dict[float, ChosenIndices] = {}
 
         def make(rdo: float, num_slices: int | None) -> bytes:
             if rdo not in chosen:

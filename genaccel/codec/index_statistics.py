@@ -69,7 +69,7 @@ def predicted_bits(
     batches = []
     for some in indices.split(_WINDOWS_PER_BATCH):
         code_vectors = networks.autoencoder.quantize.codebook[some.to(device)]  # [B, L, C]
-        batches.append(code_length_bits(networks.entropy_model(code_vectors), some.to(device)))
+        batches.append(code_length_bits(networks.logits(code_vectors), some.to(device)))
     bits = grid.merge(torch.cat(batches).cpu().double().unsqueeze(2))
     return torch.stack([m.sum() for m in bits])
 

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from genaccel.codec.distortion import Distortion
@@ -19,13 +20,20 @@ from genaccel.codec.stage_config import CropConfig, EntropyTrainingConfig, Joint
 from genaccel.data.image_folder import RandomCropDataset
 from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.masked_entropy_model import MaskedEntropyModel
+from genaccel.models.quantization_aware import ModelScales
 from genaccel.training.adversary import Adversary
 from genaccel.training.loop import LoopConfig, TrainingLoop
 from genaccel.training.run_folder import RunFolder
 
+# Name of the grids of the entropy model's activations in the checkpoint of a quantisation-aware run.
+SCALES_KEY = "activation_scales"
+# Steps between calibrations of those grids, each of which costs about as much as half a step. A new model's
+# activations grow tenfold in the first tens of steps, and what a grid clips has no gradient.
+_CALIBRATE_EVERY = 10
+
 
 class _StageTraining(TrainingLoop):
-    """What both stages share: the networks, the crops, and how the rate is reported."""
+    """What both stages share: the networks, the crops, the rounding, and how the rate is reported."""
 
     def __init__(
         self,
@@ -43,11 +51,15 @@ class _StageTraining(TrainingLoop):
             raise ValueError(
                 f"crop_size must be a multiple of {params.alignment}, got {crops.crop_size}"
             )
+        training = asdict(config)
+        self._quantization_aware = training.pop("quantization_aware")
         options = {
             "stage": stage,
             "autoencoder": params.to_dict(),
             "entropy_model": model.entropy_model.params.to_dict(),
-            "training": asdict(config),
+            "training": training,
+            # Not in "training", which runs of former versions have without it.
+            "quantization_aware": self._quantization_aware,
         }
         # channels_last: the layout in which both oneDNN and cuDNN run convolutions without reordering.
         model.train().to(memory_format=torch.channels_last)
@@ -58,6 +70,29 @@ class _StageTraining(TrainingLoop):
         """Crops ``[B, 3, S, S]`` in [-1, 1]."""
         crops = torch.stack([self.dataset[n] for n in numbers])
         return crops.to(self.accelerator.device, memory_format=torch.channels_last)
+
+    def _calibrate(self, batch: Tensor) -> None:
+        """Choose the grids of a quantisation-aware run by a batch ``[B, 3, S, S]``, where that is due."""
+        if self._quantization_aware and self.step % _CALIBRATE_EVERY == 0:
+            model: RateDistortionModel = self.plain_model()
+            model.calibrate(batch)
+            # Of all processes' grids those of the first, which writes the checkpoint.
+            (model.scales,) = broadcast_object_list([model.scales])
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        scales = self.plain_model().scales
+        return super().state() | ({} if scales is None else {SCALES_KEY: asdict(scales)})
+
+    def _resume(self) -> None:
+        super()._resume()
+        scales = self.run.load().get(SCALES_KEY)
+        if self._quantization_aware and scales is None:
+            raise ValueError(
+                f"{self.run.path} holds a run that is not quantisation-aware; "
+                "use the same options to resume it, or another folder"
+            )
+        self.plain_model().scales = None if scales is None else ModelScales.from_dict(scales)
 
 
 def _crops(data: str | os.PathLike[str], crops: CropConfig, seed: int) -> RandomCropDataset:
@@ -115,6 +150,7 @@ class EntropyTraining(_StageTraining):
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """See :class:`TrainingLoop`."""
+        self._calibrate(batch)
         output = self.model(batch, temperature=self.entropy_config.temperature, reconstruct=False)
         return _per_pixel(output.rate, batch)
 
@@ -171,6 +207,7 @@ class JointTraining(_StageTraining):
     def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """See :class:`TrainingLoop`."""
         config = self.joint_config
+        self._calibrate(batch)
         output, rate = self.model(batch, temperature=self.temperature)
         distortion, parts = self.distortion(output, batch)
         bits_per_pixel, rate_parts = _per_pixel(rate, batch)

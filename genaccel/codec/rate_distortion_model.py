@@ -29,6 +29,7 @@ from genaccel.models.masked_entropy_model import (
     MaskedEntropyParams,
     code_length_bits,
 )
+from genaccel.models.quantization_aware import ModelScales, QuantizationAwareEntropyModel
 
 
 class Rate(NamedTuple):
@@ -80,6 +81,10 @@ class RateDistortionModel(nn.Module):
         autoencoder: Whose indices are coded.
         entropy_model: Predicts them.
 
+    Attributes:
+        scales: Grids of the entropy model's activations, set by :meth:`calibrate`. With them the rate is that of its
+            integer form, and what learns from it learns for the rounding; with None nothing is rounded.
+
     Raises:
         ValueError: If codebooks or numbers of scales differ.
     """
@@ -96,6 +101,7 @@ class RateDistortionModel(nn.Module):
             )
         self.autoencoder = autoencoder
         self.entropy_model = entropy_model
+        self.scales: ModelScales | None = None
         autoencoder.quantize.embedding.requires_grad_(False)
 
     def forward(
@@ -120,6 +126,32 @@ class RateDistortionModel(nn.Module):
             None, self.rate(features, code_vectors, temperature=temperature)
         )
 
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """Choose the grids of the entropy model's activations for images ``[B, 3, H, W]``, as of :meth:`forward`."""
+        features = self.autoencoder.features(x)
+        values = [self.autoencoder.quantize(feature).values for feature in features]
+        _, windows = self._windows(values)
+        self.scales = QuantizationAwareEntropyModel(self.entropy_model, windows).scales
+
+    def logits(self, windows: Tensor) -> Tensor:
+        """Logits ``[B, L, K]`` for code vectors ``[B, L, C]`` of windows, as the rate is computed with."""
+        if self.scales is None:
+            predicted: Tensor = self.entropy_model(windows)
+            return predicted
+        # Made anew, and no child: the state of this module would hold all parameters twice.
+        aware: Tensor = QuantizationAwareEntropyModel(self.entropy_model, self.scales)(windows)
+        return aware
+
+    def _windows(self, code_vectors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Which tokens are coded, bool ``[B * windows, L]``, and the windows ``[B * windows, L, C]`` of code words."""
+        grid = window_grid(self.entropy_model, code_vectors)
+        windows = grid.cut(code_vectors)
+        coded = ~grid.padded().to(windows.device)  # [windows, L]
+        coded = coded.repeat(len(windows) // grid.num_windows, 1)
+        padding = self.autoencoder.quantize.codebook.detach()[PADDING_INDEX].to(windows.dtype)
+        return coded, torch.where(coded.unsqueeze(2), windows, padding)
+
     def rate(
         self,
         features: Sequence[Tensor],
@@ -136,14 +168,9 @@ class RateDistortionModel(nn.Module):
                 leaves the path through the context only.
         """
         grid = window_grid(self.entropy_model, features)
-        coded = ~grid.padded().to(features[0].device)  # [windows, L]
         codebook = self.autoencoder.quantize.codebook.detach()  # [K, C]
-        windows = grid.cut(code_vectors)  # [B * windows, L, C]
-        coded = coded.repeat(len(windows) // grid.num_windows, 1)
-        padding = codebook[PADDING_INDEX].to(windows.dtype)
-        logits = self.entropy_model(torch.where(coded.unsqueeze(2), windows, padding))[
-            coded
-        ]  # [N, K]
+        coded, windows = self._windows(code_vectors)
+        logits = self.logits(windows)[coded]  # [N, K]
         # In fp32 under autocast too, as in the quantiser: 8 bits of mantissa do not tell code words apart.
         rows = functional.normalize(grid.cut([f.float() for f in features])[coded], dim=1)  # [N, C]
         if temperature is None:

@@ -2,23 +2,37 @@
 """Indices chosen for what they cost in bits too, not for distance alone.
 
 The encoder runs the entropy model slice by slice, as a decoder does, and takes for each feature the code word with
-the least ``squared distance + mu * bits``. The decoder is not concerned: it reads indices, however they were chosen.
+the least ``squared distance + mu * bits``. It keeps the tables that it made for this, and codes the indices with them:
+the model runs once. The decoder is not concerned: it reads indices, however they were chosen.
 So all of this is floating point, and need not be the same on two machines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from genaccel.codec.entropy_index_coder import EntropyIndexCoder, IndexMaps
+from genaccel.codec.entropy_index_coder import EntropyIndexCoder, IndexMaps, SliceTables
 from genaccel.codec.windows import PADDING_INDEX
 
 # Distances and bits of so many tokens at once: 4 MB each for 1024 code words.
 _ROWS_AT_ONCE = 1024
+
+
+class ChosenIndices(NamedTuple):
+    """Indices, and what codes them.
+
+    Attributes:
+        index_maps: int32 ``[h, w]`` per scale, coarse to fine.
+        tables: Of each slice, for :meth:`EntropyIndexCoder.encode_tables`.
+    """
+
+    index_maps: IndexMaps
+    tables: list[SliceTables]
 
 
 def _cheapest(
@@ -42,7 +56,7 @@ def choose_indices(
     features: Sequence[Tensor],
     codebook: Tensor,
     mu: float,
-) -> IndexMaps:
+) -> ChosenIndices:
     """Index maps with the least sum of squared distances and ``mu`` times bits, slice by slice.
 
     Greedy: what an index means for the slices after it is not weighed.
@@ -53,9 +67,6 @@ def choose_indices(
         codebook: Unit vectors ``[K, C]``.
         mu: Price of a bit; 0 gives the nearest code words.
 
-    Returns:
-        int32 ``[h, w]`` per scale.
-
     Raises:
         ValueError: If the maps do not fit the model's windows.
     """
@@ -65,11 +76,11 @@ def choose_indices(
     windows = grid.cut([f.to(device).float()[None] for f in features])  # [W, L, C]
     windows = functional.normalize(windows, dim=2)
     words = codebook.to(device).float()
-    padded = grid.padded().to(device)
     state = model.begin(grid.num_windows)
     previous: Tensor | None = None
-    slices = []
-    for t in range(coder.num_slices):
+    slices: list[Tensor] = []
+    tables: list[SliceTables] = []
+    for t, coded in enumerate(coder.coded_tokens(grid)):
         tokens = model.tokens_of_slice(t)
         logits = model.step(state, previous)  # [W, n, K]
         indices = _cheapest(
@@ -80,7 +91,9 @@ def choose_indices(
             model.params.fraction_bits,
         )
         previous = indices.view(logits.shape[:2])
-        previous = previous.masked_fill(padded[:, tokens], PADDING_INDEX)
+        if coded is not None:
+            previous = previous.masked_fill(~coded, PADDING_INDEX)
         slices.append(previous)
+        tables.append(coder.tables_of_slice(logits, previous, coded))
     ordered = torch.cat(slices, dim=1)[:, model.from_slice]
-    return [m[0].cpu().int().numpy() for m in grid.merge(ordered)]
+    return ChosenIndices([m[0].cpu().int().numpy() for m in grid.merge(ordered)], tables)

@@ -71,10 +71,12 @@ class EntropyTrainingConfig:
     Args:
         crops: What is trained on.
         temperature: Of the relaxed targets, above 0; None trains on hard indices.
+        quantization_aware: Whether the rate is that of the entropy model rounded to the grids of its integer form.
     """
 
     crops: CropConfig = field(default_factory=CropConfig)
     temperature: float | None = _SHARP_TEMPERATURE
+    quantization_aware: bool = False
 
     def __post_init__(self) -> None:
         _require_temperature(self.temperature)
@@ -92,6 +94,7 @@ class JointTrainingConfig:
         distortion: Weights of the autoencoder's own loss.
         adversarial_weight: Of the discriminator's verdict; 0 for none. The authors' is 0.1.
         adversarial_start_step: Steps before the discriminator is trained and joins the loss.
+        quantization_aware: As of :class:`EntropyTrainingConfig`.
     """
 
     crops: CropConfig = field(default_factory=CropConfig)
@@ -101,6 +104,7 @@ class JointTrainingConfig:
     distortion: DistortionWeights = field(default_factory=DistortionWeights)
     adversarial_weight: float = 0.0
     adversarial_start_step: int = 25_000
+    quantization_aware: bool = False
 
     def __post_init__(self) -> None:
         for name in ("rate_weight", "adversarial_weight", "adversarial_start_step"):

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from genaccel import zoo
+from genaccel.codec.joint_training import SCALES_KEY
 from genaccel.codec.rate_distortion_model import RateDistortionModel
 from genaccel.codec.training import load_trained
 from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
 from genaccel.models.masked_entropy_model import MaskedEntropyModel, MaskedEntropyParams
+from genaccel.models.quantization_aware import ModelScales
 from genaccel.training.loop import averaged_weights
 from genaccel.training.run_folder import CONFIG_NAME, RunFolder
 
@@ -68,3 +70,13 @@ def load_run(path: str | os.PathLike[str]) -> TrainedNetworks:
     )
     averaged = averaged_weights(run, model)
     return TrainedNetworks(averaged.autoencoder, averaged.entropy_model)
+
+
+def load_scales(path: str | os.PathLike[str]) -> ModelScales | None:
+    """Grids of the entropy model's activations that a quantisation-aware run has chosen; None of any other run.
+
+    Raises:
+        FileNotFoundError: If ``path`` holds no checkpoint.
+    """
+    scales = RunFolder(path).load().get(SCALES_KEY)
+    return None if scales is None else ModelScales.from_dict(scales)

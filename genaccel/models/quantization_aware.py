@@ -8,7 +8,7 @@ straight-through gradients (arXiv 1308.3432), so that training adapts to the rou
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +67,11 @@ class ModelScales:
     output_input: float = 1.0
     largest_residual: float = 1.0
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelScales:
+        """Build from what ``dataclasses.asdict`` makes of one; unknown names raise TypeError."""
+        return cls(**{**values, "blocks": [BlockScales(**block) for block in values["blocks"]]})
+
 
 def best_scale(samples: Tensor) -> float:
     """Scale of an int8 grid for these values, of several clippings the one of least squared error.
@@ -119,7 +124,8 @@ class QuantizationAwareEntropyModel(nn.Module):
 
     Args:
         model: Trained in floating point.
-        codes: Code vectors ``[B, L, C]`` of some windows, to calibrate the grids of the activations.
+        calibration: Code vectors ``[B, L, C]`` of some windows, to choose the grids of the activations; or the
+            grids, where they are known.
 
     Example:
         >>> from genaccel.models.masked_entropy_model import PRESETS
@@ -129,13 +135,15 @@ class QuantizationAwareEntropyModel(nn.Module):
         torch.Size([1, 336, 1024])
     """
 
-    def __init__(self, model: MaskedEntropyModel, codes: Tensor) -> None:
+    def __init__(self, model: MaskedEntropyModel, calibration: Tensor | ModelScales) -> None:
         super().__init__()
         self.model = model
         self.train(model.training)
-        self.scales = ModelScales(blocks=[])
         self._samples: dict[tuple[int, str], Tensor] | None = None
-        self.calibrate(codes)
+        if isinstance(calibration, ModelScales):
+            self.scales = calibration
+        else:
+            self.calibrate(calibration)
 
     @contextmanager
     def _observing(self) -> Iterator[dict[tuple[int, str], Tensor]]:
@@ -203,7 +211,11 @@ class QuantizationAwareEntropyModel(nn.Module):
         folded = weight if gain is None else weight * gain
         if self._samples is not None:
             return functional.linear(x, folded)
-        return functional.linear(x, on_grid(folded, weight_scale(folded), lowest=-_INT8))
+        # No weight is clipped, so the gradient is that of the weight; through the grid's units it would vanish
+        # where all weights of an output are zero, as those of the output layer are to begin with.
+        exact = folded.detach()
+        rounded = on_grid(exact, weight_scale(exact), lowest=-_INT8)
+        return functional.linear(x, folded + (rounded - exact))
 
     def _attention(self, number: int, block: Block, x: Tensor) -> Tensor:
         model, attention = self.model, block.attention
@@ -244,6 +256,11 @@ class QuantizationAwareEntropyModel(nn.Module):
         Returns:
             ``[B, L, K]``; differentiable with respect to the code vectors and all parameters.
         """
+        # Half precision is coarser than some of the grids: autocast ends here.
+        with torch.autocast(codes.device.type, enabled=False):
+            return self._logits(codes.to(self.model.start_token.dtype))
+
+    def _logits(self, codes: Tensor) -> Tensor:
         model = self.model
         probability = model.params.dropout if self.training else 0.0
         x = functional.dropout(model.queries(codes), probability)

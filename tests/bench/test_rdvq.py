@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from bench.rdvq_codecs import (
     HALF,
+    WITH_RDO,
     HalfSize,
     anchor_points,
     classical_codec,
@@ -16,7 +17,15 @@ from bench.rdvq_codecs import (
     models_of,
     our_points,
 )
-from bench.rdvq_curves import anchor_front, comparisons, plot, quality_at, rate_at
+from bench.rdvq_curves import (
+    anchor_front,
+    comparisons,
+    our_front,
+    pareto_front,
+    plot,
+    quality_at,
+    rate_at,
+)
 from genaccel import zoo
 from genaccel.eval.bjontegaard_delta import Curve
 from genaccel.eval.results import Metric
@@ -84,6 +93,57 @@ def test_the_front_takes_the_better_of_full_and_half_size():
         {"AVIF": points((0.1, 2), (0.1, 1), (0.2, 0.5), key="distance")}, "AVIF", DISTANCE
     )
     assert lower.qualities == [1, 0.5]
+
+
+@pytest.mark.parametrize("metric", [QUALITY, DISTANCE])
+def test_no_point_of_a_front_is_beaten_by_any_other(metric):
+    sign = 1 if metric.higher_is_better else -1
+    random = np.random.default_rng(0)
+    pairs = [(r, sign * q) for r, q in random.integers(1, 12, (40, 2))]  # with equal ones
+    front = pareto_front(points(*pairs, key=metric.key), metric)
+    kept = list(zip(front.rates, front.qualities, strict=True))
+    assert kept == sorted(set(kept))
+    for rate, quality in pairs:
+        better = [k for k in kept if k[0] <= rate and sign * k[1] >= sign * quality]
+        assert better, "a point neither on the front nor beaten by it"
+        assert ((rate, quality) in kept) == (better == [(rate, quality)])
+    assert pareto_front([], metric).rates == []
+
+
+def test_a_front_of_ours_is_of_all_settings_and_has_a_bd_rate():
+    codecs = {
+        "AVIF": points((0.1, 20), (0.2, 30), (0.4, 40), (0.8, 50)),
+        "genaccel": points((0.1, 30), (0.21, 35), (0.4, 50)),
+        # One is beaten by a plain point, which alone would leave the codec without a BD-rate.
+        "genaccel" + WITH_RDO: points((0.05, 20), (0.2, 40), (0.3, 33)),
+    }
+    front = our_front(codecs, "genaccel", QUALITY)
+    assert list(zip(front.rates, front.qualities, strict=True)) == [
+        (0.05, 20),
+        (0.1, 30),
+        (0.2, 40),
+        (0.4, 50),
+    ]
+    whole, *alone = comparisons(codecs, ["genaccel", "genaccel" + WITH_RDO], [QUALITY])
+    assert (whole["codec"], whole["bits_per_pixel"]) == ("genaccel", "0.050 to 0.400")
+    assert whole["bd_rate"] == pytest.approx(-0.5)
+    assert "100% of the anchor" in whole["note"]
+    # Each model without RDO keeps its ratio, and the points with RDO have no rows of their own.
+    assert [row["bits_per_pixel"] for row in alone] == ["0.100", "0.210", "0.400"]
+    assert alone[0]["rate_ratio_at_equal_quality"] == pytest.approx(0.5)
+
+
+def test_a_front_that_overlaps_little_or_is_short_says_why_it_has_no_bd_rate():
+    codecs = {
+        "AVIF": points((0.1, 20), (0.2, 30), (0.4, 40), (0.8, 80)),
+        "outside": points((0.01, -90), (0.02, 10), (0.06, 22), (0.07, 25), (0.08, 28)),
+        "falls": points((0.1, 30), (0.2, 31), (0.3, 20), (0.4, 19)),
+    }
+    outside, falls = comparisons(codecs, ["outside", "falls"], [QUALITY])
+    assert outside["bd_rate"] is None
+    assert "less than 50%" in outside["note"]
+    assert falls["bd_rate"] is None
+    assert "at least 4 points, got 2" in falls["note"]
 
 
 def test_interpolation_is_in_the_logarithm_of_the_rate():

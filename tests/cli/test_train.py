@@ -7,6 +7,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from genaccel.cli.train import app
+from genaccel.codec.image_codec import ImageCodec
 from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.masked_entropy_model import MaskedEntropyModel
 
@@ -39,6 +40,35 @@ def test_two_steps_make_a_model_that_loads(photographs, tmp_path):
     assert exported.exit_code == 0, exported.output
     first = Autoencoder.from_pretrained(run / "model")
     assert Autoencoder.from_pretrained(tmp_path / "again").digest() == first.digest()
+
+
+def test_quantisation_aware_training_is_an_option_of_two_stages(photographs, tmp_path):
+    common = ["--data", photographs, "--cpu", "--batch-size", 1, "--crop-size", 32]
+    common += ["--warmup-steps", 3]
+    aware = ["--quantization-aware", "--steps", 2]
+
+    def invoke(*arguments):
+        result = CliRunner().invoke(app, list(map(str, arguments)))
+        assert result.exit_code == 0, result.output
+
+    plain = ["--perceptual-net", "none"]
+    runs = {name: tmp_path / name for name in ("tokenizer", "entropy", "joint")}
+    invoke("codec", *common, *plain, "--steps", 1, "--out", runs["tokenizer"])
+    invoke("entropy", *common, *aware, "--start", runs["tokenizer"], "--out", runs["entropy"])
+    invoke("joint", *common, *aware, *plain, "--start", runs["entropy"], "--out", runs["joint"])
+    for name, run in runs.items():
+        options = json.loads((run / "training.json").read_text())
+        assert options["warmup_steps"] == 3
+        if name != "tokenizer":
+            assert options["quantization_aware"] is True
+            codec = ImageCodec.from_pretrained(run / "model")
+            assert codec.entropy_model is not None
+            image = np.full((40, 50, 3), 99, np.uint8)
+            assert codec.decode(codec.encode(image)).shape == image.shape
+    again = ["--start", runs["tokenizer"], "--out", runs["entropy"], "--steps", 2]
+    result = CliRunner().invoke(app, ["entropy", *map(str, [*common, *again])])
+    assert result.exit_code == 2
+    assert "quantization_aware: True -> False" in " ".join(result.output.replace("│", " ").split())
 
 
 def test_four_commands_make_a_codec_with_an_entropy_model(photographs, tmp_path):

@@ -2,7 +2,7 @@
 """A short training run, for ``torchrun``: DATA RUN. Started by test_distributed_training.py."""
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 from test_training import TINY
@@ -49,6 +49,7 @@ joint = JointTraining(
         distortion=DistortionWeights(perceptual_net="none"),
         adversarial_weight=0.1,
         adversarial_start_step=1,
+        quantization_aware=True,
     ),
     LoopConfig(steps=4, batch_size=1, warmup_steps=2),
     data=sys.argv[1],
@@ -62,6 +63,8 @@ networks = [joint.plain_model().state_dict(), joint.adversary.state_dict()["netw
 tensors = [
     t for state in networks for n, t in state.items() if "running" not in n and "num" not in n
 ]
+scales = joint.plain_model().scales  # chosen by crops that only one process has
+tensors.append(torch.tensor([scales.output_input, *asdict(scales.blocks[0]).values()]))
 weights = torch.cat([t.detach().flatten().float() for t in tensors])
 everyone = joint.accelerator.gather(weights[None])
 assert torch.equal(everyone[0], everyone[1]), "ranks ended the joint stage with different weights"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The stages entropy and joint at tiny size: what learns, what stays, resume, and the exported folder."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +16,10 @@ from genaccel.codec.image_codec import ImageCodec
 from genaccel.codec.index_statistics import has_index_cdfs
 from genaccel.codec.joint_training import EntropyTraining, JointTraining
 from genaccel.codec.stage_config import CropConfig, EntropyTrainingConfig, JointTrainingConfig
-from genaccel.codec.trained_networks import load_networks
+from genaccel.codec.trained_networks import load_networks, load_scales
+from genaccel.models.integer_export import integer_model_of
 from genaccel.models.masked_entropy_model import MaskedEntropyModel
+from genaccel.models.quantization_aware import QuantizationAwareEntropyModel
 from genaccel.training.loop import LoopConfig
 
 LOOP = LoopConfig(steps=6, batch_size=2, learning_rate=1e-3, warmup_steps=2, log_every=2)
@@ -191,3 +194,114 @@ def test_crops_that_do_not_fit_are_refused(entropy_training, tmp_path):
     config = EntropyTrainingConfig(crops=CropConfig(crop_size=40))
     with pytest.raises(ValueError, match="crop_size must be a multiple of 16"):
         entropy_training(tmp_path, config=config)
+
+
+AWARE_ENTROPY = replace(ENTROPY, quantization_aware=True)
+AWARE_JOINT = replace(JOINT, quantization_aware=True)
+
+
+@pytest.fixture(params=["entropy", "joint"])
+def either_stage(request, entropy_training, joint_training):
+    """Makes a training of one stage, quantisation-aware or not."""
+
+    def make(run, aware, loop=LOOP):
+        if request.param == "entropy":
+            return entropy_training(run, loop, AWARE_ENTROPY if aware else ENTROPY)
+        return joint_training(run, AWARE_JOINT if aware else JOINT, loop)
+
+    return make
+
+
+def loss_of(training, batch):
+    return float(training.loss(batch, torch.Generator())[1]["hard_bits_per_token"].detach())
+
+
+@pytest.mark.parametrize("aware", [False, True])
+def test_quantisation_aware_training_sees_rounded_weights_and_activations(
+    either_stage, aware, tmp_path
+):
+    training = either_stage(tmp_path, aware)
+    training._update()  # the first step calibrates
+    model = training.plain_model().eval()
+    assert (model.scales is not None) == aware
+    batch = training.batch(range(100, 102))
+    weight = model.entropy_model.transformer.output.weight
+    with torch.no_grad():  # one large weight an output: beside it all others are rounded to zero
+        weight.normal_(std=1e-3)
+        weight[:, 0] = 10.0
+        before = loss_of(training, batch)
+        weight[:, 1:] *= 2
+    assert (loss_of(training, batch) == before) == aware
+    if aware:  # a grid so coarse that all activations are rounded to zero: all indices are alike
+        with torch.no_grad():
+            weight.normal_(std=1.0)
+        assert loss_of(training, batch) != pytest.approx(5, abs=0.01)
+        model.scales.output_input = 100.0
+        assert loss_of(training, batch) == pytest.approx(5, abs=1e-5)
+
+
+def test_a_new_model_learns_quantisation_aware(entropy_training, tmp_path):
+    """From an output layer of zeros, and activations that grow out of their first grids."""
+    loop = replace(LOOP, steps=60, batch_size=4, learning_rate=1e-2)
+    training = entropy_training(tmp_path, loop, AWARE_ENTROPY)
+    before = loss_of(training, training.batch(range(100, 116)))
+    training.train()
+    assert loss_of(training, training.batch(range(100, 116))) < 0.9 * before
+
+
+def test_a_quantisation_aware_run_resumes_exactly_and_exports_its_grids(
+    either_stage, data, tmp_path
+):
+    loop = replace(LOOP, steps=13, learning_rate=1e-2)  # it calibrates again before its end
+    whole = either_stage(tmp_path / "whole", True, loop)
+    whole.train()
+    run = tmp_path / "parts"
+    parts = either_stage(run, True, loop)
+    for _ in range(4):
+        parts._update()
+    parts.save()
+    first = load_scales(run)
+    resumed = either_stage(run, True, loop)
+    assert resumed.plain_model().scales == first
+    resumed.train()
+    assert_same(resumed.state(), whole.state())
+    assert load_scales(run) == load_scales(tmp_path / "whole") != first
+    with pytest.raises(ValueError, match="quantization_aware: True -> False"):
+        either_stage(run, False, loop)
+
+    report = export_model(run, tmp_path / "model", data=data)
+    codec = ImageCodec.from_pretrained(tmp_path / "model")
+    entropy_model = load_networks(run).entropy_model
+    aware = QuantizationAwareEntropyModel(entropy_model, load_scales(run))
+    integers = integer_model_of(aware, codec.model.quantize.codebook.detach())
+    assert codec.entropy_model.digest() == integers.digest()
+    assert report.predicted_bits_per_pixel > 0
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    decoded, encoded = codec.decode_indices(codec.encode(image)), codec.encode_indices(image)
+    for left, right in zip(decoded, encoded, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_a_run_of_a_former_version_does_not_become_quantisation_aware(either_stage, tmp_path):
+    training = either_stage(tmp_path, False)
+    training._update()
+    training.save()
+    path = tmp_path / "training.json"
+    options = json.loads(path.read_text())
+    del options["quantization_aware"]  # former versions did not write it
+    path.write_text(json.dumps(options))
+    assert either_stage(tmp_path, False).step == 1
+    with pytest.raises(ValueError, match="is not quantisation-aware"):
+        either_stage(tmp_path, True)
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_autocast_ends_at_the_rounded_model(joint_training, tmp_path):
+    loop = replace(LOOP, mixed_precision="bf16")
+    training = joint_training(tmp_path, AWARE_JOINT, loop)
+    _, parts = training._update()
+    assert all(np.isfinite(float(p.detach())) for p in parts.values())
+    model = training.plain_model()
+    windows = torch.randn(1, model.entropy_model.slice_order.num_tokens, 4)
+    with training.accelerator.autocast():
+        assert model.logits(windows).dtype == torch.float32

@@ -163,7 +163,7 @@ def test_without_a_price_of_bits_the_nearest_code_words_are_chosen(entropy_codec
     features = feature_tiles(entropy_codec.model, torch.from_numpy(image), entropy_codec.tiling)
     codebook = entropy_codec.model.quantize.codebook.detach()
     assert_same_maps(
-        choose_indices(entropy_codec._entropy_coder, features, codebook, 0.0),
+        choose_indices(entropy_codec._entropy_coder, features, codebook, 0.0).index_maps,
         entropy_codec.encode_indices(image),
     )
 
@@ -181,6 +181,32 @@ def test_target_sizes_are_kept(entropy_codec, picture, share):
     assert entropy_codec.decode(data).shape == image.shape
     by_rate = EncodeOptions(bits_per_pixel=8 * target / 96**2)
     assert len(entropy_codec.encode(image, by_rate)) <= target
+
+
+@pytest.mark.parametrize("size", [(96, 96), (50, 70)])  # without padding, and with
+def test_files_of_chosen_indices_take_one_pass_and_are_those_of_two(entropy_codec, picture, size):
+    image, passes = picture(*size), []
+    made = {
+        (rdo, count): entropy_codec.encode(image, EncodeOptions(rdo=rdo, num_slices=count))
+        for rdo in (0.02, 0.4)
+        for count in (None, 1, 7, NUM_SLICES)
+    }
+    coder = entropy_codec._entropy_coder
+    for (rdo, count), data in made.items():
+        maps = entropy_codec.encode_indices(image, rdo=rdo)
+        assert Bitstream.from_bytes(data).payload == coder.encode(maps, count)
+    target = len(made[0.02, None])
+    hook = coder.model.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        searched = entropy_codec.encode(image, EncodeOptions(target_bytes=target))
+        assert entropy_codec.encode(image, EncodeOptions(rdo=0.02)) == made[0.02, None]
+        assert not passes  # each slice was predicted once, while its indices were chosen
+        entropy_codec.encode(image)
+        assert passes
+    finally:
+        hook.remove()
+    again = coder.encode(entropy_codec.decode_indices(searched))
+    assert Bitstream.from_bytes(searched).payload == again
 
 
 def test_sizes_that_cannot_be_reached_are_refused(entropy_codec, picture):
