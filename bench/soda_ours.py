@@ -77,16 +77,20 @@ class Ours:
         return self.attach_plan(pipeline, self.plan(values), values)
 
     def attach_best(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
-        """The searched plan or even spacing, whichever is closer on samples for calibration.
+        """Of the plans searched by either objective, and even spacing, the closest on samples for calibration.
 
         So does ``genaccel tune``, with more candidates.
         """
-        even = genaccel.SensitivityConfig(**values, forecasters=("taylor1",))
-        plans = {"searched": self.plan(values)}
-        with contextlib.suppress(ValueError):  # of too few steps
-            plans["even spacing"] = make_plan(
-                self.measured, even, speedup=values["speedup"], even=True
-            )
+        plans = {
+            objective: self.plan({**values, "objective": objective})
+            for objective in ("minimax", "sum")
+        }
+        if values.get("granularity", "segment") == "segment":
+            even = genaccel.SensitivityConfig(**values, forecasters=("taylor1",))
+            with contextlib.suppress(ValueError):  # of too few steps
+                plans["even spacing"] = make_plan(
+                    self.measured, even, speedup=values["speedup"], even=True
+                )
         name = min(
             plans, key=lambda n: self.error(self.attach_plan(self.workload.copy(), plans[n]))
         )
@@ -172,15 +176,16 @@ def our_methods(ours: Ours) -> list[Method]:
     counts = range(max(2, steps * 3 // 4), 1, -1)
     # A hair less than what the steps give, which rounding could put above it.
     speedups = [ours.speedup_of(n) * (1 - 1e-9) for n in counts]
-    segments, modules = (
+    segments, mixed, modules = (
         tuple(
             Setting(f"speedup {s:.3g}", {"speedup": s, "granularity": g}, expected=s)
             for s in ours.possible(speedups, granularity=g)
         )
-        for g in ("segment", "module")
+        for g in ("segment", "mixed", "module")
     )
     return [
         Method(name="genaccel", attach=ours.attach_best, ladders=(segments,), is_ours=True),
+        Method(name="genaccel, mixed", attach=ours.attach_best, ladders=(mixed,), is_ours=True),
         Method(
             name="genaccel, modules", attach=ours.attach_planned, ladders=(modules,), is_ours=True
         ),
@@ -237,6 +242,7 @@ def ablation_methods(ours: Ours, speedup: float) -> list[Method]:
         ),
         ("DP, all + pruning", {"pruning_share": _PRUNING_SHARE}),
         ("DP, all, of modules", {"granularity": "module"}),
+        ("DP, all, mixed", {"granularity": "mixed"}),
     ]
     return [
         *(

@@ -427,7 +427,9 @@ class Attachment:
             layer.segment = owners.get(id(layer.block), -1)
         self.director.segments_learned(self.segments, layers, total_flops=self.total_flops)
 
-    def watch(self, hook: BlockHook, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def watch(
+        self, module: nn.Module, hook: BlockHook, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Run a block and take note of it."""
         counter, learner = self._counter, self.learner
         assert counter is not None
@@ -438,6 +440,9 @@ class Attachment:
         output = hook.fn_ref.original_forward(*args, **kwargs)
         flops = counter.total - before
         learner.block_called(*hook.place, arguments, copies, output, flops=flops)
+        if self.partial_steps is not None:
+            again = functools.partial(hook.fn_ref.original_forward, *args, **kwargs)
+            self.partial_steps.block_watched(module, again, output)
         return output
 
     def _place_hooks(self, learner: SegmentLearner) -> None:

@@ -55,7 +55,7 @@ class BlockHook(ModelHook):
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         attachment = self.attachment
         if attachment.learner is not None:
-            return attachment.watch(self, args, kwargs)
+            return attachment.watch(module, self, args, kwargs)
         if self.segment < 0:
             return self.fn_ref.original_forward(*args, **kwargs)
         frame = attachment.frame

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from genaccel.hooks.block_lists import BlockList
 from genaccel.hooks.flop_count import FlopCount
 from genaccel.hooks.forecast_batch import ForecastRequest, make_forecasts
+from genaccel.hooks.unused_norms import NORM_HOOK_NAME, BlockNorms
 from genaccel.ops.tokens import select_tokens, token_scores
 
 MODULE_HOOK_NAME = "genaccel_module"
@@ -104,9 +105,9 @@ class _ModuleHook(ModelHook):
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         owner, forward = self.owner, self.fn_ref.original_forward
-        if owner.counter is not None:
-            return owner.watch(self, args, kwargs)
         mode = owner.modes[self.layer]
+        if owner.counter is not None and mode != PARTIAL:
+            return owner.watch(self, args, kwargs)
         if mode == OFF:
             return forward(*args, **kwargs)
         if mode == PARTIAL:
@@ -152,6 +153,7 @@ class PartialSteps:
         self.layers: list[Layer] = []
         self.counter: FlopCount | None = None
         self._modules: list[tuple[nn.Module, _ModuleHook]] = []
+        self._norms: list[BlockNorms] = []  # of each layer
         seen: set[int] = set()
         for found in lists:
             for block in found.blocks:
@@ -164,6 +166,7 @@ class PartialSteps:
                     registry = HookRegistry.check_if_exists_or_initialize(module)
                     registry.register_hook(hook, MODULE_HOOK_NAME)
                     self._modules.append((module, hook))
+                self._norms.append(BlockNorms(block, modules))
                 self.layers.append(Layer(block))
         count = len(self.layers)
         # Read and written within a call. Lists and dicts only, for the compiler's sake.
@@ -213,6 +216,8 @@ class PartialSteps:
         self._streams.clear()
         self._clear_call()
         self.modes[:] = [OFF] * len(self.modes)
+        for norms in self._norms:
+            norms.computes()
         self.chosen[:] = [None] * len(self.chosen)
 
     def forget(self, stream: Hashable) -> None:
@@ -259,6 +264,8 @@ class PartialSteps:
         self._stream, self._step = stream, step
         self._clear_call()
         self.modes[:] = [MEASURE if measures else OFF] * len(self.modes)
+        for norms in self._norms:
+            norms.computes()
         for segment in stores:
             for i in self.layers_of(segment):
                 self.modes[i] = STORE if self.layers[i].is_usable else OFF
@@ -270,6 +277,7 @@ class PartialSteps:
                     continue
                 self.modes[i] = PARTIAL
                 self.token_counts[i] = count
+                self._norms[i].leaves_out(has_tokens=count > 0)
                 self._add_requests(i, wanted.weights, requests, places)
         for (i, place, leaf), tensor in zip(places, make_forecasts(requests), strict=True):
             leaves = list(self.forecasts[i][place])
@@ -368,6 +376,7 @@ class PartialSteps:
         hook.calls += 1
         hook.container = type(output) if isinstance(output, tuple | list) else None
         leaves = (output,) if hook.container is None else tuple(output)
+        self.made[hook.layer][hook.place] = leaves
         layer.is_usable = layer.is_usable and all(
             leaf is None or isinstance(leaf, Tensor) for leaf in leaves
         )
@@ -384,6 +393,28 @@ class PartialSteps:
         else:
             layer.attention_flops += flops
         return output
+
+    def block_watched(self, block: nn.Module, run: Callable[[], Any], output: Any) -> None:
+        """Find out which norms of a block partial steps can do without.
+
+        Args:
+            block: Was just called, and watched.
+            run: Calls it again with the same arguments.
+            output: What it returned.
+        """
+        i = next((i for i, layer in enumerate(self.layers) if layer.block is block), None)
+        if i is None or self.counter is None or not self.layers[i].is_usable:
+            return
+        layer, flops = self.layers[i], self.counter.total
+        self.forecasts[i] = dict(self.made[i])
+        self.modes[i] = PARTIAL
+        for count in (0, layer.num_tokens) if layer.num_tokens else (0,):
+            self.token_counts[i] = count
+            self._norms[i].try_out(run, output, has_tokens=count > 0)
+        self.modes[i] = OFF
+        self.chosen[i] = None
+        self.forecasts[i], self.made[i] = {}, {}
+        self.counter.total = flops
 
     def watching_begins(self, counter: FlopCount) -> None:
         """The call that follows is watched."""
@@ -404,9 +435,11 @@ class PartialSteps:
 
     def detach(self) -> None:
         """Remove every hook."""
-        for module, _ in self._modules:
+        hooked = [(module, MODULE_HOOK_NAME) for module, _ in self._modules]
+        hooked += [(norm, NORM_HOOK_NAME) for norms in self._norms for norm in norms.modules]
+        for module, name in hooked:
             registry = HookRegistry.check_if_exists_or_initialize(module)
-            registry.remove_hook(MODULE_HOOK_NAME, recurse=False)
+            registry.remove_hook(name, recurse=False)
             if not registry.hooks:
                 del module._diffusers_hook
                 forward = vars(module).get("forward")

@@ -42,7 +42,8 @@ class SensitivityConfig:
         shared_schedule: Whether all segments are computed at the same steps.
         granularity: What is forecast: what a "segment", a run of blocks, adds as a whole, or the
             outputs of every attention and feed-forward "module", as TaylorSeer does. That follows
-            the norms and gates of the current step, costs these, and holds more memory.
+            the norms and gates of the current step, costs these, and holds more memory. "mixed"
+            has modules at a third of the steps, where segments cost the most, and segments at others.
         pruning_share: Part of the FLOPs that is spent on recomputing tokens of feed-forwards at
             skipped steps (UAS of the paper); 0 for none.
         token_score: Which tokens: of the largest "mean" feature, as in the paper, of the largest
@@ -72,7 +73,7 @@ class SensitivityConfig:
     warmup_steps: int = 1
     max_blocks: int | None = None
     shared_schedule: bool = True
-    granularity: Literal["segment", "module"] = "segment"
+    granularity: Literal["segment", "module", "mixed"] = "segment"
     pruning_share: float = 0.0
     token_score: Literal["mean", "drift", "random"] = "mean"
     cache_megabytes: float | None = None
@@ -97,7 +98,7 @@ class SensitivityConfig:
             ("metric", ("cosine", "l1", "l2")),
             ("edge_cost", ("endpoint", "cumulative")),
             ("objective", ("sum", "minimax")),
-            ("granularity", ("segment", "module")),
+            ("granularity", ("segment", "module", "mixed")),
             ("token_score", ("mean", "drift", "random")),
         ):
             if getattr(self, name) not in allowed:
@@ -125,8 +126,11 @@ class SensitivityConfig:
     def _check_partial_steps(self) -> None:
         if not self.shared_schedule:
             raise ValueError(
-                'pruning_share and granularity="module" need shared_schedule=True: their price is that of a step'
+                f'pruning_share and granularity="{self.granularity}" need shared_schedule=True: their price is '
+                "that of a step"
             )
+        if self.pruning_share > 0 and self.granularity == "mixed":
+            raise ValueError('pruning_share needs granularity="segment" or "module", got "mixed"')
         forecasters = tuple(f for f in self.forecasters if f != "affine")
         if not forecasters:
             raise ValueError("affine knows no outputs of modules: allow reuse or taylor1")
@@ -135,7 +139,7 @@ class SensitivityConfig:
     @property
     def has_partial_steps(self) -> bool:
         """Whether blocks may run on forecasts of their modules."""
-        return self.pruning_share > 0 or self.granularity == "module"
+        return self.pruning_share > 0 or self.granularity != "segment"
 
     @property
     def cache_folder(self) -> Path:

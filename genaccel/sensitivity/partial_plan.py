@@ -17,12 +17,16 @@ from numpy.typing import NDArray
 from genaccel.hooks.partial_steps import Layer
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.plan import Plan
-from genaccel.sensitivity.planner import Measurements, make_plan, used_steps
+from genaccel.sensitivity.planner import Measurements, make_plan, segment_errors, used_steps
 from genaccel.sensitivity.pruning import PruningConfig, plan_pruning
 from genaccel.sensitivity.schedule import computations_for_flops
 
 # Each makes a graph of its own in a compiled model, and a CUDA graph.
 MAX_STEP_KINDS = 4
+
+# Of the steps that a plan does not compute, those that run on forecasts of modules. A third of them have most of the
+# gain on landscapes-dit, and each costs several times what a step does that skips all blocks.
+_PARTIAL_SHARE = {"segment": 0.0, "mixed": 0.35, "module": 1.0}
 
 # Tiles of matrix products want multiples of 16, but of 64 tokens 16 are a quarter.
 _TOKEN_MULTIPLE = 16
@@ -46,7 +50,7 @@ def plan_for_speedup(measured: Measurements, config: SensitivityConfig, *, speed
     begin, end = used_steps(measured, config)
     steps = end - begin
     budget = steps * costs.total / speedup
-    skipped = costs.partial if config.granularity == "module" else costs.outside
+    skipped = costs.outside + _PARTIAL_SHARE[config.granularity] * costs.overhead
     count = computations_for_flops(
         (1 - config.pruning_share) * budget,
         num_steps=steps,
@@ -56,11 +60,33 @@ def plan_for_speedup(measured: Measurements, config: SensitivityConfig, *, speed
     whole = steps * costs.total / (count * costs.total + (steps - count) * costs.outside)
     # A hair less than what the steps give, which rounding could put above it.
     plan = make_plan(measured, config, speedup=max(1.0, whole * (1 - 1e-9)))
-    plan = replace(plan, granularity=config.granularity)
+    modules = _module_mask(plan, measured, config) if config.granularity == "mixed" else None
+    plan = replace(plan, granularity=config.granularity, module_mask=modules)
     if config.pruning_share > 0:
         left = budget - count * costs.total - (steps - count) * skipped
         plan = _with_tokens(plan, measured, costs, left)
     return replace(plan, flop_fraction=costs.fraction(plan, begin, end))
+
+
+def _module_mask(
+    plan: Plan, measured: Measurements, config: SensitivityConfig
+) -> NDArray[np.bool_]:
+    """Where a mixed plan forecasts modules, ``[S, G]``.
+
+    That is directly behind computed steps, and there where the forecast of segments has the highest price. Modules
+    follow the gates of the current step exactly, but what they are multiplied by grows old as anything does: further
+    behind, the one is no better than the other.
+    """
+    computed = plan.compute_mask[:, 0]  # shared by all segments
+    behind = ~computed & np.roll(computed, 1)
+    errors = segment_errors(measured, replace(config, forecasters=plan.forecasters))
+    chosen = np.maximum(plan.forecaster_index[:, 0], 0)
+    price = np.nansum(errors[chosen, np.arange(len(computed)), 0], axis=1)  # [S]
+    order = np.argsort(np.where(behind, -price, np.inf), kind="stable")
+    count = min(int(behind.sum()), int(_PARTIAL_SHARE["mixed"] * (~computed).sum()))
+    mask = np.zeros_like(plan.compute_mask)
+    mask[order[:count]] = True
+    return mask
 
 
 def check_layers(layers: Sequence[Layer], model_class: str) -> list[Layer]:

@@ -27,6 +27,7 @@ PLAN_TENSORS_NAME = "sensitivity_plan.safetensors"
 _ARRAYS = {
     "compute_mask": np.dtype(bool),
     "forecaster_index": np.dtype(np.int8),
+    "module_mask": np.dtype(bool),
     "token_counts": np.dtype(np.int32),
     "affine_slope": np.dtype(np.float32),
     "affine_intercept": np.dtype(np.float32),
@@ -47,7 +48,8 @@ class Plan:
             computed.
         granularity: What is forecast at a step that is not computed: what a "segment" adds as a
             whole, where its layers have no tokens to compute, or the output of every attention and
-            feed-forward "module".
+            feed-forward "module"; or, for "mixed", the one or the other.
+        module_mask: ``[S, G]``, bool, with "mixed": where it is that of modules.
         token_counts: ``[S, L, M]``, int32, for L layers and M modules: tokens to compute, all of
             them where the layer's segment is computed; or None for none at the others.
         segment_of_layer: The segment of each of the L layers, if there are token counts.
@@ -64,7 +66,8 @@ class Plan:
     compute_mask: NDArray[np.bool_]
     forecasters: tuple[str, ...]
     forecaster_index: NDArray[np.int8]
-    granularity: Literal["segment", "module"] = "segment"
+    granularity: Literal["segment", "module", "mixed"] = "segment"
+    module_mask: NDArray[np.bool_] | None = None
     token_counts: NDArray[np.int32] | None = None
     segment_of_layer: tuple[int, ...] = ()
     affine_slope: NDArray[np.float32] | None = None
@@ -96,8 +99,7 @@ class Plan:
         if not all(isinstance(name, str) for name in self.forecasters):
             raise ValueError(f"forecasters must hold names, got {self.forecasters!r}")
         self._check_tokens()
-        if self.granularity not in ("segment", "module"):
-            raise ValueError(f'granularity must be "segment" or "module", got {self.granularity!r}')
+        self._check_granularity()
         slope, intercept = self.affine_slope, self.affine_intercept
         if (slope is None) != (intercept is None):
             raise ValueError("affine_slope and affine_intercept come together")
@@ -118,6 +120,18 @@ class Plan:
         if error is not None and not (_is_number(error) and 0 <= error < math.inf):
             raise ValueError(
                 f"expected_error must be finite and not negative, or None, got {error!r}"
+            )
+
+    def _check_granularity(self) -> None:
+        kinds = ("segment", "module", "mixed")
+        if self.granularity not in kinds:
+            raise ValueError(f"granularity must be one of {kinds}, got {self.granularity!r}")
+        modules, computed = self.module_mask, self.compute_mask
+        if (modules is None) != (self.granularity != "mixed"):
+            raise ValueError('module_mask belongs to granularity "mixed", and to no other')
+        if modules is not None and (modules.shape != computed.shape or (modules & computed).any()):
+            raise ValueError(
+                f"module_mask must be {list(computed.shape)} and set only where nothing is computed"
             )
 
     def _check_tokens(self) -> None:
@@ -156,6 +170,8 @@ class Plan:
         """Where a segment runs on forecasts of its modules, ``[S, G]``."""
         if self.granularity == "module":
             return ~self.compute_mask
+        if self.module_mask is not None:
+            return self.module_mask
         mask = np.zeros_like(self.compute_mask)
         if self.token_counts is not None:
             for layer, segment in enumerate(self.segment_of_layer):

@@ -34,7 +34,7 @@ from genaccel.sensitivity.planner import make_plan, segment_errors
 Images = list[NDArray[np.uint8]]
 Distance = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
 
-# Prices, weighting and forecasters that are tried for each speed-up, of segments and of modules.
+# Prices, weighting and forecasters that are tried for each speed-up, of segments, of modules and of both.
 _PRICES: tuple[Mapping[str, Any], ...] = (
     {},
     {"objective": "sum"},
@@ -44,7 +44,7 @@ _PRICES: tuple[Mapping[str, Any], ...] = (
 CANDIDATES: tuple[Mapping[str, Any], ...] = (
     *(
         {"granularity": granularity, **prices}
-        for granularity, prices in itertools.product(("segment", "module"), _PRICES)
+        for granularity, prices in itertools.product(("segment", "mixed", "module"), _PRICES)
     ),
     {"forecasters": ("taylor2",)},
     {"forecasters": ("affine",)},

@@ -242,6 +242,72 @@ def test_planned_flops_are_those_that_run(model):
     assert counter.total == attachment.total_flops - attachment.records[1].saved_flops
 
 
+class NormPoison(torch.nn.Module):
+    """A norm whose output is NaN when asked for."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.inner = [norm]  # no submodule
+        self.is_poisoned, self.tokens = False, 0
+
+    def forward(self, states):
+        self.tokens += states.shape[1]
+        return self.inner[0](states) * (torch.nan if self.is_poisoned else 1.0)
+
+
+def with_poisoned_norms(model):
+    norms = []
+    for block in model.transformer_blocks:
+        for owner, name in ((block.norm1, "norm"), (block, "norm3")):
+            setattr(owner, name, NormPoison(getattr(owner, name)))
+            norms.append(getattr(owner, name))
+    return norms
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_partial_steps_leave_out_the_norms_that_only_forecast_modules_read(model, count):
+    norms = with_poisoned_norms(model)
+    expected = [run(model, s) for s in range(3)]
+    attachment = attached(model, [1, 0, 0], count=count)
+    outputs = [run(model, 0)]
+    assert torch.equal(outputs[0], expected[0])
+    for norm in norms:
+        norm.tokens = 0
+    # Norms in front of attention, and where no token is computed, those of the feed-forwards too.
+    for norm in norms[::2] if count else norms:
+        norm.is_poisoned = True
+    outputs += [run(model, s) for s in (1, 2)]
+    assert all(torch.isfinite(output).all() for output in outputs)
+    assert [norm.tokens for norm in norms[::2]] == [0] * LAYERS
+    assert [norm.tokens for norm in norms[1::2]] == [2 * TOKENS if count else 0] * LAYERS
+    attachment.detach()
+    assert not torch.isfinite(run(model, 1)).all()
+
+
+def test_a_norm_that_something_else_reads_is_computed(model):
+    class NormOfStates(torch.nn.Module):
+        """Added to the states too, as in blocks with norms behind their modules."""
+
+        def forward(self, states):
+            return states * 0.5
+
+    for block in model.transformer_blocks:
+        norm, block.norm3 = block.norm3, torch.nn.Identity()
+        block.norm3 = NormOfStates()
+        plain = block.forward
+
+        def forward(states, *args, block=block, plain=plain, norm=norm, **kwargs):
+            return plain(states, *args, **kwargs) + block.norm3(states)
+
+        block.forward = forward
+    expected = run(model, 0)
+    attachment = attached(model, [1, 0], count=0)
+    run(model, 0)
+    torch.testing.assert_close(run(model, 0), expected)  # of equal input, reuse is exact
+    attachment.detach()
+    torch.testing.assert_close(run(model, 0), expected)
+
+
 def test_a_new_shape_computes_in_full(model):
     attachment = attached(model, [1, 0, 0])
     run(model, 0)

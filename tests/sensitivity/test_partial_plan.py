@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plans that spend a part of their budget on tokens and modules."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.interpolate import interpolate_steps
 from genaccel.sensitivity.partial_plan import MAX_STEP_KINDS, limit_step_kinds, plan_for_speedup
 from genaccel.sensitivity.plan import Plan
-from genaccel.sensitivity.planner import make_plan
+from genaccel.sensitivity.planner import make_plan, segment_errors
 
 PRUNED = {"pruning_share": 0.2, "forecasters": ("reuse",)}
 
@@ -28,6 +30,7 @@ def measured(pipeline, calls):
         PRUNED,
         {"pruning_share": 0.1},
         {"granularity": "module"},
+        {"granularity": "mixed"},
         {"granularity": "module", **PRUNED},
     ],
 )
@@ -42,6 +45,50 @@ def test_plans_keep_the_budget(measured, values):
         assert plan.segment_of_layer == (0,) * 4
         rows = {tuple(row) for row in plan.token_counts[plan.partial_mask[:, 0], :, 0].tolist()}
         assert 1 <= len(rows - {(0,) * 4}) <= MAX_STEP_KINDS
+
+
+def test_mixed_plans_forecast_modules_where_that_is_worth_the_most(measured):
+    config = SensitivityConfig(speedup=2.0, granularity="mixed")
+    plan = plan_for_speedup(measured, config, speedup=2.0)
+    computed, modules = plan.compute_mask[:, 0], plan.partial_mask[:, 0]
+    others = ~computed & ~modules
+    assert 1 <= modules.sum() <= others.sum() + 1
+    assert computed[np.flatnonzero(modules) - 1].all()
+    errors = segment_errors(measured, replace(config, forecasters=plan.forecasters))
+    price = errors[plan.forecaster_index[:, 0], np.arange(len(computed)), 0].sum(axis=1)
+    behind = others & np.roll(computed, 1)
+    assert price[modules].min() >= max(price[behind], default=0)
+    # What they are worth is in the price of the budget: never more steps computed than with segments alone.
+    alone = plan_for_speedup(measured, SensitivityConfig(speedup=2.0), speedup=2.0)
+    assert computed.sum() <= alone.compute_mask[:, 0].sum()
+
+
+def test_a_mixed_plan_runs_both_kinds_of_steps_and_survives_the_disk(
+    pipeline, sample, measured, tmp_path
+):
+    config = SensitivityConfig(speedup=2.0, granularity="mixed")
+    plan_for_speedup(measured, config, speedup=2.0).save_pretrained(tmp_path)
+    plan = Plan.from_pretrained(tmp_path)
+    letters = np.where(plan.compute_mask, "C", np.where(plan.partial_mask, "p", "f"))[:, 0]
+    assert set(letters) == set("Cpf")
+    with genaccel.enable(pipeline, SensitivityConfig(plan=tmp_path)) as handle:
+        sample(pipeline)
+        report = handle.report()["transformer"]
+    assert report.schedule.replace(".", "f") == "".join(letters)
+    assert report.flop_ratio == pytest.approx(1 / plan.flop_fraction)
+    longer = interpolate_steps(plan, 16)
+    assert longer.partial_mask.any()
+    assert (longer.partial_mask != ~longer.compute_mask).any()
+
+
+def test_a_module_mask_that_does_not_fit_is_refused(measured):
+    config = SensitivityConfig(speedup=2.0, granularity="mixed")
+    plan = plan_for_speedup(measured, config, speedup=2.0)
+    with pytest.raises(ValueError, match="set only where nothing is computed"):
+        replace(plan, module_mask=plan.compute_mask)
+    for changes in ({"granularity": "module"}, {"module_mask": None}):
+        with pytest.raises(ValueError, match='belongs to granularity "mixed"'):
+            replace(plan, **changes)
 
 
 def test_without_partial_steps_it_is_the_plain_plan(measured):
@@ -194,6 +241,8 @@ def test_measuring_feed_forwards_resumes_to_equal_sums(pipeline, build_pipeline,
 def test_partial_steps_need_one_schedule_and_a_forecaster_they_can_use():
     with pytest.raises(ValueError, match="need shared_schedule=True"):
         SensitivityConfig(speedup=2.0, granularity="module", shared_schedule=False)
+    with pytest.raises(ValueError, match='pruning_share needs granularity="segment" or "module"'):
+        SensitivityConfig(speedup=2.0, granularity="mixed", pruning_share=0.1)
     with pytest.raises(ValueError, match="affine knows no outputs of modules"):
         SensitivityConfig(speedup=2.0, pruning_share=0.1, forecasters=("affine",))
     with pytest.raises(ValueError, match=r"pruning_share must be in \[0, 1\), got 1"):
