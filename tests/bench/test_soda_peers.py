@@ -125,7 +125,8 @@ def test_ours_is_the_plan_that_is_closer_on_samples_for_calibration(workload: Wo
     values = {"speedup": 2.0}
     even = SensitivityConfig(**values, forecasters=("taylor1",))
     plans = {
-        "searched": ours.plan(values),
+        "minimax": ours.plan(values),
+        "sum": ours.plan({**values, "objective": "sum"}),
         "even spacing": make_plan(ours.measured, even, speedup=2.0, even=True),
     }
     errors = {n: ours.error(ours.attach_plan(workload.copy(), p)) for n, p in plans.items()}
