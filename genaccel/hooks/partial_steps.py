@@ -10,6 +10,7 @@ forecast of TaylorSeer.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -155,6 +156,9 @@ class PartialSteps:
         self._modules: list[tuple[nn.Module, _ModuleHook]] = []
         self._norms: list[BlockNorms] = []  # of each layer
         seen: set[int] = set()
+        blocks = {id(block): block for found in lists for block in found.blocks}
+        owners = Counter(id(part) for block in blocks.values() for part in block.modules())
+        shared = {part for part, count in owners.items() if count > 1}
         for found in lists:
             for block in found.blocks:
                 modules = _modules_of(block)
@@ -166,7 +170,7 @@ class PartialSteps:
                     registry = HookRegistry.check_if_exists_or_initialize(module)
                     registry.register_hook(hook, MODULE_HOOK_NAME)
                     self._modules.append((module, hook))
-                self._norms.append(BlockNorms(block, modules))
+                self._norms.append(BlockNorms(block, modules, shared))
                 self.layers.append(Layer(block))
         count = len(self.layers)
         # Read and written within a call. Lists and dicts only, for the compiler's sake.
@@ -428,6 +432,7 @@ class PartialSteps:
     def watching_ends(self) -> None:
         """The watched call is over."""
         self.counter = None
+        self._clear_call()
         for _, hook in self._modules:
             if hook.calls != 1:
                 self.layers[hook.layer].is_usable = False

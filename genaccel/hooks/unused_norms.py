@@ -7,7 +7,7 @@ is run again with NaN in place of the norm. The same output, bit for bit, says t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import torch
@@ -37,7 +37,12 @@ class NormHook(ModelHook):
         self.leaves_out = [False, False]
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if self.action == COMPUTE or not args or args[0].ndim < 3:
+        if (
+            self.action == COMPUTE
+            or not args
+            or not isinstance(args[0], Tensor)
+            or args[0].ndim < 3
+        ):
             return self.fn_ref.original_forward(*args, **kwargs)
         token = args[0][..., :1, :]
         # A copy: the block may change it in place, and the states must not change.
@@ -50,14 +55,18 @@ class BlockNorms:
     Args:
         block: Of a transformer.
         modules: Its attention modules and its feed-forward.
+        shared: Modules, by ``id``, that other blocks have too: what is left out here could be needed there.
     """
 
-    def __init__(self, block: nn.Module, modules: Sequence[nn.Module]) -> None:
+    def __init__(
+        self, block: nn.Module, modules: Sequence[nn.Module], shared: Container[int] = ()
+    ) -> None:
         inside = {id(part) for module in modules for part in module.modules()}
         self._norms = [
             module
             for module in block.modules()
             if id(module) not in inside
+            and id(module) not in shared
             and "norm" in type(module).__name__.lower()
             and not any(True for _ in module.children())
         ]

@@ -126,8 +126,7 @@ class SensitivityConfig:
     def _check_partial_steps(self) -> None:
         if not self.shared_schedule:
             raise ValueError(
-                f'pruning_share and granularity="{self.granularity}" need shared_schedule=True: their price is '
-                "that of a step"
+                "pruning_share and forecasts of modules need shared_schedule=True: their price is that of a step"
             )
         if self.pruning_share > 0 and self.granularity == "mixed":
             raise ValueError('pruning_share needs granularity="segment" or "module", got "mixed"')

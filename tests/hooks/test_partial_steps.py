@@ -308,6 +308,19 @@ def test_a_norm_that_something_else_reads_is_computed(model):
     torch.testing.assert_close(run(model, 0), expected)
 
 
+def test_a_norm_of_two_blocks_is_computed(model):
+    norms = with_poisoned_norms(model)
+    model.transformer_blocks[1].norm3 = model.transformer_blocks[0].norm3
+    expected = run(model, 0)
+    attachment = attached(model, [1, 0], count=0)
+    run(model, 0)
+    norms[1].tokens = norms[5].tokens = 0
+    torch.testing.assert_close(run(model, 0), expected)
+    assert (norms[1].tokens, norms[5].tokens) == (2 * TOKENS, 0)
+    attachment.detach()
+    assert torch.equal(run(model, 0), expected)
+
+
 def test_a_new_shape_computes_in_full(model):
     attachment = attached(model, [1, 0, 0])
     run(model, 0)
