@@ -98,7 +98,8 @@ def test_golden_files_decode_alike_in_every_process(threads, precision, capabili
     if onednn:
         environment["ONEDNN_MAX_CPU_ISA"] = onednn
     result = subprocess.run(
-        [sys.executable, "-c", _DECODE, str(threads), precision, model]
+        # -P: the package as it is installed, or linked (tests/abi/run.sh), not the checkout.
+        [sys.executable, "-P", "-c", _DECODE, str(threads), precision, model]
         + [str(FOLDER / name) for name in names],
         capture_output=True,
         text=True,
