@@ -26,7 +26,8 @@ class NormHook(ModelHook):
     Attributes:
         action: What it does in the calls that follow. What is left out is one token long, so that
             the shifts and scales that follow cost nothing either.
-        leaves_out: Whether it may be left out in a partial step, of no tokens and of some.
+        leaves_out: Whether it may be left out in a partial step: first, in one that computes no
+            tokens; second, in one that computes some.
     """
 
     fn_ref: Any

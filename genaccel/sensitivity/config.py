@@ -43,7 +43,8 @@ class SensitivityConfig:
         granularity: What is forecast: what a "segment", a run of blocks, adds as a whole, or the
             outputs of every attention and feed-forward "module", as TaylorSeer does. That follows
             the norms and gates of the current step, costs these, and holds more memory. "mixed"
-            has modules at a third of the steps, where segments cost the most, and segments at others.
+            has modules at a third of the steps that are not computed, those directly behind computed
+            ones where segments cost the most, and segments at the others.
         pruning_share: Part of the FLOPs that is spent on recomputing tokens of feed-forwards at
             skipped steps (UAS of the paper); 0 for none.
         token_score: Which tokens: of the largest "mean" feature, as in the paper, of the largest
