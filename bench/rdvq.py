@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rate and distortion of genaccel's image codecs beside JPEG, WebP, AVIF and JPEG XL, on photographs that no model saw.
 
-    python bench/rdvq.py [--quick] [--json FILE] [--model [FAMILY=]FOLDER,...] [--keep FOLDER]
+    python bench/rdvq.py [--quick] [--json FILE] [--model [FAMILY=]FOLDER,...] [--refine STEPS] [--keep FOLDER]
 
 Bits are those of whole files. The classical formats end at 0.08 to 0.17 bits per pixel at this size of picture; so each
 of them also codes the picture at half its width and height, enlarged by Lanczos after decoding, in rows that say so. An
 anchor, in comparisons, is the better of the two at each rate, and genaccel the best of its models and weights of the
-rate (RDO).
+rate (RDO). Refined points are a codec of their own: refinement minimises ST-LPIPS itself, so SSIMULACRA 2, PSNR and
+MS-SSIM, which it does not look at but for the squared error, tell whether pictures are better.
 
 Speed is measured beside CompressAI's bmshj2018-hyperprior, whose weights are random, since only time is asked for, and
 AVIF; the sides take turns. With ``--keep``, finished points stay in a folder and an interrupted run goes on from there.
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.harness import Bench, alternate
 from bench.rdvq_codecs import (
+    REFINED,
     STATIC,
     WITH_RDO,
     anchor_points,
@@ -37,7 +39,14 @@ from bench.rdvq_codecs import (
     models_of,
     our_points,
 )
-from bench.rdvq_curves import anchor_front, comparisons, curve_of, plot, quality_at, rate_at
+from bench.rdvq_curves import (
+    anchor_front,
+    comparisons,
+    curve_of,
+    plot,
+    quality_at,
+    rate_at,
+)
 from genaccel.codec.image_codec import ImageCodec
 from genaccel.eval.codecs import Codec, OperatingPoint
 from genaccel.eval.curves import codec_records
@@ -64,11 +73,14 @@ def main() -> None:
         {
             "model": (str, "", "", "more models, commas between: FOLDER or FAMILY=FOLDER"),
             "photographs": (int, 7, 2, "held-out photographs to use"),
+            "refine": (int, 40, 2, "steps of refinement; 0 leaves it out"),
             "keep": (Path, None, None, "folder to keep finished points in"),
         },
     )
     ours = our_points(
-        [text for text in bench.options["model"].split(",") if text], quick=bench.quick
+        [text for text in bench.options["model"].split(",") if text],
+        refine=bench.options["refine"],
+        quick=bench.quick,
     )
     points = [*ours, *anchor_points(quick=bench.quick)]
     photographs = _photographs(bench.options["photographs"], quick=bench.quick)
@@ -211,23 +223,27 @@ def _add_bars(
     st_lpips: Metric,
 ) -> None:
     avif = quality_at(anchor_front(codecs, "AVIF", st_lpips), 0.20)
-    small = [
-        quality
-        for title in ours
-        for curve in [curve_of(codecs[title], st_lpips)]
-        for rate, quality in zip(curve.rates, curve.qualities, strict=True)
-        if rate <= 0.10
-    ]
-    ratio = min(small) / avif if small and avif is not None else None
-    bench.bar("st_lpips_at_0.10bpp_vs_avif_0.20", ratio, 1.0, higher_is_better=False)
-    rates = [
-        row["bd_rate"]
-        for row in compared
-        if (row["anchor"], row["metric"]) == ("AVIF", st_lpips.title) and row["bd_rate"] is not None
-    ]
+    for name, refined in (("", True), ("_without_refinement", False)):
+        small = [
+            quality
+            for title in ours
+            if refined or not title.endswith(REFINED)
+            for curve in [curve_of(codecs[title], st_lpips)]
+            for rate, quality in zip(curve.rates, curve.qualities, strict=True)
+            if rate <= 0.10
+        ]
+        ratio = min(small) / avif if small and avif is not None else None
+        bench.bar(f"st_lpips_at_0.10bpp_vs_avif_0.20{name}", ratio, 1.0, higher_is_better=False)
+        rates = [
+            row["bd_rate"]
+            for row in compared
+            if (row["anchor"], row["metric"]) == ("AVIF", st_lpips.title)
+            and row["bd_rate"] is not None
+            and (refined or not row["codec"].endswith(REFINED))
+        ]
+        lowest = min(rates) if rates else None
+        bench.bar(f"bd_rate_st_lpips_avif{name}", lowest, -0.30, higher_is_better=False)
     _add_entropy_bars(bench, codecs, st_lpips)
-    lowest = min(rates) if rates else None
-    bench.bar("bd_rate_st_lpips_avif", lowest, -0.30, higher_is_better=False)
     slowest = max(
         row["decode_ms"]
         for row in speeds
@@ -246,17 +262,18 @@ def _add_entropy_bars(bench: Bench, codecs: dict[str, Any], st_lpips: Metric) ->
     ]
     worst = max(ratios) if ratios else None
     bench.bar("rate_entropy_model_vs_static", worst, 0.80, higher_is_better=False)
-    saved = None
-    if "genaccel" + WITH_RDO in codecs:
-        # Of each plain point that lies on the front with weights: the rate there over its own.
-        curve = anchor_front(codecs, "genaccel" + WITH_RDO, st_lpips)
-        at_equal = [
-            rate / point["bits_per_pixel"]
-            for point in plain
-            if (rate := rate_at(curve, point["metrics"][st_lpips.key])) is not None
-        ]
-        saved = float(np.mean(at_equal)) - 1 if at_equal else None
-    bench.bar("rdo_rate_at_equal_st_lpips", saved, -0.05, higher_is_better=False)
+    for name, title in (("rdo", WITH_RDO), ("refined", REFINED)):
+        saved = None
+        if "genaccel" + title in codecs:
+            # Of each plain point that lies on the front with weights: the rate there over its own.
+            curve = anchor_front(codecs, "genaccel" + title, st_lpips)
+            at_equal = [
+                rate / point["bits_per_pixel"]
+                for point in plain
+                if (rate := rate_at(curve, point["metrics"][st_lpips.key])) is not None
+            ]
+            saved = float(np.mean(at_equal)) - 1 if at_equal else None
+        bench.bar(f"{name}_rate_at_equal_st_lpips", saved, -0.05, higher_is_better=False)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,13 @@ from genaccel.eval.codecs import (
 HALF = ", half size"
 STATIC = ", static tables"
 WITH_RDO = ", RDO"
+REFINED = ", refined"
+# Weights of the rate in refinement. It takes minutes a picture on a CPU: a few points, from high rates to low ones.
+REFINED_WEIGHTS = {
+    "photo-codec-small": (0.005, 0.035),
+    "photo-codec-medium": (0.02,),
+    "photo-codec-low": (0.1,),
+}
 # Of rate-distortion optimised quantisation.
 RDO_WEIGHTS = (0.005, 0.01, 0.02, 0.04)
 ANCHORS = ("JPEG", "WebP", "AVIF", "JPEG XL")
@@ -168,21 +175,29 @@ class WithOptions:
         return self.codec.decode(data)
 
 
-def _settings(codec: ImageCodec, *, quick: bool) -> dict[str, tuple[str, EncodeOptions]]:
+def _settings(
+    name: str, codec: ImageCodec, *, refine: int, quick: bool
+) -> dict[str, tuple[str, EncodeOptions]]:
     """Settings of a model: what is behind its name, and the end of the curve's title."""
     settings = {"": ("", EncodeOptions())}
     if codec.entropy_model is not None:
         settings[", static tables"] = (STATIC, EncodeOptions(static_tables=True))
         for rdo in RDO_WEIGHTS[1::3] if quick else RDO_WEIGHTS:
             settings[f", rdo {rdo:g}"] = (WITH_RDO, EncodeOptions(rdo=rdo))
+        for rdo in REFINED_WEIGHTS.get(name, ())[: 1 if quick else None] if refine else ():
+            ending = f", {refine} steps, rdo {rdo:g}"
+            settings[ending] = (REFINED, EncodeOptions(rdo=rdo, refine=refine))
     return settings
 
 
-def our_points(models: Sequence[str], *, quick: bool = False) -> list[OperatingPoint]:
+def our_points(
+    models: Sequence[str], *, refine: int = 0, quick: bool = False
+) -> list[OperatingPoint]:
     """Every codec of the zoo, and the given ones; with entropy models also at several weights of the rate.
 
     Args:
         models: Folders, or ``FAMILY=FOLDER`` for models that shall make one curve.
+        refine: Steps of refinement, of some models of the zoo; 0 leaves it out.
         quick: Fewer weights.
 
     Raises:
@@ -197,7 +212,9 @@ def our_points(models: Sequence[str], *, quick: bool = False) -> list[OperatingP
         (plain,) = parse_codec(f"genaccel:{model}")
         # Loaded once, though every photograph is a sweep of its own.
         codec = cache(partial(ImageCodec.from_pretrained, model))
-        for ending, (curve, options) in _settings(codec(), quick=quick).items():
+        for ending, (curve, options) in _settings(
+            model, codec(), refine=refine, quick=quick
+        ).items():
 
             def load(options: EncodeOptions = options, codec: Any = codec) -> Coder:
                 return code_with(WithOptions(codec=codec(), options=options))

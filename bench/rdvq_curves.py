@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.rdvq_codecs import ANCHORS, HALF, WITH_RDO
+from bench.rdvq_codecs import ANCHORS, HALF, REFINED, WITH_RDO
 from genaccel.eval.bjontegaard_delta import MIN_POINTS, Curve, bd_rate
 from genaccel.eval.results import Metric
 
@@ -46,8 +46,13 @@ def anchor_front(codecs: Codecs, anchor: str, metric: Metric) -> Curve:
 
 
 def our_front(codecs: Codecs, title: str, metric: Metric) -> Curve:
-    """The best that models of ours do at each rate, with or without rate-distortion optimised quantisation."""
-    return pareto_front([*codecs.get(title, ()), *codecs.get(title + WITH_RDO, ())], metric)
+    """The best that models of ours do at each rate.
+
+    With or without rate-distortion optimised quantisation; for a title that ends so, with refinement too.
+    """
+    base = title.removesuffix(REFINED)
+    titles = dict.fromkeys((base, base + WITH_RDO, title))
+    return pareto_front([point for t in titles for point in codecs.get(t, ())], metric)
 
 
 def quality_at(curve: Curve, rate: float) -> float | None:
@@ -74,7 +79,7 @@ def comparisons(
     """Rows of each of our codecs against each anchor in each metric.
 
     A codec whose front, over its points with and without RDO, has four points or more has a BD-rate, or a note why
-    it has none. Of a codec with fewer points without RDO, each has the ratio of its rate to the anchor's at equal
+    it has none; its refined points make another front with all of those. Of a codec with fewer points without RDO, each has the ratio of its rate to the anchor's at equal
     quality.
     """
     rows = []
@@ -88,7 +93,7 @@ def comparisons(
             for metric in metrics:
                 front = anchor_front(codecs, anchor, metric)
                 best = our_front(codecs, title, metric)
-                few = len(codecs[title]) < MIN_POINTS
+                few = len(codecs[title]) < MIN_POINTS and not title.endswith(REFINED)
                 compared = []
                 if len(best.rates) >= MIN_POINTS or not few:
                     compared.append((best, _bd_rate(front, best, metric)))

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,6 +19,7 @@ from genaccel.codec.limits import DEFAULT_MAX_PIXELS, CodecLimits
 if TYPE_CHECKING:
     from genaccel.codec.encode_options import EncodeOptions
     from genaccel.codec.file_codec import FileReport
+    from genaccel.codec.latent_refinement import StepReport
 
 app = typer.Typer()
 
@@ -53,6 +55,13 @@ def encode(
             help="Weigh bits against distance when code words are chosen; 0.01 to 0.05 is sensible."
         ),
     ] = 0.0,
+    refine: Annotated[
+        int,
+        typer.Option(
+            metavar="STEPS",
+            help="Improve each image's code by gradient descent: 16 steps are sensible, and take minutes on a CPU.",
+        ),
+    ] = 0,
     slices: Annotated[
         int | None,
         typer.Option(
@@ -99,6 +108,7 @@ def encode(
             bits_per_pixel=bpp,
             target_bytes=None if target_size is None else parse_bytes(target_size),
             num_slices=slices,
+            refine=refine,
             static_tables=static_tables,
         )
         colour = None if background is None else parse_colour(background)
@@ -119,6 +129,7 @@ def encode(
         background=colour,
         reduce_depth=reduce_depth,
         rate_control=rate_control,
+        show_steps=workers <= 1,
     )
     run_jobs(
         todo,
@@ -149,6 +160,20 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
+@contextmanager
+def steps_bar(*, shown: bool) -> Iterator[StepReport]:
+    """A progress bar of refinement, where standard error is a terminal; gives the function that moves it."""
+    from tqdm import tqdm
+
+    with tqdm(desc="refining", unit="step", leave=False, disable=None if shown else True) as bar:
+
+        def on_step(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield on_step
+
+
 def open_encoder(
     model: str | None,
     *,
@@ -159,6 +184,7 @@ def open_encoder(
     background: tuple[int, int, int] | None,
     reduce_depth: bool,
     rate_control: EncodeOptions,
+    show_steps: bool,
 ) -> Callable[[Job], FileReport]:
     """Load the model and give the function that encodes a file; runs in a worker process, if there are any.
 
@@ -176,14 +202,16 @@ def open_encoder(
     codecs.for_encoding()
 
     def work(job: Job) -> FileReport:
-        return encode_file(
-            codecs,
-            job.open_source(),
-            job.open_target(),
-            overwrite=overwrite,
-            background=background,
-            reduce_depth=reduce_depth,
-            options=rate_control,
-        )
+        with steps_bar(shown=show_steps and rate_control.refine > 0) as on_step:
+            return encode_file(
+                codecs,
+                job.open_source(),
+                job.open_target(),
+                overwrite=overwrite,
+                background=background,
+                reduce_depth=reduce_depth,
+                options=rate_control,
+                on_step=on_step,
+            )
 
     return work

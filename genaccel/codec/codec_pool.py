@@ -14,6 +14,7 @@ from genaccel import zoo
 from genaccel.codec.bitstream import CUSTOM_MODEL_NUMBER, Bitstream
 from genaccel.codec.encode_options import EncodeOptions
 from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec, model_in_words
+from genaccel.codec.latent_refinement import StepReport
 from genaccel.codec.limits import CodecLimits
 from genaccel.codec.rate_control import FAIR_RDO, STRAINED_RDO
 from genaccel.errors import TargetSizeError, UnknownModelError
@@ -57,7 +58,13 @@ class CodecPool:
         """
         return self._load(self._model or DEFAULT_MODEL)
 
-    def encode(self, image: NDArray[np.uint8], options: EncodeOptions) -> tuple[bytes, ImageCodec]:
+    def encode(
+        self,
+        image: NDArray[np.uint8],
+        options: EncodeOptions,
+        *,
+        on_step: StepReport | None = None,
+    ) -> tuple[bytes, ImageCodec]:
         """Compress an image with the chosen model; if none is and a size is asked for, with the one that suits it.
 
         That is the model of the highest rate that gets there by rate-distortion optimised quantisation, with a larger
@@ -67,6 +74,7 @@ class CodecPool:
         Args:
             image: uint8 ``[H, W, 3]``, sRGB.
             options: Rate control.
+            on_step: As for :meth:`ImageCodec.encode`.
 
         Returns:
             The file, and the codec that made it.
@@ -83,12 +91,14 @@ class CodecPool:
                 next_size = len(self._load(next_name).encode(image))
                 bound = STRAINED_RDO if next_size < _MUCH_UNUSED * max_bytes else FAIR_RDO
                 with suppress(TargetSizeError):
-                    data = codec.encode_within(image, options, largest_rdo=bound, may_cut=False)
+                    data = codec.encode_within(
+                        image, options, largest_rdo=bound, may_cut=False, on_step=on_step
+                    )
                     return data, codec
             codec = self._load(names[-1])
         else:
             codec = self.for_encoding()
-        return codec.encode(image, options), codec
+        return codec.encode(image, options, on_step=on_step), codec
 
     def for_file(self, data: bytes, *, truncated: bool = False) -> ImageCodec:
         """The chosen model, or the one that a ``.gac`` file names.

@@ -18,6 +18,7 @@ from genaccel.errors import LimitExceededError
 
 if TYPE_CHECKING:
     from genaccel.codec.codec_pool import CodecPool
+    from genaccel.codec.latent_refinement import StepReport
 
 # No file within the pixel limit needs more: 1.5 bytes a pixel, ten times the rate of the finest model.
 MAX_FILE_BYTES = 2**28
@@ -109,6 +110,7 @@ def encode_file(
     background: tuple[int, int, int] | None = None,
     reduce_depth: bool = False,
     options: EncodeOptions = EncodeOptions(),  # noqa: B008 - frozen
+    on_step: StepReport | None = None,
 ) -> FileReport:
     """Compress an image file.
 
@@ -120,6 +122,7 @@ def encode_file(
         background: Red, green, blue to put transparent images on; without it they are refused.
         reduce_depth: Take images of more than 8 bits per sample, at 8 bits; else they are refused.
         options: Rate control.
+        on_step: As for :meth:`ImageCodec.encode`.
 
     Raises:
         BitstreamError: If the image is damaged or of an unknown format.
@@ -141,7 +144,7 @@ def encode_file(
         reduce_depth=reduce_depth,
     )
     start = time.perf_counter()
-    data, codec = codecs.encode(image.pixels, options)
+    data, codec = codecs.encode(image.pixels, options, on_step=on_step)
     seconds = time.perf_counter() - start
     _write(target, data, overwrite)
     return _report(source, target, codec.info(data), codec.model_name, seconds, image.notes)

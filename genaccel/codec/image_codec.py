@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from genaccel import zoo
 from genaccel.codec.bitstream import (
@@ -27,8 +27,13 @@ from genaccel.codec.completion import DEFAULT_SEED
 from genaccel.codec.encode_options import EncodeOptions
 from genaccel.codec.entropy_index_coder import DecodedPrefix, EntropyIndexCoder, IndexMaps
 from genaccel.codec.index_coder import IndexCoder
+from genaccel.codec.latent_refinement import LatentRefiner, StepReport, refinement_bytes
 from genaccel.codec.limits import CodecLimits
-from genaccel.codec.rate_control import LARGEST_RDO, largest_within
+from genaccel.codec.memory_estimate import (
+    activation_bytes_per_pixel,
+    entropy_bytes_per_window,
+)
+from genaccel.codec.rate_control import LARGEST_RDO, LEAST_REFINE_RDO, largest_within
 from genaccel.codec.rate_distortion_quantizer import ChosenIndices, choose_indices
 from genaccel.codec.tiling import Tiling, decode_tiles, encode_tiles, feature_tiles
 from genaccel.errors import (
@@ -42,45 +47,6 @@ from genaccel.models.integer_entropy_model import IntegerEntropyModel
 
 DEFAULT_MODEL = "photo-codec-small"
 INTEGER_ENTROPY_FOLDER = "entropy-int8"  # inside a model folder
-
-# A residual block keeps its input, two intermediates and an output, and convolutions reorder what they read and
-# write; measured: 335 bytes per pixel where the largest tensor of the small preset takes 64.
-_LIVE_ACTIVATIONS = 6
-
-
-@torch.inference_mode()
-def activation_bytes_per_pixel(model: Autoencoder) -> float:
-    """Estimate of a model's working memory in bytes per image pixel.
-
-    The largest output of any layer, times the number of such tensors that are alive at once; found by running
-    the smallest image through the model.
-    """
-    side = model.params.alignment
-    largest = 0
-
-    def note(_module: nn.Module, _inputs: object, output: object) -> None:
-        nonlocal largest
-        if isinstance(output, Tensor):
-            largest = max(largest, output.numel())
-
-    leaves = [module for module in model.modules() if next(module.children(), None) is None]
-    hooks = [module.register_forward_hook(note) for module in leaves]
-    try:
-        model.decode(model.encode(torch.zeros(1, 3, side, side, device=model.index_cdfs.device)))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return 4 * _LIVE_ACTIVATIONS * largest / side**2
-
-
-def entropy_bytes_per_window(model: IntegerEntropyModel) -> int:
-    """Estimate of an entropy model's working memory in bytes per window of the image."""
-    params, order = model.params.entropy, model.slice_order
-    caches = 2 * params.layers * order.num_tokens * params.width
-    # Two tables of about sqrt(K) entries, indices, and the features of rate-distortion optimised quantisation.
-    per_token = 2 * 4 * (2 * int(params.codebook_size**0.5) + 2) + 4 * 8 + 8 * params.codebook_dim
-    step = 16 * max(order.slice_sizes) * params.codebook_size  # logits and costs of a slice
-    return caches + order.num_tokens * per_token + step
 
 
 def model_in_words(stream: Bitstream) -> str:
@@ -139,6 +105,7 @@ class ImageCodec:
         digest = model.digest()
         self._digests = {STATIC_VERSION: digest[:DIGEST_BYTES]}
         self._entropy_coder: EntropyIndexCoder | None = None
+        self._refiner: LatentRefiner | None = None  # loads a metric of 59 MB on first use
         if entropy_model is not None:
             self._entropy_coder = EntropyIndexCoder(entropy_model)
             both = hashlib.sha256(digest + bytes.fromhex(entropy_model.digest())).digest()
@@ -267,12 +234,30 @@ class ImageCodec:
         if not rdo:
             maps = encode_tiles(self.model, padded, self.tiling)
             return [index_map.numpy() for index_map in maps]
-        return self._choose(self._require_entropy_coder("rdo"), padded, rdo).index_maps
-
-    @torch.inference_mode()
-    def _choose(self, coder: EntropyIndexCoder, padded: Tensor, rdo: float) -> ChosenIndices:
+        coder = self._require_entropy_coder("rdo")
         features = feature_tiles(self.model, padded, self.tiling)
-        return choose_indices(coder, features, self.model.quantize.codebook, rdo)
+        return choose_indices(coder, features, self.model.quantize.codebook, rdo).index_maps
+
+    def _refined(
+        self,
+        padded: Tensor,
+        image: NDArray[np.uint8],
+        features: list[Tensor],
+        rdo: float,
+        steps: int,
+        on_step: StepReport | None,
+    ) -> list[Tensor]:
+        """Features after so many steps of gradient descent."""
+        needed = refinement_bytes(*padded.shape[:2])
+        if needed > self.limits.max_memory_bytes:
+            raise LimitExceededError(
+                f"refine needs about {needed / 2**20:.0f} MiB, "
+                f"the limit is {self.limits.max_memory_bytes / 2**20:.0f} MiB: encode without it"
+            )
+        if self._refiner is None:
+            self._refiner = LatentRefiner(self.model, self._require_entropy_coder("refine"))
+        height, width = image.shape[:2]
+        return self._refiner.refine(padded, (height, width), features, rdo, steps, on_step)
 
     def _file(
         self,
@@ -302,33 +287,45 @@ class ImageCodec:
             num_slices=num_slices,
         ).to_bytes()
 
+    @torch.inference_mode()
     def encode(
         self,
         image: NDArray[np.uint8],
         options: EncodeOptions = EncodeOptions(),  # noqa: B008 - frozen
+        *,
+        on_step: StepReport | None = None,
     ) -> bytes:
         """Compress an image to the contents of a ``.gac`` file.
 
         Args:
             image: uint8 ``[H, W, 3]``, sRGB, sides up to 65,535.
             options: Rate control.
+            on_step: Of refinement: called with the steps that are done, and how many there are.
 
         Raises:
             TypeError: If the image is not uint8.
             ValueError: If it has another shape, no pixels, or a longer side.
-            OptionError: If an option needs an entropy model and there is none.
+            OptionError: If an option needs an entropy model and there is none, or a metric that is not installed.
             LimitExceededError: If it is larger than the limits allow.
             TargetSizeError: If it does not fit the size that the options give.
         """
         if options.has_target:
-            return self.encode_within(image, options)
+            return self.encode_within(image, options, on_step=on_step)
         static = options.static_tables or self._entropy_coder is None
         if static and options.num_slices is not None:
             self._require_entropy_coder("num_slices")
         indices: IndexMaps | ChosenIndices
-        if options.rdo:
+        if options.refine:
+            coder = self._require_entropy_coder("refine")
+            padded = self._padded_image(image)
+            features = feature_tiles(self.model, padded, self.tiling)
+            rdo = max(options.rdo, LEAST_REFINE_RDO)
+            features = self._refined(padded, image, features, rdo, options.refine, on_step)
+            indices = choose_indices(coder, features, self.model.quantize.codebook, rdo)
+        elif options.rdo:
             coder = self._require_entropy_coder("rdo")
-            indices = self._choose(coder, self._padded_image(image), options.rdo)
+            features = feature_tiles(self.model, self._padded_image(image), self.tiling)
+            indices = choose_indices(coder, features, self.model.quantize.codebook, options.rdo)
         else:
             indices = self.encode_indices(image)
         version = STATIC_VERSION if static else ENTROPY_VERSION
@@ -342,6 +339,7 @@ class ImageCodec:
         *,
         largest_rdo: float = LARGEST_RDO,
         may_cut: bool = True,
+        on_step: StepReport | None = None,
     ) -> bytes:
         """Compress an image to a given size at most: the best file that fits.
 
@@ -350,6 +348,7 @@ class ImageCodec:
             options: With a target size.
             largest_rdo: Largest weight of the rate to try.
             may_cut: Whether slices may be left out where that is not enough.
+            on_step: As for :meth:`encode`.
 
         Raises:
             As :meth:`encode`.
@@ -359,8 +358,8 @@ class ImageCodec:
         max_bytes = options.max_bytes(image.shape[0] * image.shape[1])
         if max_bytes is None:
             raise ValueError("options must have bits_per_pixel or target_bytes")
-        features = feature_tiles(self.model, padded, self.tiling)
         codebook = self.model.quantize.codebook
+        features = feature_tiles(self.model, padded, self.tiling)
         chosen: dict[float, ChosenIndices] = {}
 
         def make(rdo: float, num_slices: int | None) -> bytes:
@@ -369,13 +368,25 @@ class ImageCodec:
                 chosen[rdo] = choose_indices(coder, features, codebook, rdo)
             return self._file(image, chosen[rdo], num_slices, ENTROPY_VERSION)
 
-        return largest_within(
+        fit = largest_within(
             make,
             max_bytes,
             num_slices=coder.num_slices,
             largest_rdo=largest_rdo,
             may_cut=may_cut,
         )
+        if not options.refine:
+            return fit.data
+        rdo = max(fit.rdo, LEAST_REFINE_RDO)
+        features = self._refined(padded, image, features, rdo, options.refine, on_step)
+        chosen.clear()
+        # Refined for one price of a bit, features are good near it only.
+        return largest_within(
+            make,
+            max_bytes,
+            num_slices=coder.num_slices,
+            least_rdo=0.7 * rdo,
+        ).data
 
     def _parse(
         self, data: bytes, prefix: int | None, truncated: bool, seed: int | None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from genaccel.errors import TargetSizeError
 
@@ -15,9 +16,18 @@ FAIR_RDO = 0.05
 STRAINED_RDO = 0.12
 LARGEST_RDO = 0.4
 _SMALLEST_RDO = 1e-3
+# Least weight in refinement, where bits that cost nothing are wasted.
+LEAST_REFINE_RDO = 0.005
 # Files of this share of the target are full.
 _FULL = 0.985
 _MOST_TRIALS = 9
+
+
+class Fit(NamedTuple):
+    """A file that fits, and the weight of the rate that it was made with."""
+
+    data: bytes
+    rdo: float
 
 
 def largest_within(
@@ -26,11 +36,12 @@ def largest_within(
     *,
     num_slices: int,
     largest_rdo: float = LARGEST_RDO,
+    least_rdo: float = 0.0,
     may_cut: bool = True,
-) -> bytes:
+) -> Fit:
     """The best file of at most ``max_bytes``.
 
-    First without any loss of distance; then with the smallest weight of the rate that fits; then, at the largest
+    First with the least weight of the rate, by default without any loss of distance; then with the smallest weight of the rate that fits; then, at the largest
     weight, with as many slices as fit.
 
     Args:
@@ -38,20 +49,22 @@ def largest_within(
         max_bytes: Its size at most.
         num_slices: Slices of a whole file.
         largest_rdo: Largest weight.
+        least_rdo: Least weight.
         may_cut: Whether slices may be left out.
 
     Raises:
         TargetSizeError: If no file is small enough.
     """
-    whole = make(0.0, None)
+    whole = make(least_rdo, None)
     if len(whole) <= max_bytes:
-        return whole
+        return Fit(whole, least_rdo)
     best = make(largest_rdo, None)
     if len(best) > max_bytes:
         if not may_cut:
             raise TargetSizeError(_too_small(max_bytes, len(best)))
-        return _most_slices(lambda n: make(largest_rdo, n), max_bytes, num_slices)
-    low, high = _SMALLEST_RDO, largest_rdo
+        cut = _most_slices(lambda n: make(largest_rdo, n), max_bytes, num_slices)
+        return Fit(cut, largest_rdo)
+    low, high = max(least_rdo, _SMALLEST_RDO), largest_rdo
     for _ in range(_MOST_TRIALS):
         if len(best) >= _FULL * max_bytes:
             break
@@ -61,7 +74,7 @@ def largest_within(
             best, high = data, middle
         else:
             low = middle
-    return best
+    return Fit(best, high)
 
 
 def _most_slices(make: Callable[[int], bytes], max_bytes: int, num_slices: int) -> bytes:

@@ -35,7 +35,7 @@ class ChosenIndices(NamedTuple):
     tables: list[SliceTables]
 
 
-def _cheapest(
+def cheapest(
     rows: Tensor, logits: Tensor, codebook: Tensor, mu: float, fraction_bits: int
 ) -> Tensor:
     """Index of the least cost, int64 ``[N]``, for features ``[N, C]`` and integer logits ``[N, K]``."""
@@ -83,7 +83,7 @@ def choose_indices(
     for t, coded in enumerate(coder.coded_tokens(grid)):
         tokens = model.tokens_of_slice(t)
         logits = model.step(state, previous)  # [W, n, K]
-        indices = _cheapest(
+        indices = cheapest(
             windows[:, tokens].flatten(0, 1),
             logits.flatten(0, 1),
             words,

@@ -170,7 +170,8 @@ class Autoencoder(nn.Module):
             for conv, latent in zip(self.quant_conv_list.values(), latents, strict=True)
         ]
 
-    def _synthesise(self, codes: Sequence[Tensor]) -> Tensor:
+    def synthesise(self, codes: Sequence[Tensor]) -> Tensor:
+        """Image ``[B, 3, H, W]`` from code vectors ``[B, C, H/s, W/s]``, coarse to fine; differentiable."""
         latents = [
             conv(code) for conv, code in zip(self.post_quant_conv_list.values(), codes, strict=True)
         ]
@@ -186,7 +187,7 @@ class Autoencoder(nn.Module):
         commitment = sum(w * q.commitment_loss for w, q in zip(weights, quantized, strict=True))
         code_vectors = [q.values for q in quantized]
         return AutoencoderOutput(
-            reconstruction=self._synthesise(code_vectors),
+            reconstruction=self.synthesise(code_vectors),
             indices=[q.indices for q in quantized],
             features=features,
             code_vectors=code_vectors,
@@ -223,7 +224,7 @@ class Autoencoder(nn.Module):
         for index_map in indices:
             if int(index_map.min()) < 0 or int(index_map.max()) >= self.params.codebook_size:
                 raise ValueError(f"indices must be in [0, {self.params.codebook_size})")
-        return self._synthesise([self.quantize.lookup(index_map) for index_map in indices])
+        return self.synthesise([self.quantize.lookup(index_map) for index_map in indices])
 
     def digest(self) -> bytes:
         """SHA-256 over the params and all tensors: what must be equal for two sides to understand a file."""

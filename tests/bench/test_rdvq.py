@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from bench.rdvq_codecs import (
     HALF,
+    REFINED,
     WITH_RDO,
     HalfSize,
     anchor_points,
@@ -182,3 +183,22 @@ def test_the_plot_leaves_out_what_is_not_asked_for(tmp_path):
     }
     plot(codecs, ["genaccel"], [QUALITY], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_refined_points_are_of_their_own_and_make_a_front_with_the_others():
+    found = our_points([], refine=3)
+    settings = {point.setting: point.codec for point in found}
+    assert settings["model photo-codec-small, 3 steps, rdo 0.035"] == "genaccel" + REFINED
+    assert not any(point.codec.endswith(REFINED) for point in our_points([]))
+    assert models_of(found) == zoo.names("codec")
+    codecs = {
+        "AVIF": points((0.1, 20), (0.2, 30), (0.4, 40), (0.8, 50)),
+        "genaccel": points((0.1, 20), (0.2, 30), (0.4, 40), (0.8, 50)),
+        "genaccel" + REFINED: points((0.05, 20), (0.1, 30), (0.2, 40), (0.4, 50)),
+    }
+    rows = comparisons(codecs, ["genaccel", "genaccel" + REFINED], [QUALITY])
+    assert [row["codec"] for row in rows] == ["genaccel", "genaccel" + REFINED]
+    assert rows[0]["bd_rate"] == pytest.approx(0)
+    assert rows[1]["bd_rate"] == pytest.approx(-0.5)
+    front = our_front(codecs, "genaccel" + REFINED, QUALITY)
+    assert front.rates == [0.05, 0.1, 0.2, 0.4]

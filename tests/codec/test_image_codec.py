@@ -11,8 +11,9 @@ import torch
 from genaccel import zoo
 from genaccel.codec.bitstream import Bitstream
 from genaccel.codec.codec_pool import CodecPool
-from genaccel.codec.image_codec import ImageCodec, activation_bytes_per_pixel
+from genaccel.codec.image_codec import ImageCodec
 from genaccel.codec.limits import CodecLimits
+from genaccel.codec.memory_estimate import activation_bytes_per_pixel
 from genaccel.codec.tiling import Tiling
 from genaccel.errors import BitstreamError, LimitExceededError, UnknownModelError
 

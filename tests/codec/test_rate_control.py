@@ -226,11 +226,13 @@ def test_the_search_takes_the_least_weight_and_then_the_most_slices():
         whole = 1000 / (1 + 10 * rdo)
         return bytes(int(whole if num_slices is None else whole * num_slices / 10))
 
-    assert len(largest_within(make, 1000, num_slices=10)) == 1000
+    assert len(largest_within(make, 1000, num_slices=10).data) == 1000
     assert calls == [(0.0, None)]
-    assert 490 <= len(largest_within(make, 500, num_slices=10)) <= 500
+    assert 490 <= len(largest_within(make, 500, num_slices=10).data) <= 500
     assert all(n is None for _, n in calls)
-    assert len(largest_within(make, 130, num_slices=10)) == 120  # six slices of the largest weight
+    assert (
+        len(largest_within(make, 130, num_slices=10).data) == 120
+    )  # six slices of the largest weight
     with pytest.raises(TargetSizeError):
         largest_within(make, 130, num_slices=10, may_cut=False)
     with pytest.raises(TargetSizeError, match="at least 20"):
