@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from genaccel.cli.encode import steps_bar
 from genaccel.codec.bitstream import Bitstream
 
 
@@ -257,6 +258,7 @@ def test_rate_control_of_models_with_an_entropy_model(run, photo, entropy_model_
         "size": ("--target-size", whole - 10),
         "bpp": ("--bpp", 8 * (whole - 10) / 96 / 64),
         "slices": ("--slices", 5),
+        "refined": ("--refine", 2, "--rdo", 0.2),
     }
     for name, option in options.items():
         result = run("encode", "a.png", f"{name}.gac", *option, *model)
@@ -268,6 +270,32 @@ def test_rate_control_of_models_with_an_entropy_model(run, photo, entropy_model_
     assert (tmp_path / "five.png").read_bytes() == (tmp_path / "slices.png").read_bytes()
     assert run("encode", "a.png", "static.gac", "--static-tables", *model).exit_code == 0
     assert "format version 1 (static tables)" in run("info", "static.gac").stdout
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_refinement_moves_a_bar_on_a_terminal(monkeypatch, is_terminal):
+    class Stream(io.StringIO):
+        def isatty(self):
+            return is_terminal
+
+    stream = Stream()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with steps_bar(shown=True) as on_step:
+        for done in range(1, 9):
+            on_step(done, 8)
+    assert ("refining" in stream.getvalue()) == is_terminal
+    with steps_bar(shown=False) as on_step:
+        on_step(1, 8)
+    assert stream.getvalue().count("refining: ") < 20
+
+
+def test_refinement_without_an_entropy_model_says_what_to_do(run, photo, model_folder):
+    result = run("encode", photo(), "--refine", 2, "--model", model_folder)
+    assert result.exit_code == 2
+    assert "refine needs an entropy model" in result.stderr
+    result = run("encode", photo(), "--refine", -2, "--model", model_folder)
+    assert result.exit_code == 2
+    assert "refine must not be negative" in result.stderr
 
 
 def test_a_file_that_has_lost_its_end(run, photo, entropy_model_folder, tmp_path):
