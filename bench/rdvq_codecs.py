@@ -39,7 +39,7 @@ REFINED = ", refined"
 # Weights of the rate in refinement. It takes minutes a picture on a CPU: a few points, from high rates to low ones.
 REFINED_WEIGHTS = {
     "photo-codec-small": (0.005, 0.035),
-    "photo-codec-medium": (0.02,),
+    "photo-codec-medium": (0.005,),
     "photo-codec-low": (0.1,),
 }
 # Of rate-distortion optimised quantisation.
