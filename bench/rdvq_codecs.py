@@ -43,7 +43,7 @@ REFINED_WEIGHTS = {
     "photo-codec-low": (0.1,),
 }
 # Of rate-distortion optimised quantisation.
-RDO_WEIGHTS = (0.005, 0.01, 0.02, 0.04)
+RDO_WEIGHTS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 ANCHORS = ("JPEG", "WebP", "AVIF", "JPEG XL")
 # From the least that each format can do at 640x427 to 0.3 bits per pixel. Whole pictures end near 0.08 (AVIF),
 # 0.11 (JPEG, WebP) and 0.17 bits per pixel (JPEG XL); below that, people send a smaller picture.
@@ -182,7 +182,7 @@ def _settings(
     settings = {"": ("", EncodeOptions())}
     if codec.entropy_model is not None:
         settings[", static tables"] = (STATIC, EncodeOptions(static_tables=True))
-        for rdo in RDO_WEIGHTS[1::3] if quick else RDO_WEIGHTS:
+        for rdo in RDO_WEIGHTS[1::4] if quick else RDO_WEIGHTS:
             settings[f", rdo {rdo:g}"] = (WITH_RDO, EncodeOptions(rdo=rdo))
         for rdo in REFINED_WEIGHTS.get(name, ())[: 1 if quick else None] if refine else ():
             ending = f", {refine} steps, rdo {rdo:g}"

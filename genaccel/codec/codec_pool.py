@@ -16,7 +16,7 @@ from genaccel.codec.encode_options import EncodeOptions
 from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec, model_in_words
 from genaccel.codec.latent_refinement import StepReport
 from genaccel.codec.limits import CodecLimits
-from genaccel.codec.rate_control import FAIR_RDO, STRAINED_RDO
+from genaccel.codec.rate_control import STRAINED_RDO
 from genaccel.errors import TargetSizeError, UnknownModelError
 
 # A file of less than this share of the size that is asked for: a better one would fit.
@@ -89,7 +89,8 @@ class CodecPool:
             for name, next_name in pairwise(names):
                 codec = self._load(name)
                 next_size = len(self._load(next_name).encode(image))
-                bound = STRAINED_RDO if next_size < _MUCH_UNUSED * max_bytes else FAIR_RDO
+                much_unused = next_size < _MUCH_UNUSED * max_bytes
+                bound = STRAINED_RDO if much_unused else zoo.fair_rdo(name)
                 with suppress(TargetSizeError):
                     data = codec.encode_within(
                         image, options, largest_rdo=bound, may_cut=False, on_step=on_step

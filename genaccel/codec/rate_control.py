@@ -8,11 +8,9 @@ from typing import NamedTuple
 
 from genaccel.errors import TargetSizeError
 
-# Weights of the rate that are tried. With the first, photo-codec-small has the rate and the ST-LPIPS of
-# photo-codec-medium without (0.102 and 0.100 bits per pixel, both 0.289 on four held-out photographs): beyond it, the
-# other model is better. Up to the second, this model is still better than a file of the other one that leaves much
-# of the target unused. Beyond the third, pictures fall apart faster than files shrink.
-FAIR_RDO = 0.05
+# Weights of the rate that are tried. Up to the first, a model is still better than a file of the next one (which is the
+# better one from ``zoo.fair_rdo`` on) that leaves much of the target unused. Beyond the second, pictures fall apart
+# faster than files shrink.
 STRAINED_RDO = 0.12
 LARGEST_RDO = 0.4
 _SMALLEST_RDO = 1e-3

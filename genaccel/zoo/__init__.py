@@ -65,6 +65,17 @@ def codecs_by_rate() -> list[str]:
     return sorted(rates, key=lambda name: -float(rates[name]))
 
 
+def fair_rdo(name: str) -> float:
+    """Weight of the rate beyond which the next codec of :func:`codecs_by_rate` is better.
+
+    There, this one has the ST-LPIPS of the next one without such a weight, in more bits. 0 for the last.
+
+    Raises:
+        UnknownModelError: If there is no such model.
+    """
+    return float(_entry(name).get("fair_rdo", 0.0))
+
+
 def codec_of_quality(quality: str) -> str:
     """Name of the codec for "low", "medium" or "high" quality.
 
