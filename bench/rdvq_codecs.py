@@ -21,7 +21,7 @@ from PIL import Image
 
 from genaccel import zoo
 from genaccel.codec.encode_options import EncodeOptions
-from genaccel.codec.image_codec import ImageCodec
+from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
 from genaccel.eval.classical import decode_classical
 from genaccel.eval.codecs import (
     ClassicalCodec,
@@ -184,7 +184,9 @@ def _settings(
         settings[", static tables"] = (STATIC, EncodeOptions(static_tables=True))
         for rdo in RDO_WEIGHTS[1::4] if quick else RDO_WEIGHTS:
             settings[f", rdo {rdo:g}"] = (WITH_RDO, EncodeOptions(rdo=rdo))
-        for rdo in REFINED_WEIGHTS.get(name, ())[: 1 if quick else None] if refine else ():
+        # In a quick run one point of one model: that it works.
+        refined = () if quick and name != DEFAULT_MODEL else REFINED_WEIGHTS.get(name, ())
+        for rdo in refined[: 1 if quick else None] if refine else ():
             ending = f", {refine} steps, rdo {rdo:g}"
             settings[ending] = (REFINED, EncodeOptions(rdo=rdo, refine=refine))
     return settings
