@@ -161,11 +161,15 @@ def parse_bytes(text: str) -> int:
 
 
 @contextmanager
-def steps_bar(*, shown: bool) -> Iterator[StepReport]:
+def steps_bar(*, shown: bool) -> Iterator[StepReport | None]:
     """A progress bar of refinement, where standard error is a terminal; gives the function that moves it."""
+    if not shown:
+        # Even a bar that is not shown makes a semaphore, which a worker that is killed leaves behind.
+        yield None
+        return
     from tqdm import tqdm
 
-    with tqdm(desc="refining", unit="step", leave=False, disable=None if shown else True) as bar:
+    with tqdm(desc="refining", unit="step", leave=False, disable=None) as bar:
 
         def on_step(done: int, total: int) -> None:
             bar.total = total

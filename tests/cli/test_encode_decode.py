@@ -285,8 +285,7 @@ def test_refinement_moves_a_bar_on_a_terminal(monkeypatch, is_terminal):
             on_step(done, 8)
     assert ("refining" in stream.getvalue()) == is_terminal
     with steps_bar(shown=False) as on_step:
-        on_step(1, 8)
-    assert stream.getvalue().count("refining: ") < 20
+        assert on_step is None
 
 
 def test_refinement_without_an_entropy_model_says_what_to_do(run, photo, model_folder):
