@@ -36,11 +36,12 @@ HALF = ", half size"
 STATIC = ", static tables"
 WITH_RDO = ", RDO"
 REFINED = ", refined"
-# Weights of the rate in refinement. It takes minutes a picture on a CPU: a few points, from high rates to low ones.
-REFINED_WEIGHTS = {
-    "photo-codec-small": (0.005, 0.035),
-    "photo-codec-medium": (0.005,),
-    "photo-codec-low": (0.1,),
+# Weights of the rate in refinement, and multiples of its steps. It takes minutes a picture on a CPU: a few points, from
+# high rates to low ones, and one that takes longer.
+REFINED_SETTINGS = {
+    "photo-codec-small": ((0.005, 1.0), (0.035, 1.0)),
+    "photo-codec-medium": ((0.005, 1.0), (0.005, 1.2)),
+    "photo-codec-low": ((0.1, 1.0),),
 }
 # Of rate-distortion optimised quantisation.
 RDO_WEIGHTS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
@@ -185,10 +186,13 @@ def _settings(
         for rdo in RDO_WEIGHTS[1::4] if quick else RDO_WEIGHTS:
             settings[f", rdo {rdo:g}"] = (WITH_RDO, EncodeOptions(rdo=rdo))
         # In a quick run one point of one model: that it works.
-        refined = () if quick and name != DEFAULT_MODEL else REFINED_WEIGHTS.get(name, ())
-        for rdo in refined[: 1 if quick else None] if refine else ():
-            ending = f", {refine} steps, rdo {rdo:g}"
-            settings[ending] = (REFINED, EncodeOptions(rdo=rdo, refine=refine))
+        refined = () if quick and name != DEFAULT_MODEL else REFINED_SETTINGS.get(name, ())
+        for rdo, multiple in refined[: 1 if quick else None] if refine else ():
+            steps = round(multiple * refine)
+            settings[f", {steps} steps, rdo {rdo:g}"] = (
+                REFINED,
+                EncodeOptions(rdo=rdo, refine=steps),
+            )
     return settings
 
 
