@@ -73,7 +73,7 @@ def main() -> None:
         {
             "model": (str, "", "", "more models, commas between: FOLDER or FAMILY=FOLDER"),
             "photographs": (int, 7, 2, "held-out photographs to use"),
-            "refine": (int, 40, 2, "steps of refinement; 0 leaves it out"),
+            "refine": (int, 40, 0, "steps of refinement; 0 leaves it out, as a quick run does"),
             "keep": (Path, None, None, "folder to keep finished points in"),
         },
     )

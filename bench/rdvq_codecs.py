@@ -21,7 +21,7 @@ from PIL import Image
 
 from genaccel import zoo
 from genaccel.codec.encode_options import EncodeOptions
-from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
+from genaccel.codec.image_codec import ImageCodec
 from genaccel.eval.classical import decode_classical
 from genaccel.eval.codecs import (
     ClassicalCodec,
@@ -183,11 +183,9 @@ def _settings(
     settings = {"": ("", EncodeOptions())}
     if codec.entropy_model is not None:
         settings[", static tables"] = (STATIC, EncodeOptions(static_tables=True))
-        for rdo in RDO_WEIGHTS[1::4] if quick else RDO_WEIGHTS:
+        for rdo in RDO_WEIGHTS[1:2] if quick else RDO_WEIGHTS:
             settings[f", rdo {rdo:g}"] = (WITH_RDO, EncodeOptions(rdo=rdo))
-        # In a quick run one point of one model: that it works.
-        refined = () if quick and name != DEFAULT_MODEL else REFINED_SETTINGS.get(name, ())
-        for rdo, multiple in refined[: 1 if quick else None] if refine else ():
+        for rdo, multiple in REFINED_SETTINGS.get(name, ()) if refine else ():
             steps = round(multiple * refine)
             settings[f", {steps} steps, rdo {rdo:g}"] = (
                 REFINED,
