@@ -59,7 +59,7 @@ def encode(
         int,
         typer.Option(
             metavar="STEPS",
-            help="Improve each image's code by gradient descent; 16 to 40 steps, of 10 s per megapixel on a CPU.",
+            help="Improve each image's code by gradient descent; 16 to 40 steps, each of 10 s per megapixel on a CPU core.",
         ),
     ] = 0,
     slices: Annotated[

@@ -315,17 +315,14 @@ class ImageCodec:
         if static and options.num_slices is not None:
             self._require_entropy_coder("num_slices")
         indices: IndexMaps | ChosenIndices
-        if options.refine:
-            coder = self._require_entropy_coder("refine")
-            padded = self._padded_image(image)
+        if options.refine or options.rdo:
+            coder = self._require_entropy_coder("refine" if options.refine else "rdo")
+            padded, rdo = self._padded_image(image), options.rdo
             features = feature_tiles(self.model, padded, self.tiling)
-            rdo = max(options.rdo, LEAST_REFINE_RDO)
-            features = self._refined(padded, image, features, rdo, options.refine, on_step)
+            if options.refine:
+                rdo = max(rdo, LEAST_REFINE_RDO)
+                features = self._refined(padded, image, features, rdo, options.refine, on_step)
             indices = choose_indices(coder, features, self.model.quantize.codebook, rdo)
-        elif options.rdo:
-            coder = self._require_entropy_coder("rdo")
-            features = feature_tiles(self.model, self._padded_image(image), self.tiling)
-            indices = choose_indices(coder, features, self.model.quantize.codebook, options.rdo)
         else:
             indices = self.encode_indices(image)
         version = STATIC_VERSION if static else ENTROPY_VERSION

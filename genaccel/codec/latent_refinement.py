@@ -12,7 +12,7 @@ Gradients pass the quantiser straight through, and reach the rate by the relaxed
 logits are those of the indices of a few steps ago: the integer entropy model, which has no gradient, need not run in
 each. All of this is floating point, and need not be the same on two machines.
 
-Large images go core by core, each with a margin of the image around it that stays as it is.
+Large images go piece by piece: each core with a margin of the image around it, which stays as it is.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ RATE_MU = 0.01
 class RefinementSettings:
     """What is minimised, and how.
 
-    The weight of the squared error is thirty times that of training, and ten times in proportion. ST-LPIPS alone can be
-    lowered by patterns that only its own network likes: PSNR, SSIMULACRA 2 and the distance of other networks then get
-    worse. With this weight and these small steps PSNR and SSIMULACRA 2 rise at equal size.
+    The squared error weighs ten times as much beside ST-LPIPS as in training. With the weights of training ST-LPIPS halved
+    and PSNR fell by 2 dB: the features found patterns that only that one network likes. With these weights, and small
+    steps, PSNR and SSIMULACRA 2 rise too (``bench/rdvq.py``).
 
     Attributes:
         mse: Weight of the mean squared error, on images in [-1, 1].
@@ -269,7 +269,7 @@ class LatentRefiner:
             for s in strides
         ]
         # Code words of the margin, which stay.
-        around = [self._nearest(region) for region in regions]
+        around = [self._codebook[self._nearest(region)].permute(2, 0, 1) for region in regions]
         moving = [
             region[:, rows, columns].clone().requires_grad_(True)
             for region, (rows, columns) in zip(regions, cores, strict=True)
@@ -280,23 +280,20 @@ class LatentRefiner:
         optimizer = torch.optim.Adam(moving, lr=settings.learning_rate, betas=(0.9, 0.99))
         pixels = original.shape[2] * original.shape[3]
         rate_weight = settings.rate * mu / RATE_MU / pixels
-        logits: Tensor | None = None
-        indices: Tensor | None = None
+        fraction_bits = self._coder.model.params.fraction_bits
+        with torch.no_grad():
+            indices = grid.cut([self._nearest(m)[None] for m in moving], fill=PADDING_INDEX)
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = (
                 settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
             )
             unit = [functional.normalize(m, dim=0) for m in moving]
-            windows = grid.cut([u[None] for u in unit])  # [W, L, C]
-            rows_inside = windows[inside]
+            rows_inside = grid.cut([u[None] for u in unit])[inside]  # [N, C]
             with torch.no_grad():
-                if logits is None or step % _STEPS_OF_TABLES == 0:
-                    logits = self._logits(windows if indices is None else None, indices, inside)
-                words = cheapest(
-                    rows_inside, logits, self._codebook, mu, self._coder.model.params.fraction_bits
-                )
-                indices = torch.full(inside.shape, PADDING_INDEX, device=words.device)
-                indices[inside] = words
+                if step % _STEPS_OF_TABLES == 0:
+                    logits = self._logits(indices, inside)  # [N, K]
+                    nats = logits.float() * (math.log(2) * 2.0**-fraction_bits)
+                indices[inside] = cheapest(rows_inside, logits, self._codebook, mu, fraction_bits)
                 chosen = [self._codebook[m[0]].permute(2, 0, 1) for m in grid.merge(indices)]
             codes = []
             for region, (rows, columns), u, word in zip(around, cores, unit, chosen, strict=True):
@@ -304,7 +301,6 @@ class LatentRefiner:
                 code[:, rows, columns] = u + (word - u).detach()  # straight through
                 codes.append(code[None])
             picture = self._model.synthesise(codes)[..., : original.shape[2], : original.shape[3]]
-            nats = logits.float() * (math.log(2) * 2.0**-self._coder.model.params.fraction_bits)
             _, bits = ops.soft_cross_entropy(
                 rows_inside, self._codebook, nats, settings.temperature
             )
@@ -318,23 +314,12 @@ class LatentRefiner:
                 region[:, rows, columns] = functional.normalize(m, dim=0)
 
     def _nearest(self, features: Tensor) -> Tensor:
-        """Code words ``[C, h, w]`` of unit vectors ``[C, h, w]``."""
-        flat = features.flatten(1).T.contiguous()  # [N, C]
-        words = self._codebook[ops.nearest_code(flat, self._codebook)[1].long()]
-        return words.T.reshape(features.shape)
+        """Indices ``[h, w]``, int64, of the code words nearest to unit vectors ``[C, h, w]``."""
+        flat = features.detach().flatten(1).T.contiguous()  # [N, C]
+        return ops.nearest_code(flat, self._codebook)[1].view(features.shape[1:])
 
-    def _logits(self, windows: Tensor | None, indices: Tensor | None, inside: Tensor) -> Tensor:
-        """int32 ``[N, K]`` of the tokens inside, in the order of ``inside``; of the nearest code words at first."""
-        if indices is None:
-            assert windows is not None
-            flat = windows[inside]
-            indices = torch.full(inside.shape, PADDING_INDEX, device=flat.device)
-            indices[inside] = ops.nearest_code(flat, self._codebook)[1].long()
+    def _logits(self, indices: Tensor, inside: Tensor) -> Tensor:
+        """int32 ``[N, K]`` of the tokens inside, for the indices ``[W, L]`` of windows."""
         model = self._coder.model
-        parts = [
-            model(part)[kept]
-            for part, kept in zip(
-                indices.split(WINDOWS_AT_ONCE), inside.split(WINDOWS_AT_ONCE), strict=True
-            )
-        ]
-        return torch.cat(parts)
+        windows = zip(indices.split(WINDOWS_AT_ONCE), inside.split(WINDOWS_AT_ONCE), strict=True)
+        return torch.cat([model(part)[kept] for part, kept in windows])

@@ -39,15 +39,15 @@ def largest_within(
 ) -> Fit:
     """The best file of at most ``max_bytes``.
 
-    First with the least weight of the rate, by default without any loss of distance; then with the smallest weight of the rate that fits; then, at the largest
-    weight, with as many slices as fit.
+    First with the least weight of the rate, by default without any loss of distance; then with the smallest one that
+    fits; then, at the largest weight, with as many slices as fit.
 
     Args:
         make: The file for a weight of the rate and a number of slices; None: all of them.
         max_bytes: Its size at most.
         num_slices: Slices of a whole file.
         largest_rdo: Largest weight.
-        least_rdo: Least weight.
+        least_rdo: Least weight, below ``largest_rdo``.
         may_cut: Whether slices may be left out.
 
     Raises:
