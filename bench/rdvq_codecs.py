@@ -21,6 +21,7 @@ from PIL import Image
 
 from genaccel import zoo
 from genaccel.codec.encode_options import EncodeOptions
+from genaccel.codec.half_size import halved, resized
 from genaccel.codec.image_codec import ImageCodec
 from genaccel.eval.classical import decode_classical
 from genaccel.eval.codecs import (
@@ -39,10 +40,14 @@ REFINED = ", refined"
 # Weights of the rate in refinement, and multiples of its steps. It takes minutes a picture on a CPU: a few points, from
 # high rates to low ones, and one that takes longer.
 REFINED_SETTINGS = {
-    "photo-codec-small": ((0.005, 1.0), (0.035, 1.0)),
-    "photo-codec-medium": ((0.005, 1.0), (0.005, 1.2)),
-    "photo-codec-low": ((0.1, 1.0),),
+    "photo-codec-small": ((0.005, 1.0), (0.005, 2.4), (0.035, 1.0)),
+    "photo-codec-medium": ((0.005, 1.0), (0.005, 1.2), (0.04, 1.0)),
+    "photo-codec-low": ((0.02, 1.0), (0.1, 1.0), (0.16, 1.0)),
 }
+# The same at half size.
+HALF_REFINED_SETTINGS = {"photo-codec-small": (0.005,), "photo-codec-medium": (0.005,)}
+# Of rate-distortion optimised quantisation at half size.
+HALF_RDO_WEIGHTS = {"photo-codec-low": (0.04, 0.16)}
 # Of rate-distortion optimised quantisation.
 RDO_WEIGHTS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 ANCHORS = ("JPEG", "WebP", "AVIF", "JPEG XL")
@@ -91,7 +96,7 @@ class JpegXlCodec:
 class HalfSize:
     """A codec on the picture at half its width and height; decoded, it is enlarged by Lanczos.
 
-    The bytes are the codec's and one more, which says whether the sides were odd.
+    As ``EncodeOptions(half_size=True)``. The bytes are the codec's and one more, which says whether the sides were odd.
     """
 
     codec: Codec
@@ -100,18 +105,13 @@ class HalfSize:
         """The bytes of ``[H, W, 3]``."""
         height, width = image.shape[:2]
         odd = height % 2 | width % 2 << 1
-        return bytes([odd]) + self.codec.encode(_resized(image, -(-height // 2), -(-width // 2)))
+        return bytes([odd]) + self.codec.encode(halved(image))
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """``[H, W, 3]`` of the bytes."""
         small = self.codec.decode(data[1:])
         height, width = small.shape[:2]
-        return _resized(small, 2 * height - (data[0] & 1), 2 * width - (data[0] >> 1))
-
-
-def _resized(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(resized)
+        return resized(small, 2 * height - (data[0] & 1), 2 * width - (data[0] >> 1))
 
 
 def classical_codec(title: str, quality: int) -> Codec:
@@ -180,7 +180,10 @@ def _settings(
     name: str, codec: ImageCodec, *, refine: int, quick: bool
 ) -> dict[str, tuple[str, EncodeOptions]]:
     """Settings of a model: what is behind its name, and the end of the curve's title."""
-    settings = {"": ("", EncodeOptions())}
+    settings = {
+        "": ("", EncodeOptions()),
+        HALF: (HALF, EncodeOptions(half_size=True)),
+    }
     if codec.entropy_model is not None:
         settings[", static tables"] = (STATIC, EncodeOptions(static_tables=True))
         for rdo in RDO_WEIGHTS[1:2] if quick else RDO_WEIGHTS:
@@ -190,6 +193,13 @@ def _settings(
             settings[f", {steps} steps, rdo {rdo:g}"] = (
                 REFINED,
                 EncodeOptions(rdo=rdo, refine=steps),
+            )
+        for rdo in () if quick else HALF_RDO_WEIGHTS.get(name, ()):
+            settings[f"{HALF}, rdo {rdo:g}"] = HALF, EncodeOptions(rdo=rdo, half_size=True)
+        for rdo in HALF_REFINED_SETTINGS.get(name, ()) if refine else ():
+            settings[f"{HALF}, {refine} steps, rdo {rdo:g}"] = (
+                REFINED + HALF,
+                EncodeOptions(rdo=rdo, refine=refine, half_size=True),
             )
     return settings
 

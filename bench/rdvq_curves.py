@@ -46,12 +46,12 @@ def anchor_front(codecs: Codecs, anchor: str, metric: Metric) -> Curve:
 
 
 def our_front(codecs: Codecs, title: str, metric: Metric) -> Curve:
-    """The best that models of ours do at each rate.
+    """The best that models of ours do at each rate, at full or at half size.
 
     With or without rate-distortion optimised quantisation; for a title that ends so, with refinement too.
     """
     base = title.removesuffix(REFINED)
-    titles = dict.fromkeys((base, base + WITH_RDO, title))
+    titles = dict.fromkeys((base, base + WITH_RDO, base + HALF, title, title + HALF))
     return pareto_front([point for t in titles for point in codecs.get(t, ())], metric)
 
 

@@ -68,6 +68,13 @@ def encode(
             help="Send only so many slices, coarse to fine; the decoder makes up the rest."
         ),
     ] = None,
+    half_size: Annotated[
+        bool | None,
+        typer.Option(
+            "--half-size/--full-size",
+            help="Code the image at half its width and height, for very small files; by default where --bpp or --target-size need it.",
+        ),
+    ] = None,
     static_tables: Annotated[
         bool,
         typer.Option("--static-tables", help="Code without the entropy model: larger and faster."),
@@ -109,6 +116,7 @@ def encode(
             target_bytes=None if target_size is None else parse_bytes(target_size),
             num_slices=slices,
             refine=refine,
+            half_size=half_size,
             static_tables=static_tables,
         )
         colour = None if background is None else parse_colour(background)

@@ -51,6 +51,8 @@ def info(
         coded = "entropy model" if described.entropy_model else "static tables"
         if described.num_slices is not None:
             coded += f", first {described.num_slices} slices"
+        if described.half_size:
+            coded += ", at half size"
         typer.echo(
             f"{file}: {described.width}x{described.height}, {described.file_bytes} bytes, "
             f"{described.bits_per_pixel:.3f} bits per pixel, format version {described.format_version} "

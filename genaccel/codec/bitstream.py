@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from genaccel import _coder, zoo
+from genaccel.codec.half_size import half_sides
 from genaccel.codec.limits import DEFAULT_MAX_PIXELS, MAX_SIDE
 from genaccel.errors import BitstreamError, LimitExceededError
 
@@ -25,7 +26,9 @@ CUSTOM_MODEL_NUMBER = 0
 _CRC_BYTES = 4
 _MAX_VARINT_BYTES = 3  # 21 bits hold MAX_SIDE
 _MIN_FILE_BYTES = len(MAGIC) + 1 + 1 + 1 + 1 + DIGEST_BYTES + _CRC_BYTES
-_PREFIX_FLAG = 1  # of version 2: a byte with the number of slices follows the digest
+_PREFIX_FLAG = 1  # a byte with the number of slices follows the digest
+_HALF_FLAG = 2  # the indices are those of the image at half its width and height
+_FLAGS = {STATIC_VERSION: _HALF_FLAG, ENTROPY_VERSION: _PREFIX_FLAG | _HALF_FLAG}
 # A file that claims more than this is a bomb: photographs take some 50 pixels a byte, one flat colour a few thousand.
 # The tables of entropy models give no token less than 0.0014 bits: 277,000 pixels a byte.
 _MAX_PIXELS_PER_BYTE = {STATIC_VERSION: 2**16, ENTROPY_VERSION: 2**20}
@@ -66,6 +69,7 @@ class Bitstream:
         payload: Range-coded indices.
         version: 1 for static tables, 2 for an entropy model.
         num_slices: Slices of the entropy model's order in the payload; None for all of them.
+        half_size: Whether the indices are those of the image at half its width and height.
 
     Raises:
         ValueError: If a field cannot be written.
@@ -85,6 +89,7 @@ class Bitstream:
     payload: bytes
     version: int = STATIC_VERSION
     num_slices: int | None = None
+    half_size: bool = False
 
     def __post_init__(self) -> None:
         for name, side in (("width", self.width), ("height", self.height)):
@@ -105,11 +110,17 @@ class Bitstream:
                 raise ValueError(f"num_slices must be in [1, 255], got {self.num_slices}")
         # One byte, that an empty payload be no special case.
         most = _MAX_PIXELS_PER_BYTE[self.version]
-        if self.width * self.height > most * (len(self.payload) + 1):
+        height, width = self.coded_sides
+        if width * height > most * (len(self.payload) + 1):
             raise ValueError(
-                f"payload of {len(self.payload)} bytes cannot hold {self.width}x{self.height} pixels: "
+                f"payload of {len(self.payload)} bytes cannot hold {width}x{height} pixels: "
                 f"the format allows {most} pixels per byte"
             )
+
+    @property
+    def coded_sides(self) -> tuple[int, int]:
+        """Height and width of the picture that the indices are of."""
+        return half_sides(self.height, self.width) if self.half_size else (self.height, self.width)
 
     @property
     def header_bytes(self) -> int:
@@ -118,10 +129,11 @@ class Bitstream:
 
     def _header(self) -> bytes:
         prefix = b"" if self.num_slices is None else bytes([self.num_slices])
+        flags = (_PREFIX_FLAG if prefix else 0) | (_HALF_FLAG if self.half_size else 0)
         return b"".join(
             (
                 MAGIC,
-                bytes([self.version << 4 | (_PREFIX_FLAG if prefix else 0)]),
+                bytes([self.version << 4 | flags]),
                 _write_varint(self.width),
                 _write_varint(self.height),
                 bytes([self.model_number]),
@@ -165,7 +177,7 @@ class Bitstream:
             raise BitstreamError(
                 f"format version {version} is not known here (only 1 and 2 are); a newer genaccel may read it"
             )
-        if flags & ~(_PREFIX_FLAG if version == ENTROPY_VERSION else 0):
+        if flags & ~_FLAGS[version]:
             raise BitstreamError(f"flags {flags:#x} are not known in format version {version}")
         if truncated:
             if version != ENTROPY_VERSION:
@@ -199,9 +211,23 @@ class Bitstream:
                 payload=data[position + has_prefix : end],
                 version=version,
                 num_slices=data[position] if has_prefix else None,
+                half_size=bool(flags & _HALF_FLAG),
             )
         except ValueError as error:
             raise BitstreamError(f"header is not valid: {error}") from error
+
+
+def model_in_words(stream: Bitstream) -> str:
+    """Which model a file needs."""
+    digest = f"digest {stream.model_digest.hex()}"
+    if stream.model_number == CUSTOM_MODEL_NUMBER:
+        return f"a model outside the zoo with {digest}"
+    name = zoo.codec_name(stream.model_number)
+    return (
+        f"model {name!r} with {digest}"
+        if name
+        else f"model number {stream.model_number} ({digest})"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,6 +240,7 @@ class BitstreamInfo:
         bits_per_pixel: Of the whole file, header and checksum included.
         entropy_model: Whether the model's entropy model coded it; otherwise its static tables did.
         num_slices: Slices that were sent; None for all, or where there are none.
+        half_size: Whether it holds the image at half its width and height, to be enlarged.
     """
 
     width: int
@@ -227,6 +254,7 @@ class BitstreamInfo:
     bits_per_pixel: float
     entropy_model: bool
     num_slices: int | None
+    half_size: bool
 
 
 def describe(
@@ -256,4 +284,5 @@ def describe(
         bits_per_pixel=8 * len(data) / (stream.width * stream.height),
         entropy_model=stream.version == ENTROPY_VERSION,
         num_slices=stream.num_slices,
+        half_size=stream.half_size,
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from genaccel import zoo
-from genaccel.codec.bitstream import CUSTOM_MODEL_NUMBER, Bitstream
+from genaccel.codec.bitstream import CUSTOM_MODEL_NUMBER, Bitstream, model_in_words
 from genaccel.codec.encode_options import EncodeOptions
-from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec, model_in_words
+from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
 from genaccel.codec.latent_refinement import StepReport
 from genaccel.codec.limits import CodecLimits
 from genaccel.codec.rate_control import STRAINED_RDO
@@ -68,8 +69,8 @@ class CodecPool:
         """Compress an image with the chosen model; if none is and a size is asked for, with the one that suits it.
 
         That is the model of the highest rate that gets there by rate-distortion optimised quantisation, with a larger
-        weight where the next model would leave much of the size unused; if none does, the one of the lowest rate, with
-        slices left out if need be.
+        weight where the next model would leave much of the size unused; if none does, the same at half size; if that
+        does not either, the model of the lowest rate, with slices left out if need be.
 
         Args:
             image: uint8 ``[H, W, 3]``, sRGB.
@@ -85,18 +86,25 @@ class CodecPool:
         """
         max_bytes = options.max_bytes(image.shape[0] * image.shape[1])
         if self._model is None and max_bytes is not None:
-            names = zoo.codecs_by_rate()
-            for name, next_name in pairwise(names):
+            sizes = (False, True) if options.half_size is None else (options.half_size,)
+            candidates = [(name, half) for half in sizes for name in zoo.codecs_by_rate()]
+            for (name, half), (next_name, next_half) in pairwise(candidates):
                 codec = self._load(name)
-                next_size = len(self._load(next_name).encode(image))
+                next_options = EncodeOptions(half_size=next_half)
+                next_size = len(self._load(next_name).encode(image, next_options))
                 much_unused = next_size < _MUCH_UNUSED * max_bytes
                 bound = STRAINED_RDO if much_unused else zoo.fair_rdo(name)
                 with suppress(TargetSizeError):
                     data = codec.encode_within(
-                        image, options, largest_rdo=bound, may_cut=False, on_step=on_step
+                        image,
+                        replace(options, half_size=half),
+                        largest_rdo=bound,
+                        may_cut=False,
+                        on_step=on_step,
                     )
                     return data, codec
-            codec = self._load(names[-1])
+            name, half = candidates[-1]
+            codec, options = self._load(name), replace(options, half_size=half)
         else:
             codec = self.for_encoding()
         return codec.encode(image, options, on_step=on_step), codec

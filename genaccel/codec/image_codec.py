@@ -22,15 +22,18 @@ from genaccel.codec.bitstream import (
     Bitstream,
     BitstreamInfo,
     describe,
+    model_in_words,
 )
 from genaccel.codec.completion import DEFAULT_SEED
 from genaccel.codec.encode_options import EncodeOptions
 from genaccel.codec.entropy_index_coder import DecodedPrefix, EntropyIndexCoder, IndexMaps
+from genaccel.codec.half_size import RESIZING_BYTES_PER_PIXEL, half_sides, halved, resized
 from genaccel.codec.index_coder import IndexCoder
 from genaccel.codec.latent_refinement import LatentRefiner, StepReport, refinement_bytes
 from genaccel.codec.limits import CodecLimits
 from genaccel.codec.memory_estimate import (
     activation_bytes_per_pixel,
+    coding_bytes,
     entropy_bytes_per_window,
 )
 from genaccel.codec.rate_control import LARGEST_RDO, LEAST_REFINE_RDO, largest_within
@@ -47,19 +50,6 @@ from genaccel.models.integer_entropy_model import IntegerEntropyModel
 
 DEFAULT_MODEL = "photo-codec-small"
 INTEGER_ENTROPY_FOLDER = "entropy-int8"  # inside a model folder
-
-
-def model_in_words(stream: Bitstream) -> str:
-    """Which model a file needs."""
-    digest = f"digest {stream.model_digest.hex()}"
-    if stream.model_number == CUSTOM_MODEL_NUMBER:
-        return f"a model outside the zoo with {digest}"
-    name = zoo.codec_name(stream.model_number)
-    return (
-        f"model {name!r} with {digest}"
-        if name
-        else f"model number {stream.model_number} ({digest})"
-    )
 
 
 class ImageCodec:
@@ -160,30 +150,30 @@ class ImageCodec:
         alignment = self.model.params.alignment
         return -(-length // alignment) * alignment
 
-    def estimate_memory_bytes(self, height: int, width: int) -> int:
+    def estimate_memory_bytes(self, height: int, width: int, *, half_size: bool = False) -> int:
         """Working memory for an image of this size, model weights apart."""
-        padded_height, padded_width = self._padded(height), self._padded(width)
-        pixels = padded_height * padded_width
-        tile_pixels = self.tiling.peak_pixels(
-            padded_height, padded_width, self.model.params.alignment
-        )
-        tokens = sum(pixels // s**2 for s in self.model.params.strides)
-        # Image and padded copy at 3 bytes, tokens as int32 twice, two float bands across the image.
-        band_rows = min(padded_height, self.tiling.tile_size + 2 * self.tiling.margin)
-        whole = 6 * pixels + 8 * tokens + 24 * band_rows * padded_width
-        tiles = tile_pixels * self._activation_bytes_per_pixel
+        resizing = 0
+        if half_size:
+            resizing = RESIZING_BYTES_PER_PIXEL * height * width
+            height, width = half_sides(height, width)
         windows = 0
         if self._entropy_coder is not None:
             grid = self._entropy_coder.grid(self._map_shapes(height, width))
             windows = grid.num_windows * entropy_bytes_per_window(self._entropy_coder.model)
-        return int(whole + max(tiles, windows))  # one after the other
+        return resizing + coding_bytes(
+            (self._padded(height), self._padded(width)),
+            self.model.params,
+            self.tiling,
+            self._activation_bytes_per_pixel,
+            windows,
+        )
 
-    def _check_limits(self, height: int, width: int) -> None:
+    def _check_limits(self, height: int, width: int, half_size: bool) -> None:
         if height * width > self.limits.max_pixels:
             raise LimitExceededError(
                 f"image of {width}x{height} pixels exceeds the limit of {self.limits.max_pixels} pixels"
             )
-        needed = self.estimate_memory_bytes(height, width)
+        needed = self.estimate_memory_bytes(height, width, half_size=half_size)
         if needed > self.limits.max_memory_bytes:
             raise LimitExceededError(
                 f"image of {width}x{height} pixels needs about {needed / 2**20:.0f} MiB, "
@@ -195,7 +185,8 @@ class ImageCodec:
             (self._padded(height) // s, self._padded(width) // s) for s in self.model.params.strides
         ]
 
-    def _padded_image(self, image: NDArray[np.uint8]) -> Tensor:
+    def _coded_image(self, image: NDArray[np.uint8], half_size: bool | None) -> NDArray[np.uint8]:
+        """The picture that the indices are of; refused here if it is none or too large."""
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
             raise TypeError(
                 f"image must be a uint8 array, got {getattr(image, 'dtype', type(image).__name__)}"
@@ -203,7 +194,11 @@ class ImageCodec:
         if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"image must have shape [H, W, 3], got {image.shape}")
         height, width = image.shape[:2]
-        self._check_limits(height, width)
+        self._check_limits(height, width, bool(half_size))
+        return halved(image) if half_size else image
+
+    def _padded_image(self, image: NDArray[np.uint8]) -> Tensor:
+        height, width = image.shape[:2]
         below, right = self._padded(height) - height, self._padded(width) - width
         padded = np.pad(image, ((0, below), (0, right), (0, 0)), mode="edge")
         return torch.from_numpy(padded)
@@ -230,7 +225,7 @@ class ImageCodec:
             OptionError: If ``rdo`` is not 0 and there is no entropy model to weigh bits.
             LimitExceededError: If it is larger than the limits allow.
         """
-        padded = self._padded_image(image)
+        padded = self._padded_image(self._coded_image(image, half_size=False))
         if not rdo:
             maps = encode_tiles(self.model, padded, self.tiling)
             return [index_map.numpy() for index_map in maps]
@@ -241,7 +236,7 @@ class ImageCodec:
     def _refined(
         self,
         padded: Tensor,
-        image: NDArray[np.uint8],
+        size: tuple[int, int],
         features: list[Tensor],
         rdo: float,
         steps: int,
@@ -256,8 +251,7 @@ class ImageCodec:
             )
         if self._refiner is None:
             self._refiner = LatentRefiner(self.model, self._require_entropy_coder("refine"))
-        height, width = image.shape[:2]
-        return self._refiner.refine(padded, (height, width), features, rdo, steps, on_step)
+        return self._refiner.refine(padded, size, features, rdo, steps, on_step)
 
     def _file(
         self,
@@ -265,6 +259,7 @@ class ImageCodec:
         indices: IndexMaps | ChosenIndices,
         num_slices: int | None,
         version: int,
+        half_size: bool | None,
     ) -> bytes:
         if version == STATIC_VERSION:
             assert not isinstance(indices, ChosenIndices)
@@ -285,6 +280,7 @@ class ImageCodec:
             payload=payload,
             version=version,
             num_slices=num_slices,
+            half_size=bool(half_size),
         ).to_bytes()
 
     @torch.inference_mode()
@@ -317,16 +313,19 @@ class ImageCodec:
         indices: IndexMaps | ChosenIndices
         if options.refine or options.rdo:
             coder = self._require_entropy_coder("refine" if options.refine else "rdo")
-            padded, rdo = self._padded_image(image), options.rdo
+            coded, rdo = self._coded_image(image, options.half_size), options.rdo
+            padded = self._padded_image(coded)
             features = feature_tiles(self.model, padded, self.tiling)
             if options.refine:
                 rdo = max(rdo, LEAST_REFINE_RDO)
-                features = self._refined(padded, image, features, rdo, options.refine, on_step)
+                features = self._refined(
+                    padded, coded.shape[:2], features, rdo, options.refine, on_step
+                )
             indices = choose_indices(coder, features, self.model.quantize.codebook, rdo)
         else:
-            indices = self.encode_indices(image)
+            indices = self.encode_indices(self._coded_image(image, options.half_size))
         version = STATIC_VERSION if static else ENTROPY_VERSION
-        return self._file(image, indices, options.num_slices, version)
+        return self._file(image, indices, options.num_slices, version, options.half_size)
 
     @torch.inference_mode()
     def encode_within(
@@ -351,7 +350,8 @@ class ImageCodec:
             As :meth:`encode`.
         """
         coder = self._require_entropy_coder("a target size")
-        padded = self._padded_image(image)
+        coded = self._coded_image(image, options.half_size)
+        padded = self._padded_image(coded)
         max_bytes = options.max_bytes(image.shape[0] * image.shape[1])
         if max_bytes is None:
             raise ValueError("options must have bits_per_pixel or target_bytes")
@@ -363,7 +363,7 @@ class ImageCodec:
             if rdo not in chosen:
                 chosen.clear()
                 chosen[rdo] = choose_indices(coder, features, codebook, rdo)
-            return self._file(image, chosen[rdo], num_slices, ENTROPY_VERSION)
+            return self._file(image, chosen[rdo], num_slices, ENTROPY_VERSION, options.half_size)
 
         fit = largest_within(
             make,
@@ -375,7 +375,7 @@ class ImageCodec:
         if not options.refine:
             return fit.data
         rdo = max(fit.rdo, LEAST_REFINE_RDO)
-        features = self._refined(padded, image, features, rdo, options.refine, on_step)
+        features = self._refined(padded, coded.shape[:2], features, rdo, options.refine, on_step)
         chosen.clear()
         # Refined for one price of a bit, features are good near it only.
         return largest_within(
@@ -397,8 +397,8 @@ class ImageCodec:
                 "give the model that wrote the file (--model), "
                 "or install the genaccel version that wrote it"
             )
-        self._check_limits(stream.height, stream.width)
-        shapes = self._map_shapes(stream.height, stream.width)
+        self._check_limits(stream.height, stream.width, stream.half_size)
+        shapes = self._map_shapes(*stream.coded_sides)
         if stream.version == STATIC_VERSION:
             if prefix is not None:
                 raise OptionError(
@@ -467,15 +467,16 @@ class ImageCodec:
             OptionError: If there are not so many slices, or the file has none.
         """
         stream, decoded = self._parse(data, prefix, truncated, seed)
-        image = np.empty((stream.height, stream.width, 3), np.uint8)
+        height, width = stream.coded_sides
+        image = np.empty((height, width, 3), np.uint8)
         top = 0
         maps = [torch.from_numpy(index_map) for index_map in decoded.index_maps]
         for band in decode_tiles(self.model, maps, self.tiling):
-            rows = min(band.shape[1], stream.height - top)
-            visible = band[:, :rows, : stream.width].add(1).mul(127.5).round().clamp(0, 255)
+            rows = min(band.shape[1], height - top)
+            visible = band[:, :rows, :width].add(1).mul(127.5).round().clamp(0, 255)
             image[top : top + rows] = visible.to(torch.uint8).permute(1, 2, 0).numpy()
             top += rows
-        return image
+        return resized(image, stream.height, stream.width) if stream.half_size else image
 
     def info(self, data: bytes) -> BitstreamInfo:
         """What a file says about itself.

@@ -6,7 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from genaccel.models.autoencoder import Autoencoder
+from genaccel.codec.tiling import Tiling
+from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
 from genaccel.models.integer_entropy_model import IntegerEntropyModel
 
 # A residual block keeps its input, two intermediates and an output, and convolutions reorder what they read and
@@ -37,6 +38,32 @@ def activation_bytes_per_pixel(model: Autoencoder) -> float:
         for hook in hooks:
             hook.remove()
     return 4 * _LIVE_ACTIVATIONS * largest / side**2
+
+
+def coding_bytes(
+    padded_size: tuple[int, int],
+    params: AutoencoderParams,
+    tiling: Tiling,
+    activation_bytes: float,
+    entropy_bytes: int,
+) -> int:
+    """Estimate of the working memory for one image.
+
+    Args:
+        padded_size: Height and width in pixels, with padding.
+        params: Of the model.
+        tiling: How the image is cut.
+        activation_bytes: As :func:`activation_bytes_per_pixel` says.
+        entropy_bytes: Of the entropy model for all windows.
+    """
+    height, width = padded_size
+    pixels = height * width
+    tokens = sum(pixels // s**2 for s in params.strides)
+    # Image and padded copy at 3 bytes, tokens as int32 twice, two float bands across the image.
+    band_rows = min(height, tiling.tile_size + 2 * tiling.margin)
+    whole = 6 * pixels + 8 * tokens + 24 * band_rows * width
+    tiles = tiling.peak_pixels(height, width, params.alignment) * activation_bytes
+    return int(whole + max(tiles, entropy_bytes))  # one after the other
 
 
 def entropy_bytes_per_window(model: IntegerEntropyModel) -> int:

@@ -66,9 +66,9 @@ def codecs_by_rate() -> list[str]:
 
 
 def fair_rdo(name: str) -> float:
-    """Weight of the rate beyond which the next codec of :func:`codecs_by_rate` is better.
+    """Weight of the rate beyond which the next codec of :func:`codecs_by_rate` is better, after the last the first at half size.
 
-    There, this one has the ST-LPIPS of the next one without such a weight, in more bits. 0 for the last.
+    There, this one has the ST-LPIPS of the next one without such a weight, in more bits.
 
     Raises:
         UnknownModelError: If there is no such model.

@@ -202,3 +202,21 @@ def test_refined_points_are_of_their_own_and_make_a_front_with_the_others():
     assert rows[1]["bd_rate"] == pytest.approx(-0.5)
     front = our_front(codecs, "genaccel" + REFINED, QUALITY)
     assert front.rates == [0.05, 0.1, 0.2, 0.4]
+
+
+def test_half_size_is_on_the_fronts_of_ours_as_on_those_of_anchors():
+    found = our_points([], refine=3)
+    half = {p.setting: p.codec for p in found if HALF in p.setting}
+    assert half["model photo-codec-medium, half size"] == "genaccel" + HALF
+    assert half["model photo-codec-low, half size, rdo 0.04"] == "genaccel" + HALF
+    assert half["model photo-codec-small, half size, 3 steps, rdo 0.005"] == (
+        "genaccel" + REFINED + HALF
+    )
+    codecs = {
+        "genaccel": points((0.1, 20), (0.2, 30)),
+        "genaccel" + HALF: points((0.03, 10), (0.15, 15)),
+        "genaccel" + REFINED: points((0.1, 25)),
+        "genaccel" + REFINED + HALF: points((0.04, 18)),
+    }
+    assert our_front(codecs, "genaccel", QUALITY).rates == [0.03, 0.1, 0.2]
+    assert our_front(codecs, "genaccel" + REFINED, QUALITY).rates == [0.03, 0.04, 0.1, 0.2]

@@ -259,6 +259,7 @@ def test_rate_control_of_models_with_an_entropy_model(run, photo, entropy_model_
         "bpp": ("--bpp", 8 * (whole - 10) / 96 / 64),
         "slices": ("--slices", 5),
         "refined": ("--refine", 2, "--rdo", 0.2),
+        "half": ("--half-size",),
     }
     for name, option in options.items():
         result = run("encode", "a.png", f"{name}.gac", *option, *model)
@@ -266,6 +267,8 @@ def test_rate_control_of_models_with_an_entropy_model(run, photo, entropy_model_
         assert (tmp_path / f"{name}.gac").stat().st_size < whole
         assert run("decode", f"{name}.gac", f"{name}.png", *model).exit_code == 0
     assert "first 5 slices" in run("info", "slices.gac").stdout
+    assert "96x64" in run("info", "half.gac").stdout
+    assert "(entropy model, at half size)" in run("info", "half.gac").stdout
     assert run("decode", "whole.gac", "five.png", "--prefix", 5, *model).exit_code == 0
     assert (tmp_path / "five.png").read_bytes() == (tmp_path / "slices.png").read_bytes()
     assert run("encode", "a.png", "static.gac", "--static-tables", *model).exit_code == 0

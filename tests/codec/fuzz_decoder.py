@@ -98,10 +98,15 @@ def slice_count(rng, data, other):
     return seal(data[:4] + b"\x21" + data[5:12] + bytes([rng.randrange(256)]) + data[12:-4])
 
 
+def half_size(rng, data, other):
+    """The payload of an image that is said to be the half of another."""
+    return seal(data[:4] + bytes([data[4] ^ 2]) + data[5:-4])
+
+
 MUTATIONS = (
     flip, truncate, noise, noise_after_magic, foreign_version, empty, splice,
     resealed(flip), resealed(truncate), resealed(splice), other_size, payload_noise, payload_extended,
-    slice_count,
+    slice_count, half_size,
 )  # fmt: skip
 
 

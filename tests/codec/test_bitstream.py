@@ -68,6 +68,34 @@ def test_version_2_has_a_slice_count_only_if_slices_are_missing(num_slices, over
     assert (described.entropy_model, described.num_slices) == (True, num_slices)
 
 
+@pytest.mark.parametrize("stream", [STREAM, ENTROPY_STREAM])
+def test_half_size_is_a_flag_and_costs_no_byte(stream):
+    half = dataclasses.replace(stream, half_size=True)
+    data = half.to_bytes()
+    assert len(data) == len(stream.to_bytes())
+    assert data[4] == stream.version << 4 | 2
+    assert Bitstream.from_bytes(data) == half
+    assert (half.coded_sides, stream.coded_sides) == ((214, 320), (427, 640))
+    assert (describe(data).half_size, describe(stream.to_bytes()).half_size) == (True, False)
+    assert (describe(data).width, describe(data).height) == (640, 427)
+    both = dataclasses.replace(ENTROPY_STREAM, half_size=True, num_slices=9)
+    assert both.to_bytes()[4] == 0x23
+    assert Bitstream.from_bytes(both.to_bytes()) == both
+
+
+def test_the_limit_of_pixels_per_byte_is_on_those_that_are_coded():
+    sides = {"width": 8192, "height": 4096, "payload": bytes(127)}
+    assert dataclasses.replace(STREAM, **sides, half_size=True).coded_sides == (2048, 4096)
+    with pytest.raises(ValueError, match="cannot hold 8192x4096"):
+        dataclasses.replace(STREAM, **sides)
+    with pytest.raises(ValueError, match="cannot hold 4097x2048"):
+        dataclasses.replace(STREAM, **{**sides, "width": 8193}, half_size=True)
+    with pytest.raises(LimitExceededError, match="640x427"):
+        Bitstream.from_bytes(
+            dataclasses.replace(STREAM, half_size=True).to_bytes(), max_pixels=640 * 427 - 1
+        )
+
+
 def test_a_file_that_has_lost_its_end_is_read_if_asked_for():
     data = ENTROPY_STREAM.to_bytes()
     for length in range(ENTROPY_STREAM.header_bytes + 8, len(data)):
@@ -125,8 +153,9 @@ def test_every_flipped_bit_is_refused():
         (b"\x89PNG\r\n\x1a\n" + bytes(40), "not a .gac file"),
         (MAGIC, "truncated"),
         (header(first=b"\x30"), "version 3"),
-        (header(first=b"\x22"), "flags 0x2"),
+        (header(first=b"\x24"), "flags 0x4"),
         (header(first=b"\x11"), "flags 0x1"),
+        (header(first=b"\x13"), "flags 0x3"),
         (header(width=b"\x80\x00"), "width is not written in its shortest form"),
         (header(height=b"\xab\x80\x00"), "height is not written in its shortest form"),
         (header(width=b"\x80\x80\x80\x01"), "width is longer than 3 bytes"),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from genaccel.codec.encode_options import EncodeOptions
+
 SCRIPT = Path(__file__).with_name("fuzz_decoder.py")
 
 
@@ -15,7 +17,10 @@ def fuzz(tmp_path, picture):
 
     def run(codec, folder, count, *options):
         sizes = [(1, 1), (31, 33), (100, 127), (16, 8)]
-        valid = [codec.encode(picture(*size, seed=i)).hex() for i, size in enumerate(sizes)]
+        valid = [
+            codec.encode(picture(*size, seed=i), EncodeOptions(half_size=i > 1)).hex()
+            for i, size in enumerate(sizes)
+        ]
         (tmp_path / "valid.txt").write_text("\n".join(valid))
         result = subprocess.run(
             [sys.executable, SCRIPT, folder, tmp_path / "valid.txt", str(count), *options],

@@ -12,6 +12,7 @@ from genaccel.codec.bitstream import Bitstream, describe
 from genaccel.codec.codec_pool import CodecPool
 from genaccel.codec.completion import draws, most_likely, pick
 from genaccel.codec.encode_options import EncodeOptions
+from genaccel.codec.half_size import halved, resized
 from genaccel.codec.image_codec import ImageCodec
 from genaccel.codec.limits import CodecLimits
 from genaccel.codec.rate_control import largest_within
@@ -296,6 +297,76 @@ def test_the_entropy_models_memory_counts(local_model, integer_entropy_model):
     assert codec.estimate_memory_bytes(4000, 4000) > needed + caches
     with pytest.raises(LimitExceededError, match="needs about"):
         codec.encode(np.zeros((4000, 4000, 3), np.uint8))
+
+
+@pytest.mark.parametrize("size", [(64, 96), (33, 47), (1, 1), (1, 130)])
+def test_half_size_codes_the_half_and_enlarges_it(codec, entropy_codec, picture, size):
+    image = picture(*size)
+    half = halved(image)
+    assert half.shape == (-(-size[0] // 2), -(-size[1] // 2), 3)
+    for coder, options in (
+        (codec, EncodeOptions(half_size=True)),
+        (entropy_codec, EncodeOptions(half_size=True)),
+        (entropy_codec, EncodeOptions(half_size=True, rdo=0.02)),
+    ):
+        data = coder.encode(image, options)
+        assert (describe(data).height, describe(data).width) == size
+        of_half = coder.encode(half, EncodeOptions(rdo=options.rdo))
+        assert Bitstream.from_bytes(data).payload == Bitstream.from_bytes(of_half).payload
+        assert_same_maps(coder.decode_indices(data), coder.decode_indices(of_half))
+        decoded = coder.decode(data)
+        np.testing.assert_array_equal(decoded, resized(coder.decode(of_half), *size))
+        decoded[0, 0] = 0  # the caller's own
+    assert entropy_codec.decode(data, prefix=3).shape == image.shape
+    ends = entropy_codec.slice_ends(data)
+    assert entropy_codec.decode(data[: ends[-1]], truncated=True).shape == image.shape
+
+
+def test_a_target_size_at_half_size_counts_the_pixels_of_the_image(entropy_codec, picture):
+    image = picture(96, 96)
+    plain = entropy_codec.encode(image, EncodeOptions(half_size=True))
+    target = int(0.8 * len(plain))
+    by_bytes = EncodeOptions(target_bytes=target, half_size=True)
+    data = entropy_codec.encode(image, by_bytes)
+    assert 0.85 * target <= len(data) <= target
+    assert describe(data).half_size
+    by_rate = EncodeOptions(bits_per_pixel=8 * target / 96**2, half_size=True)
+    assert entropy_codec.encode(image, by_rate) == data
+
+
+def test_half_size_needs_the_memory_of_a_quarter_and_of_resizing(entropy_codec):
+    quarter = entropy_codec.estimate_memory_bytes(2000, 2000)
+    half = entropy_codec.estimate_memory_bytes(4000, 4000, half_size=True)
+    assert quarter + 4000**2 * 11 < half < quarter + 4000**2 * 13
+    small = ImageCodec(
+        entropy_codec.model,
+        entropy_model=entropy_codec.entropy_model,
+        limits=CodecLimits(max_memory_bytes=half - 1),
+    )
+    image = np.zeros((4000, 4000, 3), np.uint8)
+    with pytest.raises(LimitExceededError, match="4000x4000 pixels needs about"):
+        small.encode(image, EncodeOptions(half_size=True))
+
+
+def test_a_pool_goes_to_half_size_before_it_leaves_slices_out(picture):
+    pool, image = CodecPool(), picture(192, 256)
+    low = zoo.codecs_by_rate()[-1]
+    full = len(ImageCodec.from_pretrained(low).encode(image, EncodeOptions(rdo=0.12)))
+    target = EncodeOptions(target_bytes=int(0.9 * full))
+    data, codec = pool.encode(image, target)
+    described = describe(data)
+    assert (described.half_size, described.num_slices) == (True, None)
+    assert pool.for_file(data) is codec
+    assert codec.decode(data).shape == image.shape
+    kept_to = dataclasses.replace(target, half_size=False)
+    data, codec = pool.encode(image, kept_to)
+    assert not describe(data).half_size
+    assert len(data) <= 0.9 * full
+    # Asked for, it is taken where none is needed; and a model that was chosen is kept to at full size.
+    data, codec = pool.encode(image, EncodeOptions(target_bytes=100_000, half_size=True))
+    assert describe(data).half_size
+    assert codec.model_name == zoo.codecs_by_rate()[0]
+    assert not describe(CodecPool(low).encode(image, target)[0]).half_size
 
 
 def test_a_pool_takes_the_model_of_the_highest_rate_that_gets_there(picture):

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images coded at half their width and height: a quarter of the indices, for rates that no model was made for.
+
+Of a model's bits at a low rate most say where things are, and few how they look. A model of a higher rate on a smaller
+picture spends them better than one whose indices have become coarse (``bench/rdvq.py``), as with classical formats.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+# The image and its half as Pillow keeps them, at 4 bytes a pixel, what it has between its two passes, and a copy.
+RESIZING_BYTES_PER_PIXEL = 12
+
+
+def half_sides(height: int, width: int) -> tuple[int, int]:
+    """Height and width at half size, rounded up."""
+    return -(-height // 2), -(-width // 2)
+
+
+def resized(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """An image ``[H, W, 3]`` at another size, by Lanczos."""
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def halved(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image ``[H, W, 3]`` at half size; :func:`resized` is the way back."""
+    return resized(image, *half_sides(*image.shape[:2]))
