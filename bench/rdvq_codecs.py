@@ -47,7 +47,7 @@ REFINED_SETTINGS = {
 # The same at half size.
 HALF_REFINED_SETTINGS = {"photo-codec-small": (0.005,), "photo-codec-medium": (0.005,)}
 # Of rate-distortion optimised quantisation at half size.
-HALF_RDO_WEIGHTS = {"photo-codec-low": (0.04, 0.16)}
+HALF_RDO_WEIGHTS = {"photo-codec-low": (0.04, 0.08)}
 # Of rate-distortion optimised quantisation.
 RDO_WEIGHTS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 ANCHORS = ("JPEG", "WebP", "AVIF", "JPEG XL")
