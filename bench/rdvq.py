@@ -6,8 +6,8 @@
 Bits are those of whole files. The classical formats end at 0.08 to 0.17 bits per pixel at this size of picture; so each
 of them also codes the picture at half its width and height, enlarged by Lanczos after decoding, in rows that say so, and
 so do our models. An anchor, in comparisons, is the better of the two at each rate, and genaccel the best of its models,
-sizes and weights of the rate (RDO). Refined points are a codec of their own: refinement minimises ST-LPIPS itself, so SSIMULACRA 2, PSNR and
-MS-SSIM, which it does not look at but for the squared error, tell whether pictures are better.
+sizes and weights of the rate (RDO). Refined points are a codec of their own: refinement minimises ST-LPIPS itself, so
+SSIMULACRA 2, PSNR and MS-SSIM, which it does not look at but for the squared error, tell whether pictures are better.
 
 Speed is measured beside CompressAI's bmshj2018-hyperprior, whose weights are random, since only time is asked for, and
 AVIF; the sides take turns. With ``--keep``, finished points stay in a folder and an interrupted run goes on from there.
