@@ -26,7 +26,7 @@ demo: setup
 	$(BIN)/genaccel accelerate landscapes-dit --class-labels 0,4,9,16 --guidance 2 --batch-size 4 --out out/accelerated.png
 
 test: setup
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+# Error messages come in frames: in narrow ones a long path of a temporary folder breaks in the middle of a word.
+os.environ["COLUMNS"] = "200"
+
 
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="rewrite our own golden files")

@@ -278,7 +278,7 @@ def _run(*arguments: object) -> SimpleNamespace:
     app = typer.Typer()
     app.command()(main)
     path = list(sys.path)
-    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
     assert sys.path == path
     message = " ".join(result.stderr.replace("│", " ").split())
     return SimpleNamespace(code=result.exit_code, out=result.stdout, error=message)

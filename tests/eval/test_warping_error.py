@@ -278,7 +278,7 @@ def _encode(path: Path, frames: Sequence[Frame]) -> Path:
 def _run(*arguments: object) -> SimpleNamespace:
     app = typer.Typer()
     app.command()(main)
-    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
     message = " ".join(result.stderr.replace("│", " ").split())
     return SimpleNamespace(code=result.exit_code, out=result.stdout, error=message)
 
