@@ -236,7 +236,7 @@ class ImageCodec:
     def _refined(
         self,
         padded: Tensor,
-        size: tuple[int, int],
+        coded: NDArray[np.uint8],
         features: list[Tensor],
         rdo: float,
         steps: int,
@@ -251,7 +251,8 @@ class ImageCodec:
             )
         if self._refiner is None:
             self._refiner = LatentRefiner(self.model, self._require_entropy_coder("refine"))
-        return self._refiner.refine(padded, size, features, rdo, steps, on_step)
+        height, width = coded.shape[:2]
+        return self._refiner.refine(padded, (height, width), features, rdo, steps, on_step)
 
     def _file(
         self,
@@ -318,9 +319,7 @@ class ImageCodec:
             features = feature_tiles(self.model, padded, self.tiling)
             if options.refine:
                 rdo = max(rdo, LEAST_REFINE_RDO)
-                features = self._refined(
-                    padded, coded.shape[:2], features, rdo, options.refine, on_step
-                )
+                features = self._refined(padded, coded, features, rdo, options.refine, on_step)
             indices = choose_indices(coder, features, self.model.quantize.codebook, rdo)
         else:
             indices = self.encode_indices(self._coded_image(image, options.half_size))
@@ -375,7 +374,7 @@ class ImageCodec:
         if not options.refine:
             return fit.data
         rdo = max(fit.rdo, LEAST_REFINE_RDO)
-        features = self._refined(padded, coded.shape[:2], features, rdo, options.refine, on_step)
+        features = self._refined(padded, coded, features, rdo, options.refine, on_step)
         chosen.clear()
         # Refined for one price of a bit, features are good near it only.
         return largest_within(
