@@ -137,9 +137,10 @@ def _ratio(front: Curve, test: Curve) -> dict[str, Any]:
 
 
 def plot(codecs: Codecs, ours: Sequence[str], metrics: Sequence[Metric], path: Path) -> None:
-    """One panel a metric: quality over bits per pixel; half size is dashed, genaccel is marked by stars.
+    """One panel a metric: quality over bits per pixel; half size is dashed, or hollow.
 
-    Codecs that are neither anchors nor of ``ours`` are left out.
+    Those of ``ours`` are stars and no lines, since they are of several models. Codecs that are neither anchors nor of
+    ``ours`` are left out.
     """
     import matplotlib
 
@@ -147,22 +148,23 @@ def plot(codecs: Codecs, ours: Sequence[str], metrics: Sequence[Metric], path: P
     from matplotlib import pyplot
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-    figure, axes = pyplot.subplots(2, 2, figsize=(11, 8), sharex=True, layout="constrained")
+    figure, axes = pyplot.subplots(2, 2, figsize=(12, 8), sharex=True, layout="constrained")
     colours = {title: f"C{i}" for i, title in enumerate((*ANCHORS, *ours))}
     for panel, metric in zip(axes.flat, metrics, strict=False):
         for title, points in codecs.items():
             if title.removesuffix(HALF) not in colours:
                 continue
             curve = curve_of(points, metric)
-            is_half = title.endswith(HALF)
+            is_half, is_ours = title.endswith(HALF), title.removesuffix(HALF) in ours
             panel.plot(
                 curve.rates,
                 curve.qualities,
                 label=title,
                 color=colours[title.removesuffix(HALF)],
-                linestyle="--" if is_half else "-",
-                marker="*" if title in ours else ".",
-                markersize=14 if title in ours else 5,
+                linestyle="none" if is_ours else "--" if is_half else "-",
+                marker="*" if is_ours else ".",
+                markersize=9 if is_ours else 5,
+                fillstyle="none" if is_ours and is_half else "full",
             )
         arrow = "higher is better" if metric.higher_is_better else "lower is better"
         panel.set_title(f"{metric.title} {metric.unit} ({arrow})".replace("  ", " "))
@@ -173,7 +175,7 @@ def plot(codecs: Codecs, ours: Sequence[str], metrics: Sequence[Metric], path: P
         panel.grid(alpha=0.3)
     for panel in axes[-1]:
         panel.set_xlabel("bits per pixel, whole file")
-    axes.flat[0].legend(fontsize=8)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), fontsize=8, loc="outside right upper")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
