@@ -46,7 +46,8 @@ def test_instruction_set_does_not_matter(capability):
     code = "import sys; sys.path[:0] = sys.argv[1:]; import test_integer; print(test_integer.digest_of_all_cases())"
     here = Path(__file__).parent
     printed = subprocess.run(
-        [sys.executable, "-c", code, str(here), str(here.parent)],
+        # -P: the package as it is installed, or linked (tests/abi/run.sh), not the checkout.
+        [sys.executable, "-P", "-c", code, str(here), str(here.parent)],
         env={**os.environ, "ATEN_CPU_CAPABILITY": capability},
         check=True,
         capture_output=True,
