@@ -44,7 +44,7 @@ REFINED_SETTINGS = {
     "photo-codec-medium": ((0.005, 1.0), (0.005, 1.2), (0.04, 1.0)),
     "photo-codec-low": ((0.02, 1.0), (0.1, 1.0), (0.16, 1.0)),
 }
-# The same at half size.
+# Weights of the rate in refinement at half size.
 HALF_REFINED_SETTINGS = {"photo-codec-small": (0.005,), "photo-codec-medium": (0.005,)}
 # Of rate-distortion optimised quantisation at half size.
 HALF_RDO_WEIGHTS = {"photo-codec-low": (0.04, 0.08)}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -88,26 +89,32 @@ class CodecPool:
         if self._model is None and max_bytes is not None:
             sizes = (False, True) if options.half_size is None else (options.half_size,)
             candidates = [(name, half) for half in sizes for name in zoo.codecs_by_rate()]
-            for (name, half), (next_name, next_half) in pairwise(candidates):
-                codec = self._load(name)
-                next_options = EncodeOptions(half_size=next_half)
-                next_size = len(self._load(next_name).encode(image, next_options))
-                much_unused = next_size < _MUCH_UNUSED * max_bytes
-                bound = STRAINED_RDO if much_unused else zoo.fair_rdo(name)
-                with suppress(TargetSizeError):
-                    data = codec.encode_within(
-                        image,
-                        replace(options, half_size=half),
-                        largest_rdo=bound,
-                        may_cut=False,
-                        on_step=on_step,
-                    )
-                    return data, codec
+            for (name, half), following in pairwise(candidates):
+                codec, own = self._load(name), replace(options, half_size=half)
+                for bound in self._bounds(name, following, image, max_bytes):
+                    with suppress(TargetSizeError):
+                        data = codec.encode_within(
+                            image, own, largest_rdo=bound, may_cut=False, on_step=on_step
+                        )
+                        return data, codec
             name, half = candidates[-1]
             codec, options = self._load(name), replace(options, half_size=half)
         else:
             codec = self.for_encoding()
         return codec.encode(image, options, on_step=on_step), codec
+
+    def _bounds(
+        self, name: str, following: tuple[str, bool], image: NDArray[np.uint8], max_bytes: int
+    ) -> Iterator[float]:
+        """Weights of the rate up to which to force a model, before the following one (name, at half size) is tried.
+
+        The second only if the first did not get there: what the following one makes of the image is a pass of its own.
+        """
+        yield zoo.fair_rdo(name)
+        next_name, half_size = following
+        made = self._load(next_name).encode(image, EncodeOptions(half_size=half_size))
+        if len(made) < _MUCH_UNUSED * max_bytes:
+            yield STRAINED_RDO
 
     def for_file(self, data: bytes, *, truncated: bool = False) -> ImageCodec:
         """The chosen model, or the one that a ``.gac`` file names.

@@ -47,7 +47,7 @@ def coding_bytes(
     activation_bytes: float,
     entropy_bytes: int,
 ) -> int:
-    """Estimate of the working memory for one image.
+    """Estimate of the working memory in bytes for one image.
 
     Args:
         padded_size: Height and width in pixels, with padding.

@@ -66,9 +66,10 @@ def codecs_by_rate() -> list[str]:
 
 
 def fair_rdo(name: str) -> float:
-    """Weight of the rate beyond which the next codec of :func:`codecs_by_rate` is better, after the last the first at half size.
+    """Weight of the rate beyond which the next codec of :func:`codecs_by_rate` is better.
 
-    There, this one has the ST-LPIPS of the next one without such a weight, in more bits.
+    There, this one has the ST-LPIPS of the next one without such a weight, in more bits. Next after the last codec is the
+    first one at half size.
 
     Raises:
         UnknownModelError: If there is no such model.

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from genaccel.codec import latent_refinement
+from genaccel.codec.bitstream import Bitstream
 from genaccel.codec.encode_options import EncodeOptions
+from genaccel.codec.half_size import halved
 from genaccel.codec.image_codec import ImageCodec
 from genaccel.codec.latent_refinement import LatentRefiner, RefinementSettings, refinement_bytes
 from genaccel.codec.limits import CodecLimits
@@ -66,6 +68,20 @@ def test_any_size_decodes(entropy_codec, picture, height, width):
     image = picture(height, width)
     data = entropy_codec.encode(image, EncodeOptions(refine=2))
     assert entropy_codec.decode(data).shape == image.shape
+
+
+def test_at_half_size_it_is_the_half_that_is_refined(entropy_codec, picture):
+    image = picture(65, 95)
+    plain = entropy_codec.encode(image, EncodeOptions(half_size=True))
+    refined = entropy_codec.encode(image, EncodeOptions(half_size=True, refine=2))
+    of_half = entropy_codec.encode(halved(image), EncodeOptions(refine=2))
+    payloads = [Bitstream.from_bytes(data).payload for data in (plain, refined, of_half)]
+    assert payloads[0] != payloads[1] == payloads[2]
+    assert entropy_codec.decode(refined).shape == image.shape
+    target = EncodeOptions(half_size=True, refine=2, target_bytes=len(plain) - 5)
+    fitted = entropy_codec.encode(image, target)
+    assert len(fitted) <= len(plain) - 5
+    assert entropy_codec.info(fitted).half_size
 
 
 def test_steps_lower_the_loss_and_leave_the_model_as_it_was(local_model, entropy_codec, picture):

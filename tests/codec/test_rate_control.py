@@ -375,6 +375,7 @@ def test_a_pool_takes_the_model_of_the_highest_rate_that_gets_there(picture):
     whole, codec = pool.encode(image, EncodeOptions(target_bytes=10_000))
     assert codec.model_name == high
     assert whole == codec.encode(image)
+    assert list(pool._codecs) == [high]  # no other was loaded to compare with
     least = len(ImageCodec.from_pretrained(low).encode(image, EncodeOptions(num_slices=2)))
     data, codec = pool.encode(image, EncodeOptions(target_bytes=least))
     assert codec.model_name == low
