@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+
+from genaccel.hooks.flop_count import FlopCount
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ def seconds_of_call(run: Callable[[], object], device: torch.device) -> float:
 
 
 def flops_of_call(run: Callable[[], object]) -> int | None:
-    """Floating-point operations of one call, two per multiply-add, by torch's ``FlopCounterMode``.
+    """Floating-point operations of one call, two per multiply-add, as :class:`FlopCount` counts them.
 
     It knows matrix products, convolutions and attention, and passes over everything else: elementwise
     operations, normalisation, sorting, custom operators, numpy.
@@ -76,9 +77,9 @@ def flops_of_call(run: Callable[[], object]) -> int | None:
     Returns:
         Their number, or None if the counter saw nothing that it knows.
     """
-    with FlopCounterMode(display=False) as counter:
+    with FlopCount() as count:
         run()
-    return counter.get_total_flops() or None
+    return count.total or None
 
 
 def peak_memory_of_call(run: Callable[[], T], device: torch.device) -> tuple[int | None, T]:

@@ -61,7 +61,7 @@ def compare_speed(
         warm_up: Untimed first calls of each side, at least 0.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``: which clock and which memory. By default the current
             GPU if the process used one by the end of the warm-up.
-        count_flops: Whether to call each side once more under ``FlopCounterMode``, which not every
+        count_flops: Whether to call each side once more under ``FlopCount``, which not every
             compiled model survives.
         quality: From a side's output to numbers by name, the same names for all sides.
         show_progress: A bar on stderr; by default if that is a terminal.

@@ -29,7 +29,7 @@ PYTHON_RULES = {
         for method in METHODS
     },
     "sensitivity": {"ops", "layers", "models", "data", "training", "zoo", "_coder", "hooks"},
-    "eval": {"ops", "layers", "models", "data", "zoo", *METHODS},
+    "eval": {"ops", "layers", "models", "data", "zoo", "hooks", *METHODS},
     "pipelines": {"ops", "layers", "models", "zoo", "hooks", *METHODS},
     "cli": {"ops", "layers", "models", "data", "training", "zoo", "eval", "pipelines", *METHODS},
     "__init__": {"sensitivity"},  # the public face names the configs and the entry point

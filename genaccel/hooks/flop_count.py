@@ -10,12 +10,15 @@ from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from genaccel.hooks.attention_flops import attention_flops
+
 
 class FlopCount(TorchDispatchMode):
-    """FLOPs of matrix products, convolutions and attention within the ``with``, by torch's formulas.
+    """FLOPs of matrix products, convolutions and attention within the ``with``.
 
-    torch's own ``FlopCounterMode`` also attributes them to modules, for which it hooks into
-    autograd; that fails in models that switch gradients on and off.
+    Products and convolutions by torch's formulas, attention by our own: torch has them for some of its kernels only.
+    Its ``FlopCounterMode`` also attributes FLOPs to modules, for which it hooks into autograd; that fails in models
+    that switch gradients on and off.
 
     Example:
         >>> import torch
@@ -37,15 +40,20 @@ class FlopCount(TorchDispatchMode):
     ) -> Any:
         """Run an operator and add what it costs."""
         kwargs = kwargs or {}
-        is_operator = not isinstance(func, HigherOrderOperator)
-        formula = flop_registry.get(func._overloadpacket if is_operator else func)
-        if formula is None and is_operator:
+        if isinstance(func, HigherOrderOperator):
+            name, key = func.name(), func
+        else:
+            name, key = func._schema.name, func._overloadpacket
+        flops = attention_flops(name, args)
+        formula = flop_registry.get(key)
+        if flops is None and formula is None and key is not func:
             # Composite operators reach the dispatcher whole under inference mode.
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
-        if formula is not None:
-            self.total += int(formula(*args, **kwargs, out_val=result))
+        if flops is None:
+            flops = 0 if formula is None else formula(*args, **kwargs, out_val=result)
+        self.total += int(flops)
         return result
