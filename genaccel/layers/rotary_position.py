@@ -37,17 +37,19 @@ def grid_rotations(grid_sides: Sequence[int], head_dim: int) -> Tensor:
     if head_dim < 4 or head_dim % 4:
         raise ValueError(f"head_dim must be a positive multiple of 4, got {head_dim}")
     half = head_dim // 2
+    # As published, every step is rounded to fp32: angles reach 937 radians, where that is part of the model. Quotients
+    # and products in fp32 are the same on every machine; powers, cosines and sines are not, and the last bit of a
+    # frequency moves an angle by 3e-5. Those are taken in fp64 and rounded once.
     exponents = np.arange(0, half, 2, dtype=np.float32) / np.float32(half)
-    frequencies = np.float32(1) / np.power(np.float32(_BASE), exponents)  # [head_dim / 4]
+    powers = np.power(_BASE, exponents.astype(np.float64)).astype(np.float32)
+    frequencies = np.float32(1) / powers  # [head_dim / 4]
     tables = []
     for side in grid_sides:
-        # In fp32 as published: angles reach 937 radians, where its rounding is part of the model.
         coordinates = np.arange(side, dtype=np.float32) / np.float32(side) * np.float32(_SPAN)
         angles = np.outer(coordinates, frequencies)  # [side, head_dim / 4]
         y = np.broadcast_to(angles[:, None], (side, side, len(frequencies)))
         x = np.broadcast_to(angles[None], (side, side, len(frequencies)))
         tables.append(np.concatenate([y, x], axis=2).reshape(side**2, half))
-    # The functions in fp64: rounded once, they are the same on every machine, and so is the code made with them.
     exact = np.concatenate(tables).astype(np.float64)
     return torch.tensor(np.stack([np.cos(exact), np.sin(exact)], axis=2).astype(np.float32))
 
