@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators of partial updates and forecasts against plain torch, at the sizes of DiT-XL/2.
+"""The operators that choose tokens and forecast against plain torch, at the sizes of DiT-XL/2.
 
 Both sides give the same result, checked before they are timed. Plain torch is written as one would for speed: in the
-dtype of the model, with ``topk``, ``gather``, ``layer_norm``, ``addcmul`` and in-place sums.
+dtype of the model, with ``topk`` and in-place sums.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -20,7 +19,6 @@ from bench.harness import Bench, alternate
 from genaccel import ops
 
 TOKENS, CHANNELS, SELECTED = 256, 1152, 64
-EPS = 1e-6
 Side = Callable[[], object]
 # Two sides of one operator, and the bytes that ours moves.
 Case = tuple[Side, Side, int]
@@ -32,25 +30,12 @@ def cases(batch: int, dtype: torch.dtype, device: torch.device) -> dict[str, Cas
     def randn(*shape: int) -> Tensor:
         return torch.randn(*shape, device=device).to(dtype)
 
-    x, old, residual, cache = (randn(batch, TOKENS, CHANNELS) for _ in range(4))
-    rows = randn(batch, SELECTED, CHANNELS)
-    shift, scale, gate = randn(batch, 3 * CHANNELS).chunk(3, dim=1)
+    x, old, residual = (randn(batch, TOKENS, CHANNELS) for _ in range(3))
     score = torch.rand(batch, TOKENS, device=device)
-    index = ops.select_tokens(score, SELECTED, groups=2)
-    plain_cache = cache.clone()
 
     def plain_select() -> Tensor:
         total = score[: batch // 2] + score[batch // 2 :]
         return total.topk(SELECTED, dim=1).indices.sort(dim=1).values.repeat(2, 1)
-
-    def plain_gather() -> Tensor:
-        chosen = x.gather(1, index[:, :, None].expand(-1, -1, CHANNELS))
-        normalized = functional.layer_norm(chosen, (CHANNELS,), eps=EPS)
-        return torch.addcmul(shift[:, None], normalized, 1 + scale[:, None])
-
-    def plain_scatter() -> Tensor:
-        plain_cache.scatter_(1, index[:, :, None].expand(-1, -1, CHANNELS), rows)
-        return torch.addcmul(residual, gate[:, None], plain_cache)
 
     def plain_predict() -> Tensor:
         return torch.add(residual, x, alpha=1.5).add_(old, alpha=-0.5)
@@ -61,12 +46,11 @@ def cases(batch: int, dtype: torch.dtype, device: torch.device) -> dict[str, Cas
         return list(sums)
 
     full = x.numel() * x.element_size()
-    part = rows.numel() * rows.element_size()
     return {
         "select_tokens": (
             lambda: ops.select_tokens(score, SELECTED, groups=2),
             plain_select,
-            score.numel() * 4 + index.numel() * 8,
+            score.numel() * 4 + batch * SELECTED * 8,
         ),
         "token_scores mean": (
             lambda: ops.token_scores(x),
@@ -77,16 +61,6 @@ def cases(batch: int, dtype: torch.dtype, device: torch.device) -> dict[str, Cas
             lambda: ops.token_scores(x, "drift", old),
             lambda: (x - old).mean(2, dtype=torch.float32).abs(),
             2 * full,
-        ),
-        "gather_norm_modulate": (
-            lambda: ops.gather_norm_modulate(x, index, shift, scale, EPS),
-            plain_gather,
-            2 * part,
-        ),
-        "scatter_gated_residual": (
-            lambda: ops.scatter_gated_residual(residual, cache, rows, index, gate),
-            plain_scatter,
-            3 * full + part,
         ),
         "predict_add": (
             lambda: ops.predict_add([residual], [x, old], [1.5, -0.5], [0.0])[0],
@@ -110,7 +84,7 @@ def check(name: str, ours: Side, plain: Side) -> None:
 def main() -> None:
     """Run the benchmark."""
     bench = Bench.from_command_line(
-        "tokens", "Partial updates and forecasts against plain torch, milliseconds a call."
+        "tokens", "Choice of tokens and forecasts against plain torch, milliseconds a call."
     )
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

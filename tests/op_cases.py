@@ -23,9 +23,6 @@ class OpCase:
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64)
     differentiable: tuple[int, ...] = field(default=())  # arguments that get a gradient
     gradcheck_of: Callable[..., torch.Tensor] | None = None  # its gradient is that of the op
-    mutates: tuple[
-        int, ...
-    ] = ()  # arguments that are outputs as well; the reference writes them too
 
 
 def _nearest_code_inputs(dtype, rows, codes, dim):
@@ -72,23 +69,6 @@ def _select_tokens_inputs(dtype, batch, tokens, k, groups):
 def _token_scores_inputs(dtype, batch, tokens, channels, with_reference):
     x = torch.randn(batch, tokens, channels, dtype=dtype)
     return x, x + torch.randn_like(x) / 4 if with_reference else None
-
-
-def _index(batch, tokens, k):
-    return torch.rand(batch, tokens).argsort(dim=1)[:, :k].contiguous()
-
-
-def _gather_norm_modulate_inputs(dtype, batch, tokens, channels, k):
-    x = torch.randn(batch, tokens, channels, dtype=dtype)
-    shift, scale = torch.randn(2, batch, channels, dtype=dtype) / 2
-    return x, _index(batch, tokens, k), shift, scale, 1e-6
-
-
-def _scatter_gated_residual_inputs(dtype, batch, tokens, channels, k):
-    residual, cache = torch.randn(2, batch, tokens, channels, dtype=dtype)
-    rows = torch.randn(batch, k, channels, dtype=dtype)
-    gate = torch.randn(batch, channels, dtype=dtype)
-    return residual, cache.clone(), rows, _index(batch, tokens, k), gate
 
 
 def _predict_add_inputs(dtype, tensors, history, size, with_bases):
@@ -160,16 +140,6 @@ SOFT_SHAPES = (
     {"rows": 66, "codes": 520, "dim": 8},
     {"rows": 35, "codes": 31, "dim": 100},
 )
-TOKEN_SHAPES = (
-    {"batch": 1, "tokens": 1, "channels": 1, "k": 1},
-    {"batch": 0, "tokens": 4, "channels": 8, "k": 2},
-    {"batch": 2, "tokens": 4, "channels": 8, "k": 0},
-    {"batch": 3, "tokens": 5, "channels": 7, "k": 5},
-    {"batch": 2, "tokens": 19, "channels": 72, "k": 6},
-    {"batch": 1, "tokens": 9, "channels": 1155, "k": 4},
-    {"batch": 1, "tokens": 3, "channels": 8320, "k": 2},  # more than a block keeps in registers
-)
-
 OP_CASES = (
     OpCase(
         name="nearest_code",
@@ -324,19 +294,6 @@ OP_CASES = (
             {"batch": 1, "tokens": 65, "channels": 1152, "with_reference": 1},
         ),
         dtypes=HALF_TO_DOUBLE,
-    ),
-    OpCase(
-        name="gather_norm_modulate",
-        make_inputs=_gather_norm_modulate_inputs,
-        shapes=TOKEN_SHAPES,
-        dtypes=HALF_TO_DOUBLE,
-    ),
-    OpCase(
-        name="scatter_gated_residual",
-        make_inputs=_scatter_gated_residual_inputs,
-        shapes=TOKEN_SHAPES,
-        dtypes=HALF_TO_DOUBLE,
-        mutates=(1,),
     ),
     OpCase(
         name="predict_add",

@@ -22,15 +22,6 @@ inline void check_size(const Tensor& tensor, int64_t axis, int64_t size, const c
                   axis, ", got ", tensor.size(axis));
 }
 
-// A matrix whose rows are dense, at any distance from one another: a chunk of a wider one.
-inline void check_dense_rows(const Tensor& tensor, int64_t rows, int64_t columns, const char* op,
-                             const char* name) {
-  check_dim(tensor, 2, op, name);
-  check_size(tensor, 0, rows, op, name);
-  check_size(tensor, 1, columns, op, name);
-  STD_TORCH_CHECK(columns <= 1 || tensor.stride(1) == 1, op, ": ", name, " must have dense rows");
-}
-
 inline void check_same_kind(const Tensor& a, const Tensor& b, const char* op, const char* name) {
   STD_TORCH_CHECK(a.scalar_type() == b.scalar_type() && a.is_cuda() == b.is_cuda() &&
                       a.get_device_index() == b.get_device_index(),

@@ -34,16 +34,9 @@ STABLE_TORCH_LIBRARY(genaccel, m) {
       "integer_frequencies(Tensor logits, int fraction_bits, int group_size, Tensor? group) -> "
       "Tensor");
 
-  // tokens: partial updates of cached blocks; indices are int64. The cache is written in place:
-  // most of it stays as it is
+  // tokens: which ones of a cached block to compute anew; indices are int64
   m.def("select_tokens(Tensor score, int k, int groups) -> Tensor");
   m.def("token_scores(Tensor x, Tensor? reference) -> Tensor");
-  m.def(
-      "gather_norm_modulate(Tensor x, Tensor index, Tensor shift, Tensor scale, float eps) -> "
-      "Tensor");
-  m.def(
-      "scatter_gated_residual(Tensor residual, Tensor(a!) cache, Tensor rows, Tensor index, "
-      "Tensor gate) -> Tensor");
 
   // forecast: history and coefficients are those of all tensors, one after the other
   m.def(

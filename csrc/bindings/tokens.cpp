@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <optional>
-#include <vector>
 
 #include "bindings/checks.h"
 #include "bindings/torch_compat.h"
-#include "tokens/gather_norm_modulate.h"
-#include "tokens/scatter_gated_residual.h"
 #include "tokens/select_tokens.h"
 #include "tokens/token_scores.h"
 
@@ -83,120 +80,6 @@ Tensor token_scores_on_cpu(const Tensor& x, const std::optional<Tensor>& referen
   return score;
 }
 
-void check_index(const Tensor& index, const Tensor& x, const char* op) {
-  check_dim(index, 2, op, "index");
-  check_contiguous(index, op, "index");
-  check_size(index, 0, x.size(0), op, "index");
-  STD_TORCH_CHECK(index.scalar_type() == ScalarType::Long, op, ": index must be int64");
-  STD_TORCH_CHECK(
-      index.is_cuda() == x.is_cuda() && index.get_device_index() == x.get_device_index(), op,
-      ": index must be on the device of the other arguments");
-  STD_TORCH_CHECK(x.size(1) > 0 || index.size(1) == 0, op, ": no index is in range of 0 tokens");
-}
-
-void check_in_range(const Tensor& index, int64_t tokens, const char* op) {
-  const int64_t* token = index.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < index.size(0) * index.size(1); ++i) {
-    STD_TORCH_CHECK(token[i] >= 0 && token[i] < tokens, op, ": index must be in [0, ", tokens,
-                    "), got ", token[i]);
-  }
-}
-
-tokens::GatherShape check_gather(const Tensor& x, const Tensor& index, const Tensor& shift,
-                                 const Tensor& scale) {
-  const char* op = "gather_norm_modulate";
-  check_dim(x, 3, op, "x");
-  check_contiguous(x, op, "x");
-  check_index(index, x, op);
-  check_dense_rows(shift, x.size(0), x.size(2), op, "shift");
-  check_dense_rows(scale, x.size(0), x.size(2), op, "scale");
-  check_same_kind(x, shift, op, "shift");
-  check_same_kind(x, scale, op, "scale");
-  return {x.size(0), x.size(1), index.size(1), x.size(2), shift.stride(0), scale.stride(0)};
-}
-
-Tensor new_rows(const Tensor& x, const Tensor& index) {
-  return torch::stable::new_empty(x, {x.size(0), index.size(1), x.size(2)});
-}
-
-Tensor gather_norm_modulate_on_cpu(const Tensor& x, const Tensor& index, const Tensor& shift,
-                                   const Tensor& scale, double eps) {
-  const tokens::GatherShape shape = check_gather(x, index, shift, scale);
-  check_in_range(index, shape.tokens, "gather_norm_modulate");
-  Tensor rows = new_rows(x, index);
-  dispatch_floating(x, "gather_norm_modulate", [&](auto zero) {
-    using T = decltype(zero);
-    const T* in = elements<T>(x);
-    const int64_t* token = index.const_data_ptr<int64_t>();
-    const T* add = elements<T>(shift);
-    const T* multiply = elements<T>(scale);
-    T* out = mutable_elements<T>(rows);
-    torch::stable::parallel_for(0, shape.batch * shape.selected, rows_per_task(shape.channels),
-                                [=](int64_t begin, int64_t end) {
-                                  tokens::gather_norm_modulate_cpu<T>(in, token, add, multiply, out,
-                                                                      begin, end, shape, eps);
-                                });
-  });
-  return rows;
-}
-
-tokens::ScatterShape check_scatter(const Tensor& residual, const Tensor& cache, const Tensor& rows,
-                                   const Tensor& index, const Tensor& gate) {
-  const char* op = "scatter_gated_residual";
-  check_dim(residual, 3, op, "residual");
-  check_contiguous(residual, op, "residual");
-  check_index(index, residual, op);
-  STD_TORCH_CHECK(index.size(1) <= INT32_MAX, op, ": index must have less than 2^31 columns");
-  check_dim(cache, 3, op, "cache");
-  check_contiguous(cache, op, "cache");
-  check_dim(rows, 3, op, "rows");
-  check_contiguous(rows, op, "rows");
-  for (int64_t axis = 0; axis < 3; ++axis) {
-    check_size(cache, axis, residual.size(axis), op, "cache");
-    check_size(rows, axis, axis == 1 ? index.size(1) : residual.size(axis), op, "rows");
-  }
-  check_dense_rows(gate, residual.size(0), residual.size(2), op, "gate");
-  check_same_kind(residual, cache, op, "cache");
-  check_same_kind(residual, rows, op, "rows");
-  check_same_kind(residual, gate, op, "gate");
-  return {residual.size(0), residual.size(1), index.size(1), residual.size(2), gate.stride(0)};
-}
-
-// [batch, tokens]: which row of its sample goes to a token, the last of several, or -1.
-std::vector<int32_t> positions(const Tensor& index, const tokens::ScatterShape& shape) {
-  std::vector<int32_t> position(shape.batch * shape.tokens, -1);
-  const int64_t* token = index.const_data_ptr<int64_t>();
-  for (int64_t b = 0; b < shape.batch; ++b) {
-    for (int64_t j = 0; j < shape.selected; ++j) {
-      position[b * shape.tokens + token[b * shape.selected + j]] = static_cast<int32_t>(j);
-    }
-  }
-  return position;
-}
-
-Tensor scatter_gated_residual_on_cpu(const Tensor& residual, Tensor cache, const Tensor& rows,
-                                     const Tensor& index, const Tensor& gate) {
-  const tokens::ScatterShape shape = check_scatter(residual, cache, rows, index, gate);
-  check_in_range(index, shape.tokens, "scatter_gated_residual");
-  Tensor result = torch::stable::empty_like(residual);
-  const std::vector<int32_t> position = positions(index, shape);
-  dispatch_floating(residual, "scatter_gated_residual", [&](auto zero) {
-    using T = decltype(zero);
-    const T* in = elements<T>(residual);
-    T* kept = mutable_elements<T>(cache);
-    const T* fresh = elements<T>(rows);
-    const T* factor = elements<T>(gate);
-    T* out = mutable_elements<T>(result);
-    const int32_t* at = position.data();
-    torch::stable::parallel_for(0, shape.batch * shape.tokens, rows_per_task(shape.channels),
-                                [=](int64_t begin, int64_t end) {
-                                  tokens::scatter_gated_residual_cpu<T>(in, kept, fresh, at, factor,
-                                                                        out, begin, end, shape);
-                                });
-  });
-  return result;
-}
-
 #if defined(GENACCEL_WITH_CUDA)
 Tensor select_tokens_on_cuda(const Tensor& score, int64_t k, int64_t groups) {
   check_select_tokens(score, k, groups);
@@ -223,37 +106,6 @@ Tensor token_scores_on_cuda(const Tensor& x, const std::optional<Tensor>& refere
   });
   return score;
 }
-
-Tensor gather_norm_modulate_on_cuda(const Tensor& x, const Tensor& index, const Tensor& shift,
-                                    const Tensor& scale, double eps) {
-  const tokens::GatherShape shape = check_gather(x, index, shift, scale);
-  const DeviceGuard guard(x.get_device_index());
-  Tensor rows = new_rows(x, index);
-  dispatch_floating(x, "gather_norm_modulate", [&](auto zero) {
-    using T = decltype(zero);
-    raise_if(tokens::gather_norm_modulate_cuda<T>(
-                 elements<T>(x), index.const_data_ptr<int64_t>(), elements<T>(shift),
-                 elements<T>(scale), mutable_elements<T>(rows), shape, eps, current_stream(x)),
-             "gather_norm_modulate");
-  });
-  return rows;
-}
-
-Tensor scatter_gated_residual_on_cuda(const Tensor& residual, Tensor cache, const Tensor& rows,
-                                      const Tensor& index, const Tensor& gate) {
-  const tokens::ScatterShape shape = check_scatter(residual, cache, rows, index, gate);
-  const DeviceGuard guard(residual.get_device_index());
-  Tensor result = torch::stable::empty_like(residual);
-  dispatch_floating(residual, "scatter_gated_residual", [&](auto zero) {
-    using T = decltype(zero);
-    raise_if(tokens::scatter_gated_residual_cuda<T>(
-                 elements<T>(residual), mutable_elements<T>(cache), elements<T>(rows),
-                 index.const_data_ptr<int64_t>(), elements<T>(gate), mutable_elements<T>(result),
-                 shape, current_stream(residual)),
-             "scatter_gated_residual");
-  });
-  return result;
-}
 #endif
 
 }  // namespace
@@ -261,16 +113,12 @@ Tensor scatter_gated_residual_on_cuda(const Tensor& residual, Tensor cache, cons
 STABLE_TORCH_LIBRARY_IMPL(genaccel, CPU, m) {
   m.impl("select_tokens", TORCH_BOX(&select_tokens_on_cpu));
   m.impl("token_scores", TORCH_BOX(&token_scores_on_cpu));
-  m.impl("gather_norm_modulate", TORCH_BOX(&gather_norm_modulate_on_cpu));
-  m.impl("scatter_gated_residual", TORCH_BOX(&scatter_gated_residual_on_cpu));
 }
 
 #if defined(GENACCEL_WITH_CUDA)
 STABLE_TORCH_LIBRARY_IMPL(genaccel, CUDA, m) {
   m.impl("select_tokens", TORCH_BOX(&select_tokens_on_cuda));
   m.impl("token_scores", TORCH_BOX(&token_scores_on_cuda));
-  m.impl("gather_norm_modulate", TORCH_BOX(&gather_norm_modulate_on_cuda));
-  m.impl("scatter_gated_residual", TORCH_BOX(&scatter_gated_residual_on_cuda));
 }
 #endif
 

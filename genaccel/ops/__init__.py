@@ -12,15 +12,9 @@ from genaccel.ops.integer import (
     integer_rotate_normalize,
 )
 from genaccel.ops.quantize import nearest_code, soft_cross_entropy
-from genaccel.ops.tokens import (
-    gather_norm_modulate,
-    scatter_gated_residual,
-    select_tokens,
-    token_scores,
-)
+from genaccel.ops.tokens import select_tokens, token_scores
 
 __all__ = [
-    "gather_norm_modulate",
     "integer_attention",
     "integer_frequencies",
     "integer_gate",
@@ -30,7 +24,6 @@ __all__ = [
     "nearest_code",
     "pmf_to_cdf",
     "predict_add",
-    "scatter_gated_residual",
     "select_tokens",
     "soft_cross_entropy",
     "token_scores",

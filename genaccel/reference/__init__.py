@@ -17,15 +17,9 @@ from genaccel.reference.quantize import (
     soft_cross_entropy,
     soft_cross_entropy_backward,
 )
-from genaccel.reference.tokens import (
-    gather_norm_modulate,
-    scatter_gated_residual,
-    select_tokens,
-    token_scores,
-)
+from genaccel.reference.tokens import select_tokens, token_scores
 
 __all__ = [
-    "gather_norm_modulate",
     "integer_attention",
     "integer_frequencies",
     "integer_gate",
@@ -36,7 +30,6 @@ __all__ = [
     "nearest_code_backward",
     "pmf_to_cdf",
     "predict_add",
-    "scatter_gated_residual",
     "select_tokens",
     "soft_cross_entropy",
     "soft_cross_entropy_backward",

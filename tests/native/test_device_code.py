@@ -17,8 +17,6 @@ ARCHITECTURES = ("80", "90")
 _PACKS = r"_kernel<(genaccel::Half, 8|genaccel::BFloat16, 8|float, 4|double, 2)[,>]"
 WIDE = {
     "predict_add_cuda": (_PACKS, 4, ("LDG", "STG")),
-    "gather_norm_modulate_cuda": (_PACKS, 4, ("LDG", "STG")),
-    "scatter_gated_residual_cuda": (_PACKS, 4, ("LDG", "STG")),
     "token_scores_cuda": (_PACKS, 8, ("LDG",)),
     "nearest_code_cuda": (r"(normalize|backward)_kernel<(float, 4|double, 2)>", 4, ("LDG", "STG")),
     "integer_gate_cuda": (r"_kernel<16>", 1, ("LDG", "STG")),
