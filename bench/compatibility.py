@@ -23,7 +23,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hooks"))
 from bench.harness import Bench
-from genaccel.hooks.block_lists import find_block_lists
+from genaccel.hooks.blocks import find_block_lists
 
 tiny_transformers: Any = importlib.import_module("tiny_transformers")
 scripted: Any = importlib.import_module("scripted")
@@ -89,18 +89,18 @@ class Subject:
         model = self.tiny.build()
         lists = ", ".join(found.name for found in find_block_lists(model))
         plain = self.outputs(model)
-        attachment = scripted.attach(model, [1, 1, 1])
+        engine = scripted.attach(model, [1, 1, 1])
         computed = self.outputs(model)
-        covered = sum(s.flops for s in attachment.segments) / max(1, attachment.total_flops)
-        blocks = sum(len(s.blocks) for s in attachment.segments)
-        total = sum(len(found.blocks) for found in attachment.lists)
-        attachment.detach()
+        covered = sum(s.flops for s in engine.segments) / max(1, engine.total_flops)
+        blocks = sum(len(s.blocks) for s in engine.segments)
+        total = sum(len(found.blocks) for found in engine.binding.lists)
+        engine.detach()
         restored = same(plain[:1], [tiny_transformers.call(model, self.inputs[0])])
         left = any({"forward", "_diffusers_hook"} & set(vars(module)) for module in model.modules())
         return {
             "class": self.name,
             "block_lists": lists,
-            "segments": len(attachment.segments),
+            "segments": len(engine.segments),
             "blocks": f"{blocks} of {total}",
             "covered": f"{covered:.0%}",
             "bit-identical": said(same(plain, computed)),
@@ -110,15 +110,15 @@ class Subject:
     def compiled(self) -> str:
         """Whether a compiled forward gives the same in two graphs."""
         model = self.tiny.build()
-        attachment = scripted.attach(model, [1, 1, 0])
+        engine = scripted.attach(model, [1, 1, 0])
         expected = self.outputs(model)
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         try:
-            attachment.compile(fullgraph=True, backend="eager")
+            engine.binding.compile(fullgraph=True, backend="eager")
             outputs = self.outputs(model)
         except Exception as error:
-            attachment.detach()
+            engine.detach()
             return self.blame(error, lambda: self.compile_alone(model))
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         close = all(
@@ -150,10 +150,10 @@ class Subject:
             explain(self.name, f"by itself: {error}")
             return CANNOT
         try:
-            attachment = scripted.attach(model, [1, 1, 0])
+            engine = scripted.attach(model, [1, 1, 0])
             outputs = self.outputs(model)
-            skipped = not any(attachment.records[-1].computed)
-            attachment.detach()
+            skipped = not any(engine.records[-1].computed)
+            engine.detach()
             after = self.outputs(model)
         except Exception as error:
             explain(self.name, str(error))

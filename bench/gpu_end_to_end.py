@@ -27,7 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.gpu_methods import Soda, compile_for, other_methods
 from bench.gpu_subjects import MODES, SUBJECTS, Mode, PipelineWorkload, Subject
 from bench.harness import Bench
-from bench.soda_workload import SLACK, Failure, Method, Search, Trial, measure_speedups
+from bench.soda_rounds import run_rounds
+from bench.soda_search import SLACK, Failure, Search, Trial
+from bench.soda_workload import Method
 from genaccel.eval.one_call import seconds_of_call
 
 NO_CUDA = "bench/gpu_end_to_end.py needs a CUDA device, and this PyTorch sees none"
@@ -113,7 +115,8 @@ def _mode_rows(
         try:
             trials.append(trial if mode == "eager" else _in_mode(workload, soda, trial, mode))
             # One at a time: what a graph gave is only there until the next replay.
-            measure_speedups(workload, trials[-1:], repeats=repeats)
+            measured = run_rounds(workload, trials[-1:], rounds=repeats, counts_flops=False)
+            trials[-1].speedup = measured.outcomes[0].speedup
         except Exception as error:  # other people's code, in a mode that it may not know
             trials = [t for t in trials if t.method is not trial.method]
             rows.append(_failed(workload, mode, target, _failure(trial.method, error)))
@@ -135,7 +138,7 @@ def _methods(trials: Sequence[Trial]) -> list[Method]:
 def _in_mode(workload: PipelineWorkload, soda: Soda, trial: Trial, mode: Mode) -> Trial:
     """The same setting on a new copy, compiled and warm."""
     attached = trial.method.attach(workload.copy(), trial.setting.values)
-    compile_for(attached, mode, soda.handle(attached) if trial.method.is_ours else None)
+    compile_for(attached, mode, soda.handle(attached) if trial.method.role == "ours" else None)
     for _ in range(2):
         workload.latents(attached, workload.test_samples(0))
     return Trial(trial.method, trial.setting, trial.flop_ratio, attached=attached)

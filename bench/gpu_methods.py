@@ -36,7 +36,7 @@ class Soda:
         self._handles: dict[int, SensitivityHandle] = {}
         settings = tuple(Setting(f"speedup {s:g}", {"speedup": s}, expected=s) for s in speedups)
         self.method = Method(
-            name="genaccel SODA", attach=self._attach, ladders=(settings,), is_ours=True
+            name="genaccel SODA", attach=self._attach, ladders=(settings,), role="ours"
         )
 
     def _attach(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:

@@ -89,7 +89,7 @@ class PipelineWorkload(Workload):
             pipeline,
             num_steps=num_steps or subject.num_steps,
             guidance=1.0,
-            num_classes=1,
+            classes=range(1),
             batch_size=batch_size,
         )
         self.subject = subject

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from genaccel.eval.results import environment
+
+# Folders that a benchmark's figures depend on.
+_MEASURED = ("bench", ":!bench/results", "csrc", "eval", "genaccel", "pipelines")
 
 
 @dataclass(kw_only=True)
@@ -60,15 +64,57 @@ class Bench:
         return cls(name=name, quick=arguments.quick, json_path=arguments.json, options=chosen)
 
     def bar(
-        self, name: str, value: float | None, target: float, *, higher_is_better: bool = True
+        self,
+        name: str,
+        value: float | None,
+        target: float,
+        *,
+        higher_is_better: bool = True,
+        interval: tuple[float, float] | None = None,
     ) -> None:
-        """Record whether a measured value (None: not measurable here) reaches its target."""
+        """Record whether a measured value (None: not measurable here) reaches its target.
+
+        Args:
+            name: Of the bar.
+            value: Measured.
+            target: That it is to reach.
+            higher_is_better: Whether to lie above the target.
+            interval: Ends of where the value lies for sure. If given, its worse end has to lie beyond
+                the target.
+        """
         reached = value is not None and (value >= target if higher_is_better else value <= target)
-        self.bars.append({"name": name, "value": value, "target": target, "ok": reached})
+        bar: dict[str, Any] = {"name": name, "value": value, "target": target, "ok": reached}
+        if interval is not None:
+            low, high = interval
+            bar["ok"] = reached and (low > target if higher_is_better else high < target)
+            bar["interval"] = [low, high]
+        self.bars.append(bar)
+
+    def take_recorded_bars(self, targets: Mapping[str, float], path: Path) -> str:
+        """Take bars that a quick run has no time for from the record of a full one.
+
+        Args:
+            targets: Of the bars, by name. One that was not recorded has no value.
+            path: Of the record. One that does not say which commit it measured is passed over.
+
+        Returns:
+            A sentence on where they are from.
+        """
+        record = json.loads(path.read_text()) if path.is_file() else {}
+        commit = record.get("environment", {}).get("commit")
+        known = {bar["name"]: bar for bar in record.get("bars", ())} if commit else {}
+        for name, target in targets.items():
+            missing = {"name": name, "value": None, "target": target, "ok": False}
+            self.bars.append({**known.get(name, missing), "recorded": commit})
+        names = ", ".join(targets)
+        if commit is None:
+            return f"{path.name} records no full run of a named commit: {names} have no value"
+        when = record["environment"].get("date", "")[:10]
+        return f"of the full run of commit {commit} that {path.name} records ({when}): {names}"
 
     def finish(self, versions_of: Sequence[str] = ()) -> None:
         """Print the tables and the bars, and write the JSON file."""
-        described = environment(versions_of)
+        described = environment(versions_of) | {"commit": _commit()}
         console = Console(width=None if Console().is_terminal else 160)
         console.print("  ".join(f"{k} {v}" for k, v in described.items()), highlight=False)
         for title, rows in (("", self.rows), *self.tables.items()):
@@ -92,6 +138,23 @@ class Bench:
             print(
                 f"bar {bar['name']} value={value} target={bar['target']} {'ok' if bar['ok'] else 'short'}"
             )
+
+
+def _commit() -> str:
+    """Of the checkout, with a plus where what is measured differs from it; "unknown" outside of one."""
+    root = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str:
+        found = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
+        )
+        return found.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", *_MEASURED)
+        return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:

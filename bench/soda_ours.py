@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""genaccel's own rows of ``bench/soda.py``: planned schedules, the simple ones to compare them with, and fewer steps."""
+"""Rows of ``bench/soda.py`` that are made of genaccel: its plans, simple schedules to compare them with, and fewer steps."""
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,10 @@ from bench.soda_workload import Attached, Method, Setting, Workload
 from genaccel.sensitivity.calibrate import calibrate
 from genaccel.sensitivity.partial_plan import plan_for_speedup
 from genaccel.sensitivity.plan import Plan
-from genaccel.sensitivity.planner import Measurements, make_plan
+from genaccel.sensitivity.planner import Measurements
+
+OURS = "genaccel"
+BY_RULE = "fixed interval, quadratic"
 
 # Of the FLOPs, for recomputed tokens: about what the paper spends on them.
 _PRUNING_SHARE = 0.1
@@ -27,11 +29,11 @@ _CHOICE_BATCHES = 2
 
 
 class Ours:
-    """Plans from one calibration, on samples that are not those of the test.
+    """Our pipelines and plans. What they look at are samples that are not those of the test.
 
     Args:
         workload: Whose model.
-        batches: Calibration batches.
+        batches: Calibration batches of the plans for the ablation; a user's has one.
     """
 
     def __init__(self, workload: Workload, *, batches: int) -> None:
@@ -62,41 +64,55 @@ class Ours:
             self._measured = calibrate(workload.copy(), calls, config)["transformer"]
         return self._measured
 
-    def _enable(self, pipeline: Any, config: genaccel.SensitivityConfig) -> Any:
-        values = {**config.to_dict(), "cache_dir": self._cache.name}
-        return genaccel.enable(pipeline, genaccel.SensitivityConfig.from_dict(values))
+    def enable(self, pipeline: Any, config: genaccel.SensitivityConfig) -> Any:
+        """``genaccel.enable`` on a pipeline, with a cache of this benchmark's own."""
+        return genaccel.enable(pipeline, config.changed(cache_dir=self._cache.name))
+
+    def attach_measured(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
+        """What a user has who enabled one pipeline and ran it once: ``SensitivityConfig(**values)``.
+
+        Raises:
+            ValueError: If there is no plan after that.
+        """
+        return self._enabled(without_plans(pipeline), values)
+
+    def attach_shipped(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
+        """The plan beside the model.
+
+        Raises:
+            ValueError: If there is none for this run.
+        """
+        attached = self._enabled(pipeline, values)
+        if "beside the model" not in attached.note:
+            raise ValueError("no plan beside the model is for this run")
+        return attached
+
+    def _enabled(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
+        """Enabled, run once on samples for calibration, and once more to hear which plan it follows."""
+        config = genaccel.SensitivityConfig(speedup=2.0).changed(**values)
+        handle = self.enable(pipeline, config)
+        attached = Attached(pipeline)
+        samples = self.workload.calibration_samples(0)
+        self.workload.latents(attached, samples)
+        if handle.report()["transformer"].flop_ratio <= 1:
+            self.workload.latents(attached, samples)
+        report = handle.report()["transformer"]
+        if report.flop_ratio <= 1:
+            raise ValueError(
+                f"no plan after the first run: {report.plan}; {' '.join(report.notes)}"
+            )
+        attached.note = report.plan or ""
+        return attached
 
     def plan(self, values: Mapping[str, Any]) -> Plan:
         """For ``SensitivityConfig(**values)`` with a speed-up."""
-        config = genaccel.SensitivityConfig(**values)
-        assert config.speedup is not None
+        config = genaccel.SensitivityConfig(speedup=2.0).changed(**values)
+        assert isinstance(config.speedup, float)
         return plan_for_speedup(self.measured, config, speedup=config.speedup)
 
     def attach_planned(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
         """A plan of this calibration."""
         return self.attach_plan(pipeline, self.plan(values), values)
-
-    def attach_best(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
-        """Of the plans searched by either objective, and even spacing, the closest on samples for calibration.
-
-        So does ``genaccel tune``, with more candidates.
-        """
-        plans = {
-            objective: self.plan({**values, "objective": objective})
-            for objective in ("minimax", "sum")
-        }
-        if values.get("granularity", "segment") == "segment":
-            even = genaccel.SensitivityConfig(**values, forecasters=("taylor1",))
-            with contextlib.suppress(ValueError):  # of too few steps
-                plans["even spacing"] = make_plan(
-                    self.measured, even, speedup=values["speedup"], even=True
-                )
-        name = min(
-            plans, key=lambda n: self.error(self.attach_plan(self.workload.copy(), plans[n]))
-        )
-        attached = self.attach_plan(pipeline, plans[name])
-        attached.note = name
-        return attached
 
     def error(self, attached: Attached) -> float:
         """Mean logarithm of the squared distance to plain samples, on some for calibration.
@@ -109,18 +125,9 @@ class Ours:
         return float((latents - self._reference).square().mean(dim=(1, 2, 3)).log().mean())
 
     def _choice_latents(self, attached: Attached) -> Tensor:
-        first, count = self.batches, min(self.batches, _CHOICE_BATCHES)
-        samples = map(self.workload.calibration_samples, range(first, first + count))
+        batches = range(self.batches, self.batches + _CHOICE_BATCHES)
+        samples = map(self.workload.calibration_samples, batches)
         return torch.cat([self.workload.latents(attached, s) for s in samples])
-
-    def possible(self, speedups: Sequence[float], **values: Any) -> list[float]:
-        """Those that a plan of a config with these values reaches: intervals have a longest."""
-        found = []
-        for speedup in speedups:
-            with contextlib.suppress(ValueError):
-                self.plan({**values, "speedup": speedup})
-                found.append(speedup)
-        return found
 
     def speedup_of(self, count: int) -> float:
         """FLOP ratio of the denoiser with ``count`` computed steps."""
@@ -135,7 +142,10 @@ class Ours:
         folder = Path(tempfile.mkdtemp(dir=self._cache.name))
         plan.save_pretrained(folder)
         others = {k: v for k, v in (values or {}).items() if k != "speedup"}
-        self._enable(pipeline, genaccel.SensitivityConfig(**others, plan=folder))
+        config = genaccel.SensitivityConfig(speedup=2.0).changed(
+            **others, speedup=None, plan=folder
+        )
+        self.enable(pipeline, config)
         return Attached(pipeline)
 
     def attach_fixed(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
@@ -166,49 +176,87 @@ def fixed_plan(measured: Measurements, *, count: int, forecaster: str) -> Plan:
     )
 
 
+def without_plans(pipeline: Any) -> Any:
+    """A pipeline that does not know its folder, so that no plan is found beside the model."""
+    for part in (pipeline, pipeline.transformer):
+        part.register_to_config(_name_or_path="")
+    return pipeline
+
+
 def our_methods(ours: Ours) -> list[Method]:
-    """genaccel as a user has it who calibrates for a speed-up, fixed intervals and fewer steps.
+    """genaccel as a user has it who enables one pipeline, fixed intervals and fewer steps.
 
     Args:
-        ours: With the calibration.
+        ours: With the workload.
     """
     steps = ours.workload.num_steps
     counts = range(max(2, steps * 3 // 4), 1, -1)
-    # A hair less than what the steps give, which rounding could put above it.
-    speedups = [ours.speedup_of(n) * (1 - 1e-9) for n in counts]
-    segments, mixed, modules = (
-        tuple(
-            Setting(f"speedup {s:.3g}", {"speedup": s, "granularity": g}, expected=s)
-            for s in ours.possible(speedups, granularity=g)
+
+    def asked(**values: Any) -> tuple[tuple[Setting, ...], ...]:
+        return (
+            tuple(
+                Setting(
+                    f"speedup {steps / n:.3g}",
+                    # A hair less, which rounding could put above what n steps give.
+                    {"speedup": steps / n * (1 - 1e-6), **values},
+                    expected=steps / n,
+                )
+                for n in counts
+            ),
         )
-        for g in ("segment", "mixed", "module")
-    )
+
+    def fixed(forecaster: str) -> tuple[tuple[Setting, ...], ...]:
+        return (
+            tuple(
+                Setting(
+                    f"every {steps / n:.2f}",
+                    {"count": n, "forecaster": forecaster},
+                    expected=ours.speedup_of(n),
+                )
+                for n in counts
+            ),
+        )
+
     return [
-        Method(name="genaccel", attach=ours.attach_best, ladders=(segments,), is_ours=True),
-        Method(name="genaccel, mixed", attach=ours.attach_best, ladders=(mixed,), is_ours=True),
         Method(
-            name="genaccel, modules", attach=ours.attach_planned, ladders=(modules,), is_ours=True
+            name=OURS,
+            attach=ours.attach_measured,
+            ladders=asked(),
+            role="ours",
+            may_be_tuned=True,
+            note="default, one generation measured",
         ),
-        *(
-            Method(
-                name=name,
-                attach=ours.attach_fixed,
-                ladders=(
-                    tuple(
-                        Setting(
-                            f"every {steps / n:.2f}",
-                            {"count": n, "forecaster": forecaster},
-                            expected=ours.speedup_of(n),
-                        )
-                        for n in counts
-                    ),
-                ),
-            )
-            for name, forecaster in (
-                ("fixed interval (FORA)", "reuse"),
-                ("fixed interval, Taylor 1", "taylor1"),
-            )
+        Method(
+            name=f"{OURS}, quadratic only",
+            attach=ours.attach_measured,
+            ladders=asked(forecasters=("taylor2",)),
+            role="variant",
+            may_be_tuned=True,
         ),
+        Method(
+            name=f"{OURS}, mixed",
+            attach=ours.attach_measured,
+            ladders=asked(granularity="mixed"),
+            role="variant",
+            may_be_tuned=True,
+        ),
+        Method(
+            name=f"{OURS}, plans of the zoo",
+            attach=ours.attach_shipped,
+            ladders=(
+                (Setting("speedup 2", {"speedup": 2.0}), Setting("speedup 3", {"speedup": 3.0})),
+            ),
+            role="variant",
+        ),
+        Method(
+            name=BY_RULE,
+            attach=ours.attach_measured,
+            ladders=asked(first_run="plan"),
+            may_be_tuned=True,
+            note="what first_run='plan' does",
+        ),
+        Method(name="fixed interval (FORA)", attach=ours.attach_fixed, ladders=fixed("reuse")),
+        Method(name="fixed interval, Taylor 1", attach=ours.attach_fixed, ladders=fixed("taylor1")),
         Method(
             name="fewer steps",
             attach=lambda pipeline, values: Attached(pipeline, num_steps=values["steps"]),
@@ -285,7 +333,7 @@ def alternating(ours: Ours, forecasters: Sequence[str]) -> list[Method]:
             name=f"genaccel, every second step, {forecaster}",
             attach=ours.attach_fixed,
             ladders=((Setting("every 2", {**values, "forecaster": forecaster}),),),
-            is_ours=True,
+            role="ours",
         )
         for forecaster in forecasters
     ]

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bench.soda_workload import Attached, Workload
+from bench.soda_workload import Workload
 from genaccel.eval.extractors import Extractor
 from genaccel.eval.fd_mobilenet_v2 import load_mobilenet_v2
 from genaccel.eval.frechet import frechet_distance
@@ -26,17 +27,27 @@ _FEWEST_FOR_FD = 8
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Means over the samples, and the distance of the sets.
+    """How close samples are to the plain ones.
 
     Attributes:
-        psnr: Decibels.
-        st_lpips: ST-LPIPS (vgg); None without its weights.
-        fd: FD-mobilenet_v2; None without its weights, and for very few samples.
+        psnrs: Decibels of each.
+        distances: ST-LPIPS (vgg) of each; None without its weights.
+        fd: FD-mobilenet_v2 of the sets; None without its weights, and for a part of them.
     """
 
-    psnr: float
-    st_lpips: float | None
+    psnrs: tuple[float, ...]
+    distances: tuple[float, ...] | None
     fd: float | None
+
+    @property
+    def psnr(self) -> float:
+        """Mean decibels."""
+        return statistics.fmean(self.psnrs)
+
+    @property
+    def st_lpips(self) -> float | None:
+        """Mean distance."""
+        return None if self.distances is None else statistics.fmean(self.distances)
 
 
 class Judge:
@@ -49,7 +60,6 @@ class Judge:
 
     def __init__(self, workload: Workload, *, batches: int) -> None:
         self._workload = workload
-        self._batches = batches
         self.notes: list[str] = []
         self._st_lpips: StLpips | None = None
         self._extractor: Extractor | None = None
@@ -63,7 +73,9 @@ class Judge:
                 self._extractor = load_mobilenet_v2(device=str(workload.device))
             except (ImportError, FileNotFoundError, ValueError) as error:
                 self.notes.append(f"no FD-mobilenet_v2: {error}")
-        self._plain = self._images(workload.plain, None)
+        self._plain = self._decoded(
+            [workload.latents(workload.plain, workload.test_samples(b)) for b in range(batches)]
+        )
         # All methods are compared with the same images.
         self._plain_features = [self._features(image) for image in self._plain]
         self._plain_statistics = self._statistics(self._plain)
@@ -73,36 +85,33 @@ class Judge:
         """Images in each set."""
         return len(self._plain)
 
-    def __call__(self, attached: Attached, first_latents: Tensor | None = None) -> Quality:
-        """Of an accelerated pipeline.
+    def __call__(self, latents: Sequence[Tensor]) -> Quality:
+        """Of a method's samples.
 
         Args:
-            attached: The pipeline.
-            first_latents: Of the first samples, if they are at hand.
+            latents: Of all batches, or of the first ones, which have no distance of sets.
         """
-        images = self._images(attached, first_latents)
-        own = self._statistics(images)
-        distances = [
-            self._distance(features, image)
-            for features, image in zip(self._plain_features, images, strict=True)
-        ]
+        images = self._decoded(latents)
+        reference = self._plain[: len(images)]
+        # Of a part of the samples it would be another distance: it depends on their number.
+        is_whole = len(images) == len(self._plain)
+        plain, own = self._plain_statistics, self._statistics(images) if is_whole else None
+        psnrs = tuple(
+            min(psnr(a.numpy(), b.numpy()), _MOST_PSNR)
+            for a, b in zip(reference, images, strict=True)
+        )
+        distances = None
+        if self._st_lpips is not None:
+            features = self._plain_features[: len(images)]
+            distances = tuple(map(self._distance, features, images))
         return Quality(
-            psnr=statistics.mean(
-                min(psnr(a.numpy(), b.numpy()), _MOST_PSNR)
-                for a, b in zip(self._plain, images, strict=True)
-            ),
-            st_lpips=None if self._st_lpips is None else statistics.mean(distances),
-            fd=None
-            if own is None or self._plain_statistics is None
-            else frechet_distance(self._plain_statistics, own),
+            psnrs,
+            distances,
+            fd=None if own is None or plain is None else frechet_distance(plain, own),
         )
 
-    def _images(self, attached: Attached, first_latents: Tensor | None) -> Tensor:
-        workload = self._workload
-        latents = [] if first_latents is None else [first_latents]
-        for batch in range(len(latents), self._batches):
-            latents.append(workload.latents(attached, workload.test_samples(batch)))
-        return torch.cat([workload.images(part) for part in latents])
+    def _decoded(self, latents: Sequence[Tensor]) -> Tensor:
+        return torch.cat([self._workload.images(part) for part in latents])
 
     @torch.inference_mode()
     def _features(self, image: Tensor) -> list[Tensor]:
@@ -112,8 +121,7 @@ class Judge:
 
     @torch.inference_mode()
     def _distance(self, features: list[Tensor], image: Tensor) -> float:
-        if self._st_lpips is None:
-            return 0.0
+        assert self._st_lpips is not None
         return float(self._st_lpips.distance(features, self._features(image)))
 
     def _statistics(self, images: Tensor) -> Statistics | None:

@@ -14,6 +14,7 @@ from genaccel.cli.exit_codes import ExitCode
 if TYPE_CHECKING:
     from genaccel.sensitivity.config import SensitivityConfig
     from genaccel.sensitivity.enable import AcceleratedModel
+    from genaccel.sensitivity.measuring import MeasuredRuns
 
 app = typer.Typer()
 
@@ -45,8 +46,9 @@ def doctor(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     pipeline = pipeline_source.load_pipeline(model, device=device, dtype=dtype)
-    from genaccel.sensitivity.calibrate import measuring, run_call
+    from genaccel.sensitivity.calibrate import run_call
     from genaccel.sensitivity.enable import enable_sensitivity
+    from genaccel.sensitivity.measuring import measuring
     from genaccel.sensitivity.pipeline_calls import default_steps
 
     try:
@@ -58,7 +60,7 @@ def doctor(
         if run:
             call = _any_call(pipeline, arguments)
             try:
-                with measuring(handle):
+                with measuring(handle) as runs:
                     run_call(pipeline, call)
             except Exception as error:  # theirs, of any kind: a pipeline that needs more arguments
                 first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -72,9 +74,8 @@ def doctor(
             name: {
                 **diagnosis.to_dict(),
                 "best_flop_ratio": diagnosis.best_flop_ratio,
-                # Calibration keeps one output of each segment.
-                "bytes_per_kept_step": report[name].peak_bytes if run else None,
-                **(_outlook(handle.models[name], wanted, steps) if run else {}),
+                "bytes_per_kept_step": _kept_bytes(handle, name, wanted, report) if run else None,
+                **(_outlook(handle.models[name], runs[name], wanted, steps) if run else {}),
             }
             for name, diagnosis in handle.doctor().items()
         }
@@ -89,6 +90,14 @@ def doctor(
                 typer.echo(line)
     if run and not any(found["segments"] for found in findings.values()):
         _fail(f"no block of {type(pipeline).__name__} can be skipped")
+
+
+def _kept_bytes(handle: Any, name: str, config: SensitivityConfig, report: Any) -> int:
+    if config.granularity == "output":
+        structure = handle.attachments[name].structure
+        return 0 if structure is None else int(structure.output_bytes)
+    # A measured run keeps one output of each segment.
+    return int(report[name].peak_bytes)
 
 
 def _fail(sentence: str, cause: Exception | None = None) -> NoReturn:
@@ -108,30 +117,41 @@ def _any_call(pipeline: Any, arguments: str | None) -> dict[str, Any]:
     return call
 
 
-def _outlook(model: AcceleratedModel, config: SensitivityConfig, steps: int) -> dict[str, Any]:
+def _outlook(
+    model: AcceleratedModel, runs: MeasuredRuns, config: SensitivityConfig, steps: int
+) -> dict[str, Any]:
     """What runs of so many steps would find and could reach."""
     from genaccel.sensitivity.planner import best_speedup
+    from genaccel.sensitivity.run_identity import planned_run
     from genaccel.sensitivity.sampler_gain import sampler_gains
 
-    measured = model.measurements
+    measured = runs.total
     if measured is None:
         return {"stored_plan": None, "most": None, "does_nothing": []}
-    stored = model.stored_plan(model.fingerprint(steps))
-    most = best_speedup(
-        segment_flops=measured.segment_flops,
-        total_flops=measured.total_flops,
-        warmup_steps=config.warmup_steps,
-        steps=steps,
-        max_interval=config.max_interval,
+    pipeline = model.director.pipeline
+    stored = model.director.source.stored_plan(
+        planned_run(measured.fingerprint, pipeline.scheduler, steps)
     )
+    if config.granularity == "output":
+        from genaccel.sensitivity.output_planner import fewest_computed
+
+        most = steps / fewest_computed(steps, config.max_interval)
+    else:
+        most = best_speedup(
+            segment_flops=measured.segment_flops,
+            total_flops=measured.total_flops,
+            warmup_steps=config.planner.warmup_steps,
+            steps=steps,
+            max_interval=config.max_interval,
+        )
     does_nothing = []
-    if len(measured.segment_flops) < 2:
+    if config.granularity != "output" and len(measured.segment_flops) < 2:
         does_nothing.append("shared_schedule: there is one segment at most")
-    if sampler_gains(model.pipeline.scheduler, steps) is None:
-        scheduler = type(model.pipeline.scheduler).__name__
+    if sampler_gains(pipeline.scheduler, steps) is None:
+        scheduler = type(pipeline.scheduler).__name__
         does_nothing.append(f"weigh_steps: {scheduler} is not linear, or draws noise")
     return {
-        "stored_plan": None if stored is None else str(stored[0]),
+        "stored_plan": None if stored is None else str(stored.folder),
         "most": most,
         "does_nothing": does_nothing,
     }
@@ -142,19 +162,22 @@ def _lines(found: dict[str, Any], config: SensitivityConfig, steps: int, *, of: 
     if found.get("most") is None:
         return []
     megabytes = found["bytes_per_kept_step"] / 1e6
-    limits = f"warmup_steps={config.warmup_steps} and max_interval={config.max_interval}"
+    limits = f"max_interval={config.max_interval}"
+    if config.granularity != "output":
+        limits = f"warmup_steps={config.planner.warmup_steps} and {limits}"
     lines = [
         f"{of}a run of {steps} steps can be {found['most']:.3g}x fewer FLOPs at most, with {limits}",
         f"{of}each kept step takes {megabytes:.3g} MB; reuse and affine keep 1, taylor1 2, taylor2 3",
     ]
+    asked = f"{config.speedup:g}x" if isinstance(config.speedup, int | float) else config.target
     if found["stored_plan"] is not None:
-        lines.append(f"{of}a plan for {config.speedup:g}x is found in {found['stored_plan']}")
-    elif config.speedup is not None and config.speedup > found["most"]:
-        lines.append(f"{of}{config.speedup:g}x is out of reach: ask for less")
+        lines.append(f"{of}a plan for {asked} is found in {found['stored_plan']}")
+    elif isinstance(config.speedup, int | float) and config.speedup > found["most"]:
+        lines.append(f"{of}{asked} is out of reach: runs get the most there is")
     else:
         lines.append(
-            f"{of}no plan for {config.speedup:g}x and {steps} steps is kept: the first run will be "
-            "computed in full and measured, the next ones are faster"
+            f"{of}no plan for {asked} and {steps} steps is kept: the first run will be computed in full "
+            "and measured, the next ones are faster"
         )
     lines += [f"{of}no effect here: {reason}" for reason in found["does_nothing"]]
     return lines

@@ -156,16 +156,25 @@ def parse_arguments(text: str | None) -> dict[str, Any]:
 def make_config(text: str | None, **given: Any) -> SensitivityConfig:
     """What ``--config`` and the options of its own say together.
 
+    Options of the planner may stand among the others.
+
     Raises:
         ValueError: If it is no object, has unknown keys or what an option says, or is out of range.
     """
-    from genaccel.sensitivity.config import SensitivityConfig
+    from dataclasses import fields
 
-    values = _json_object(text, "--config", '{"max_blocks": 4}')
+    from genaccel.sensitivity.config import PlannerOptions, SensitivityConfig
+
+    values = _json_object(text, "--config", '{"max_interval": 4}')
     if twice := sorted(values.keys() & given.keys()):
         raise ValueError(f"--config names {', '.join(twice)}, which has an option of its own")
     try:
-        return SensitivityConfig.from_dict({**values, **given})
+        together = {**values, **given}
+        options = {f.name for f in fields(PlannerOptions)} & set(together)
+        if options:
+            planner = {**together.get("planner", {}), **{n: together.pop(n) for n in options}}
+            together["planner"] = planner
+        return SensitivityConfig.from_dict(together)
     except TypeError as error:  # a value of another type, met where it is compared
         raise ValueError(f"--config has a value of the wrong type: {error}") from None
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from genaccel.hooks.partial_steps import PartialStep, PartialSteps
+from genaccel.hooks.clock import Tick
 from genaccel.hooks.segments import Segment
-from genaccel.hooks.step_clock import Tick
+from genaccel.hooks.submodules import Layer, PartialStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class CallRecord:
         seconds: Of the call, on the host; a GPU may still have been at work.
         partial: For each segment whether it ran on forecasts of its modules.
         saved_flops: What was not computed.
+        is_watched: Whether it was learned from, which takes time.
     """
 
     tick: Tick
@@ -28,6 +29,7 @@ class CallRecord:
     seconds: float
     partial: tuple[bool, ...] = ()
     saved_flops: int = 0
+    is_watched: bool = False
 
 
 def record_call(
@@ -36,7 +38,7 @@ def record_call(
     segments: Sequence[Segment],
     skipped: Sequence[bool],
     partial: Mapping[int, PartialStep],
-    modules: PartialSteps | None,
+    layers: Sequence[Layer],
 ) -> CallRecord:
     """Note a call.
 
@@ -46,14 +48,13 @@ def record_call(
         segments: Of the model.
         skipped: For each whether it was forecast as a whole.
         partial: Those that ran on forecasts of their modules.
-        modules: What knows the costs of these; may be None if there are none.
+        layers: With the costs of these.
     """
     saved = sum(s.flops for s, skips in zip(segments, skipped, strict=True) if skips)
-    if modules is not None:
+    for segment, step in partial.items():
+        owned = [layer for layer in layers if layer.segment == segment]
         saved += sum(
-            modules.layers[layer].saved_flops(count)
-            for segment, step in partial.items()
-            for layer, count in zip(modules.layers_of(segment), step.token_counts, strict=True)
+            layer.saved_flops(count) for layer, count in zip(owned, step.token_counts, strict=True)
         )
     return CallRecord(
         tick,

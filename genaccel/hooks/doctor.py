@@ -6,12 +6,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from genaccel.hooks.attachment import Attachment
+from genaccel.hooks.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What an attachment found in one model.
+    """What was found in one model.
 
     Attributes:
         model: Class name.
@@ -56,37 +56,37 @@ class Diagnosis:
         return "\n".join(lines)
 
 
-def diagnose(attachment: Attachment, notes: tuple[str, ...] = ()) -> Diagnosis:
+def diagnose(engine: Engine, notes: tuple[str, ...] = ()) -> Diagnosis:
     """What was found in a model; without a call yet, only the lists of blocks."""
     found = list(notes)
     covered = None
-    if attachment.is_learned:
-        total = attachment.total_flops
-        covered = sum(s.flops for s in attachment.segments) / total if total else 0.0
-        if not attachment.segments:
+    if engine.is_learned:
+        total = engine.total_flops
+        covered = sum(s.flops for s in engine.segments) / total if total else 0.0
+        if not engine.segments:
             found.append("No block can be skipped: acceleration of this model does nothing.")
     else:
         found.append("The segments are learned from the first call.")
-    if attachment.partial_steps is not None and attachment.is_learned:
-        layers = attachment.partial_steps.layers
+    structure = engine.structure
+    if structure is not None and structure.layers:
+        layers = structure.layers
         usable = [layer for layer in layers if layer.is_usable and layer.segment >= 0]
         found.append(
-            f"{len(usable)} of {sum(len(f.blocks) for f in attachment.lists)} blocks can run on forecasts of "
+            f"{len(usable)} of {sum(len(f.blocks) for f in engine.binding.lists)} blocks can run on forecasts of "
             f"their modules, {sum(layer.num_tokens > 0 for layer in usable)} of them for some tokens."
         )
-    if attachment.is_compiled_outside:
+    if engine.binding.is_compiled_outside:
         found.append(
-            "The model was compiled as a whole; steps are counted outside of compiled code, which "
-            "breaks its graph once: handle.compile() does not."
+            "The model was compiled as a whole; which step a call is, and what it skips, is decided outside."
         )
     return Diagnosis(
-        model=type(attachment.model).__name__,
+        model=type(engine.model).__name__,
         lists=tuple(
             (found_list.name, type(found_list.blocks[0]).__name__, len(found_list.blocks))
-            for found_list in attachment.lists
+            for found_list in engine.binding.lists
         ),
-        segments=tuple((s.name, s.flops) for s in attachment.segments),
-        left_out=tuple(attachment.left_out),
+        segments=tuple((s.name, s.flops) for s in engine.segments),
+        left_out=tuple(engine.left_out),
         covered=covered,
         notes=tuple(found),
     )

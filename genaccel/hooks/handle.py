@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self
 
-from genaccel.hooks.attachment import Attachment
 from genaccel.hooks.doctor import Diagnosis, diagnose
+from genaccel.hooks.engine import Engine
 from genaccel.hooks.report import ModelReport, report_of
 
 
@@ -16,11 +16,19 @@ class AccelerationHandle:
     """Acceleration of one pipeline or model, until :meth:`disable`.
 
     Args:
-        attachments: The accelerated models by name.
+        attachments: The engines of the accelerated models, by name.
+        ended: Called once when it is disabled.
+
+    Attributes:
+        disabled: Called behind that, for who found the handle a place.
     """
 
-    def __init__(self, attachments: Mapping[str, Attachment]) -> None:
+    def __init__(
+        self, attachments: Mapping[str, Engine], ended: Callable[[], None] | None = None
+    ) -> None:
         self.attachments = dict(attachments)
+        self._ended = ended
+        self.disabled: Callable[[], None] | None = None
         self._is_enabled = True
 
     @property
@@ -32,8 +40,8 @@ class AccelerationHandle:
     def paused(self) -> Iterator[None]:
         """Run unaccelerated within the ``with``, for comparison."""
         with contextlib.ExitStack() as stack:
-            for attachment in self.attachments.values():
-                stack.enter_context(attachment.paused())
+            for engine in self.attachments.values():
+                stack.enter_context(engine.paused())
             yield
 
     def disable(self) -> None:
@@ -42,14 +50,17 @@ class AccelerationHandle:
         May be called more than once.
         """
         if self._is_enabled:
-            for attachment in self.attachments.values():
-                attachment.detach()
             self._is_enabled = False
+            for engine in self.attachments.values():
+                engine.detach()
+            for end in (self._ended, self.disabled):
+                if end is not None:
+                    end()
 
     def reset(self) -> None:
         """Forget what was cached. Runs do so by themselves when they begin."""
-        for attachment in self.attachments.values():
-            attachment.reset()
+        for engine in self.attachments.values():
+            engine.reset()
 
     def compile(self, **options: Any) -> None:
         """Compile the models' forward with ``torch.compile``, the step logic outside of it.
@@ -60,22 +71,27 @@ class AccelerationHandle:
         Args:
             options: For ``torch.compile``: ``fullgraph=True``, ``mode="reduce-overhead"``...
         """
-        for attachment in self.attachments.values():
-            attachment.compile(**options)
+        for engine in self.attachments.values():
+            engine.binding.compile(**options)
 
     def report(self) -> dict[str, ModelReport]:
         """What the last run of each model computed and saved; ``print`` shows a table."""
         return _Printed(
-            {name: report_of(attachment) for name, attachment in self.attachments.items()}
+            {
+                name: self.describe(name, report_of(engine))
+                for name, engine in self.attachments.items()
+            }
         )
+
+    def describe(self, name: str, base: ModelReport) -> ModelReport:
+        """What a method has to add to the report of one of its models."""
+        return base
 
     def doctor(self) -> dict[str, Diagnosis]:
         """What was bound, what can be saved, and what does nothing."""
-        return _Printed(
-            {name: diagnose(attachment) for name, attachment in self.attachments.items()}
-        )
+        return _Printed({name: diagnose(engine) for name, engine in self.attachments.items()})
 
-    def __enter__(self) -> AccelerationHandle:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

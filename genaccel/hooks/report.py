@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from genaccel.hooks.attachment import Attachment
 from genaccel.hooks.call_record import CallRecord
+from genaccel.hooks.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,13 @@ class ModelReport:
         peak_bytes: Most bytes that were held for forecasts.
         computed_ms: Median milliseconds of a call that computed everything, on the host.
         forecast_ms: The same of a call that forecast everything; None if there was none.
+        speed: Measured: how long all calls of the run would have taken if each were a computed one,
+            over how long they did, on the host; None where none was computed in full.
+        plain_calls: Calls of the model since it was accelerated that belonged to no run of it, and
+            were computed plainly.
+        target: What was asked for.
+        plan: Which plan the run followed.
+        notes: What else is to be said, a sentence each: why something was not accelerated.
     """
 
     model: str
@@ -46,6 +53,11 @@ class ModelReport:
     peak_bytes: int
     computed_ms: float | None
     forecast_ms: float | None
+    speed: float | None = None
+    plain_calls: int = 0
+    target: str | None = None
+    plan: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def flop_ratio(self) -> float:
@@ -58,9 +70,10 @@ class ModelReport:
 
     def __str__(self) -> str:
         if not self.calls:
-            return f"{self.model}: no run yet."
+            return "\n".join([f"{self.model}: no run yet.", *self._remarks()])
         lines = [
             f"{self.model}: {self.calls} calls in {self.steps} of {self.num_steps} steps",
+            *(f"  {name:<12}{text}" for name, text in self._choices()),
             f"  schedule    {self.schedule}   (C computed, f forecast, p partial, m mixed)",
             f"  segments    {self.computed_segments} computed, {self.forecast_segments} forecast"
             + (f", {self.partial_segments} partial" if self.partial_segments else ""),
@@ -74,19 +87,36 @@ class ModelReport:
         ]
         if times:
             lines.append(f"  call        {', '.join(times)} (median, host clock)")
-        return "\n".join(lines)
+        if self.speed is not None:
+            lines.append(
+                f"  speed       {self.speed:.2f}x the model's, as far as the host's clock tells"
+            )
+        return "\n".join([*lines, *self._remarks()])
+
+    def _choices(self) -> list[tuple[str, str]]:
+        named = (("target", self.target), ("plan", self.plan))
+        return [(name, text) for name, text in named if text is not None]
+
+    def _remarks(self) -> list[str]:
+        lines = [f"  note        {note}" for note in self.notes]
+        if self.plain_calls:
+            lines.append(
+                f"  plain       {self.plain_calls} calls belonged to no run of the accelerated pipeline"
+            )
+        return lines
 
 
-def report_of(attachment: Attachment) -> ModelReport:
-    """The last run of an attached model."""
-    records = attachment.records
+def report_of(engine: Engine) -> ModelReport:
+    """The last run of a model."""
+    records = engine.records
     saved = sum(record.saved_flops for record in records)
-    plain = attachment.total_flops * len(records)
-    full = [r.seconds for r in records if all(r.computed)]
+    plain = engine.total_flops * len(records)
+    full = [r.seconds for r in records if all(r.computed) and not r.is_watched]
+    timed = [r.seconds for r in records if not r.is_watched]
     none = [r.seconds for r in records if r.computed and not any((*r.computed, *r.partial))]
     partial = sum(sum(r.partial) for r in records)
     return ModelReport(
-        model=type(attachment.model).__name__,
+        model=type(engine.model).__name__,
         steps=len({r.tick.step for r in records}),
         num_steps=records[-1].tick.num_steps if records else 0,
         calls=len(records),
@@ -96,11 +126,22 @@ def report_of(attachment: Attachment) -> ModelReport:
         partial_segments=partial,
         plain_flops=plain,
         flops=plain - saved,
-        peak_bytes=attachment.peak_bytes,
+        peak_bytes=0 if engine.latest is None else engine.latest.peak_bytes,
         # The first call of a run also warms caches and, if compiled, the compiler up.
         computed_ms=statistics.median(full) * 1e3 if full else None,
         forecast_ms=statistics.median(none) * 1e3 if none else None,
+        speed=statistics.median(full) * len(timed) / sum(timed) if full and sum(timed) else None,
+        plain_calls=engine.plain_calls,
+        notes=_notes(engine),
     )
+
+
+def _notes(engine: Engine) -> tuple[str, ...]:
+    run = engine.latest
+    if run is None:
+        return ()
+    problem = [] if run.problem is None else [f"computed in full from some step on: {run.problem}"]
+    return tuple(dict.fromkeys([*problem, *run.notes]))
 
 
 def _schedule(records: Sequence[CallRecord]) -> str:

@@ -18,34 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaccel.hooks.block_lists import BlockList
+from genaccel.hooks.blocks import BlockList, BlockPlace, OutputLayout
 
 # Of arguments of equal shape, these are states more often than rotary tables or embeddings are.
 _STATES_NAMES = ("hidden_states", "x", "encoder_hidden_states", "context")
-
-
-@dataclass(frozen=True, slots=True)
-class OutputLayout:
-    """What a block returns.
-
-    Attributes:
-        sources: For each output the name of the argument that it continues; None for one that
-            continues none.
-        absent: For each output whether it was ``None``.
-        container: ``tuple`` or ``list``, or None if the output is a bare tensor.
-    """
-
-    sources: tuple[str | None, ...]
-    absent: tuple[bool, ...]
-    container: type | None
-
-    def leaves(self, output: Any) -> tuple[Any, ...]:
-        """The outputs, in their order."""
-        return (output,) if self.container is None else tuple(output)
-
-    def build(self, leaves: Sequence[Any]) -> Any:
-        """As the block would return them."""
-        return leaves[0] if self.container is None else self.container(leaves)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +36,7 @@ class Segment:
         layouts: What each of them returns.
         entries: For each tensor that the segment returns, the argument of its first block that it
             continues; None for one that continues none.
+        joins: For each block the arguments that are outputs of the block before, and which.
         flops: Of one call of all its blocks.
     """
 
@@ -69,7 +46,25 @@ class Segment:
     blocks: tuple[nn.Module, ...]
     layouts: tuple[OutputLayout, ...]
     entries: tuple[str | None, ...]
+    joins: tuple[tuple[tuple[str, int], ...], ...]
     flops: int
+
+    @property
+    def places(self) -> list[BlockPlace]:
+        """Where each of its blocks stands."""
+        last = len(self.blocks) - 1
+        return [
+            BlockPlace(
+                segment=self.index,
+                is_first=i == 0,
+                is_last=i == last,
+                layout=layout,
+                entries=self.entries,
+                forecast_of=_forecast_of(layout, self) if i == 0 else (),
+                joins=() if i == 0 else joins,
+            )
+            for i, (layout, joins) in enumerate(zip(self.layouts, self.joins, strict=True))
+        ]
 
     @property
     def name(self) -> str:
@@ -97,12 +92,28 @@ class SegmentLearner:
 
     Args:
         lists: Where the blocks are.
+        max_blocks: Longest run of blocks that becomes one segment; None for any.
+        keeps_added: Whether to keep what each segment added, so that the call that is watched can be
+            forecast from like any other.
     """
 
-    def __init__(self, lists: Sequence[BlockList]) -> None:
+    def __init__(
+        self,
+        lists: Sequence[BlockList],
+        *,
+        max_blocks: int | None = None,
+        keeps_added: bool = False,
+    ) -> None:
         self._lists = lists
+        self._max_blocks = max_blocks
+        self._keeps_added = keeps_added
         self._calls: list[_Call] = []
         self._returned: dict[int, Tensor] = {}  # copies of what the last block returned
+        # Of the run of blocks at hand: its first call, that one's arguments, and the last outputs.
+        self._begin = 0
+        self._bases: dict[str, Tensor] = {}
+        self._leaves: tuple[Tensor, ...] = ()
+        self._added: dict[tuple[int, int], tuple[Tensor, ...]] = {}  # by first call and length
 
     def block_called(
         self,
@@ -159,17 +170,51 @@ class SegmentLearner:
                 continues=continues,
             )
         )
+        if self._keeps_added:
+            self._keep(copies)
 
-    def segments(self, *, max_blocks: int | None = None) -> list[Segment]:
+    def _keep(self, bases: dict[str, Tensor]) -> None:
+        """Follow the run of blocks at hand, as far as it is known while the call goes on."""
+        now = len(self._calls) - 1
+        length = now - self._begin
+        goes_on = (
+            length > 0
+            and length != self._max_blocks
+            and self._calls[now - 1].usable
+            and self._calls[now].usable
+            and _joins(self._calls[now - 1], self._calls[now])
+        )
+        if not goes_on:
+            self._close(now)
+            self._begin, self._bases = now, bases
+        # The copies: what was returned is the model's to change in place.
+        self._leaves = tuple(self._returned[i] for i in sorted(self._returned))
+
+    def _close(self, end: int) -> None:
+        run = self._calls[self._begin : end]
+        if run and all(call.usable for call in run):
+            self._added[self._begin, len(run)] = tuple(
+                (leaf if name is None else leaf - self._bases[name]).detach()
+                for name, leaf in zip(_entries(run), self._leaves, strict=True)
+            )
+        self._bases, self._leaves = {}, ()
+
+    def segments(self) -> list[Segment]:
         """What was learned.
-
-        Args:
-            max_blocks: Longer runs are cut into pieces of this many blocks.
 
         Returns:
             Segments in the order of execution. Blocks that were not called, or more than once, or
             that change their arguments in place or return something else than tensors, are in none.
         """
+        return [self._segment(index, run) for index, run in enumerate(self._runs())]
+
+    def added(self) -> list[tuple[Tensor, ...] | None]:
+        """What each segment added in the watched call; None where that was known too late."""
+        self._close(len(self._calls))
+        places = {id(call): i for i, call in enumerate(self._calls)}
+        return [self._added.get((places[id(run[0])], len(run))) for run in self._runs()]
+
+    def _runs(self) -> list[list[_Call]]:
         counts = Counter((c.list_index, c.block_index) for c in self._calls)
         runs: list[list[_Call]] = []
         previous: _Call | None = None
@@ -177,13 +222,17 @@ class SegmentLearner:
             if counts[call.list_index, call.block_index] > 1 or not call.usable:
                 previous = None
                 continue
-            full = bool(runs) and max_blocks is not None and len(runs[-1]) >= max_blocks
+            full = bool(runs) and len(runs[-1]) == self._max_blocks
             if previous is not None and not full and _joins(previous, call):
                 runs[-1].append(call)
             else:
                 runs.append([call])
             previous = call
-        return [self._segment(index, run) for index, run in enumerate(runs)]
+        return runs
+
+    def called(self) -> list[tuple[int, int]]:
+        """List and index of each block that was called, in their order."""
+        return [(call.list_index, call.block_index) for call in self._calls]
 
     def left_out(self) -> list[str]:
         """Blocks that are in no segment, as ``list[index]``, and why."""
@@ -216,8 +265,20 @@ class SegmentLearner:
                 for call in run
             ),
             entries=_entries(run),
+            joins=tuple(tuple(call.continues.items()) for call in run),
             flops=sum(call.flops for call in run),
         )
+
+
+def _forecast_of(layout: OutputLayout, segment: Segment) -> tuple[int, ...]:
+    """For each output of the first block, which tensor of the segment continues it, or -1."""
+    if len(segment.blocks) == 1:
+        present = iter(range(len(segment.entries)))
+        return tuple(-1 if absent else next(present) for absent in layout.absent)
+    return tuple(
+        segment.entries.index(source) if source is not None and source in segment.entries else -1
+        for source in layout.sources
+    )
 
 
 def _kind(value: Tensor) -> tuple[Any, ...]:

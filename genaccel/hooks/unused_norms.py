@@ -11,35 +11,51 @@ from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import torch
-from diffusers.hooks.hooks import HookRegistry, ModelHook
+from diffusers.hooks.hooks import ModelHook
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-NORM_HOOK_NAME = "genaccel_norm"
+from genaccel.hooks.blocks import CurrentFrame
+from genaccel.hooks.unhook import PREFIX, hook, unhook
 
-COMPUTE, LEAVE_OUT, POISON = range(3)
+NORM_HOOK_NAME = f"{PREFIX}_norm"
+
+# All are computed; those are left out that a step without, or with some, computed tokens does not need;
+# those that are tried out return NaN.
+COMPUTE, WITHOUT_TOKENS, WITH_TOKENS, POISON = range(4)
 
 
 class NormHook(ModelHook):
     """On a norm within a block.
 
+    Args:
+        current: Tells the frame of the call: what the norms of the layer do in it.
+        layer: Index of the layer.
+
     Attributes:
-        action: What it does in the calls that follow. What is left out is one token long, so that
-            the shifts and scales that follow cost nothing either.
         leaves_out: Whether it may be left out in a partial step: first, in one that computes no
-            tokens; second, in one that computes some.
+            tokens; second, in one that computes some. What is left out is one token long, so that
+            the shifts and scales that follow cost nothing either.
+        is_tried: Whether it is tried out right now.
     """
 
     fn_ref: Any
 
-    def __init__(self) -> None:
+    def __init__(self, current: CurrentFrame, layer: int) -> None:
         super().__init__()
-        self.action = COMPUTE
+        self.current = current
+        self.layer = layer
         self.leaves_out = [False, False]
+        self.is_tried = False
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        frame = self.current.frame
+        action = COMPUTE
+        if frame is not None and frame.submodules is not None:
+            action = frame.submodules.norms[self.layer]
         if (
-            self.action == COMPUTE
+            action == COMPUTE
+            or not (self.is_tried if action == POISON else self.leaves_out[action == WITH_TOKENS])
             or not args
             or not isinstance(args[0], Tensor)
             or args[0].ndim < 3
@@ -47,7 +63,7 @@ class NormHook(ModelHook):
             return self.fn_ref.original_forward(*args, **kwargs)
         token = args[0][..., :1, :]
         # A copy: the block may change it in place, and the states must not change.
-        return token.clone() if self.action == LEAVE_OUT else torch.full_like(token, torch.nan)
+        return torch.full_like(token, torch.nan) if action == POISON else token.clone()
 
 
 class BlockNorms:
@@ -56,11 +72,18 @@ class BlockNorms:
     Args:
         block: Of a transformer.
         modules: Its attention modules and its feed-forward.
+        current: Tells the frame of the call.
+        layer: Index of the block among those with such modules.
         shared: Modules, by ``id``, that other blocks have too: what is left out here could be needed there.
     """
 
     def __init__(
-        self, block: nn.Module, modules: Sequence[nn.Module], shared: Container[int] = ()
+        self,
+        block: nn.Module,
+        modules: Sequence[nn.Module],
+        current: CurrentFrame,
+        layer: int,
+        shared: Container[int] = (),
     ) -> None:
         inside = {id(part) for module in modules for part in module.modules()}
         self._norms = [
@@ -71,45 +94,33 @@ class BlockNorms:
             and "norm" in type(module).__name__.lower()
             and not any(True for _ in module.children())
         ]
-        self._hooks = [NormHook() for _ in self._norms]
-        for norm, hook in zip(self._norms, self._hooks, strict=True):
-            HookRegistry.check_if_exists_or_initialize(norm).register_hook(hook, NORM_HOOK_NAME)
+        self._hooks = [NormHook(current, layer) for _ in self._norms]
+        for norm, norm_hook in zip(self._norms, self._hooks, strict=True):
+            hook(norm, norm_hook, NORM_HOOK_NAME)
 
     def try_out(self, run: Callable[[], Any], output: Any, *, has_tokens: bool) -> None:
         """Find the norms that may be left out in one kind of partial step.
 
         Args:
-            run: Runs the block on the outputs of its modules.
+            run: Runs the block on the outputs of its modules, norms that are tried returning NaN.
             output: What it then returns.
             has_tokens: Which kind: whether it computes the feed-forward of some tokens.
         """
-        for hook in self._hooks:
-            hook.leaves_out[has_tokens] = False
         # Mostly all or all but one, so each is tried together with those found before.
-        for hook in self._hooks:
-            hook.action = POISON
+        for norm_hook in self._hooks:
+            norm_hook.is_tried = True
             try:
                 is_unused = _is_same(run(), output)
             except Exception:  # whatever a model does with a shape that it did not expect
                 is_unused = False
-            hook.leaves_out[has_tokens] = is_unused
-            hook.action = POISON if is_unused else COMPUTE
-        self.computes()
+            norm_hook.leaves_out[has_tokens] = norm_hook.is_tried = is_unused
+        for norm_hook in self._hooks:
+            norm_hook.is_tried = False
 
-    def leaves_out(self, *, has_tokens: bool) -> None:
-        """In the next call, the block runs partially."""
-        for hook in self._hooks:
-            hook.action = LEAVE_OUT if hook.leaves_out[has_tokens] else COMPUTE
-
-    def computes(self) -> None:
-        """In the next call, every norm is computed."""
-        for hook in self._hooks:
-            hook.action = COMPUTE
-
-    @property
-    def modules(self) -> list[nn.Module]:
-        """Those with a hook."""
-        return self._norms
+    def detach(self) -> None:
+        """Remove the hooks."""
+        for norm in self._norms:
+            unhook(norm, NORM_HOOK_NAME)
 
 
 def _is_same(first: Any, second: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from genaccel.sensitivity.calibration_moments import CalibrationMoments
     from genaccel.sensitivity.fingerprint import Fingerprint, config_digest
-    from genaccel.sensitivity.forecast import Affine, Forecaster, ForecastState, Reuse, Taylor
+    from genaccel.sensitivity.forecast import Affine, Forecaster, Reuse, Taylor
     from genaccel.sensitivity.interpolate import interpolate_steps
     from genaccel.sensitivity.plan import Plan
     from genaccel.sensitivity.pruning import PruningConfig, PruningPlan, plan_pruning
@@ -23,7 +23,6 @@ _MODULES = {
     "Affine": "forecast",
     "CalibrationMoments": "calibration_moments",
     "Fingerprint": "fingerprint",
-    "ForecastState": "forecast",
     "Forecaster": "forecast",
     "Plan": "plan",
     "PruningConfig": "pruning",
@@ -43,7 +42,6 @@ __all__ = [
     "Affine",
     "CalibrationMoments",
     "Fingerprint",
-    "ForecastState",
     "Forecaster",
     "Plan",
     "PruningConfig",

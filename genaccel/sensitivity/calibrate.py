@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,14 @@ from tqdm.auto import tqdm
 
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.enable import SensitivityHandle, enable_sensitivity
+from genaccel.sensitivity.measuring import MeasuredRuns, measuring
 from genaccel.sensitivity.plan import write_atomically
 from genaccel.sensitivity.planner import Measurements
 
 PipelineCall = Mapping[str, Any]
 
-# Of checkpoints. 2: inner products without the row of a tensor of ones.
-_VERSION = "2"
-# Ends the name of a model in checkpoints, where its feed-forwards are meant.
-_FEED_FORWARDS = ".feed_forwards"
+# Of checkpoints. 3: what sums are of is named.
+_VERSION = "3"
 
 
 def calibrate(
@@ -59,44 +56,25 @@ def calibrate(
     if not calls:
         raise ValueError("calls must hold at least one generation")
     config = config or SensitivityConfig(speedup=2.0)
-    handle = enable_sensitivity(pipeline, config)
-    try:
-        with measuring(handle):
-            belongs_to = _digest(calls, config)
-            done, sums = _load(checkpoint, belongs_to)
-            for name, state in sums.items():
-                _resume(handle, name, state)
-            steps: dict[str, int] = {}
-            for number in tqdm(
-                range(done, len(calls)), desc="calibrating", unit="generation", disable=None
-            ):
-                run_call(pipeline, calls[number])
-                _check_steps(handle, steps)
-                if checkpoint is not None:
-                    _save(handle, Path(checkpoint), belongs_to, number + 1)
-            if done == len(calls):
-                # All of it was measured before; a run tells what it belongs to, and does not count.
-                run_call(pipeline, calls[-1])
-                for name, state in sums.items():
-                    _load_sums(handle, name, state)
-            for model in handle.models.values():
-                model.director.finish()
-            return {name: _measurements(model) for name, model in handle.models.items()}
-    finally:
-        handle.disable()
-
-
-@contextlib.contextmanager
-def measuring(handle: SensitivityHandle) -> Iterator[None]:
-    """Compute and measure every run within the ``with``, and make no plan of it."""
-    for model in handle.models.values():
-        model.is_measuring = True
-        model.director.measure()
-    try:
-        yield
-    finally:
-        for model in handle.models.values():
-            model.is_measuring = False
+    with enable_sensitivity(pipeline, config) as handle, measuring(handle) as runs:
+        belongs_to = _digest(calls, config)
+        done, sums = _load(checkpoint, belongs_to)
+        for name, measured in runs.items():
+            measured.resume(sums.get(name, {}))
+        for number in tqdm(
+            range(done, len(calls)), desc="calibrating", unit="generation", disable=None
+        ):
+            run_call(pipeline, calls[number])
+            _check_measured(handle, runs, number + 1 - done)
+            if checkpoint is not None:
+                _save(runs, Path(checkpoint), belongs_to, number + 1)
+        if done == len(calls):
+            # All of it was measured before; a run tells what it belongs to, and does not count.
+            run_call(pipeline, calls[-1])
+            _check_measured(handle, runs, 1)
+            for name, measured in runs.items():
+                measured.replace(sums.get(name, {}))
+        return {name: measured.total for name, measured in runs.items() if measured.total}
 
 
 def run_call(pipeline: Any, call: PipelineCall) -> Any:
@@ -109,67 +87,36 @@ def run_call(pipeline: Any, call: PipelineCall) -> Any:
         return pipeline(**arguments)
 
 
-def _resume(handle: SensitivityHandle, name: str, state: Mapping[str, torch.Tensor]) -> None:
-    """Let a model go on from its sums."""
-    director = handle.models[name.removesuffix(_FEED_FORWARDS)].director
-    if not name.endswith(_FEED_FORWARDS):
-        director.resume(state)
-    elif director.feed_forwards is not None:
-        director.feed_forwards.resume(state)
-
-
-def _load_sums(handle: SensitivityHandle, name: str, state: Mapping[str, torch.Tensor]) -> None:
-    """Replace the sums of a model by others."""
-    director = handle.models[name.removesuffix(_FEED_FORWARDS)].director
-    observed = director.feed_forwards
-    if not name.endswith(_FEED_FORWARDS):
-        if director.moments is not None:
-            director.moments.load_state_dict(state)
-    elif observed is not None and observed.moments is not None:
-        observed.moments.load_state_dict(state)
-
-
-def _measurements(model: Any) -> Measurements:
-    if model.measurements is None:
-        raise ValueError(f"{model.name} was not called to the last step in any generation")
-    measured: Measurements = model.measurements
-    return dataclasses.replace(measured, moments=model.director.moments)
-
-
-def _check_steps(handle: SensitivityHandle, steps: dict[str, int]) -> None:
-    """Sums of runs of different lengths can't be added.
+def _check_measured(
+    handle: SensitivityHandle, runs: Mapping[str, MeasuredRuns], count: int
+) -> None:
+    """Say why a generation was not measured.
 
     Raises:
-        ValueError: If the last run had another number of steps than those before.
+        ValueError: If a model has not the sums of so many.
     """
-    for name, model in handle.models.items():
-        if model.director.moments is None:
-            continue
-        now = model.director.moments.shape[0]
-        if steps.setdefault(name, now) != now:
-            raise ValueError(
-                f"all generations must have the same number of steps, got {steps[name]} and {now}"
-            )
+    for name, measured in runs.items():
+        if measured.problem is not None:
+            raise ValueError(measured.problem)
+        if measured.count != count:
+            notes = handle.report()[name].notes
+            why = f": {notes[0]}" if notes else ""
+            raise ValueError(f"{name} was not called to the last step in any generation{why}")
 
 
 def _digest(calls: Sequence[PipelineCall], config: SensitivityConfig) -> str:
-    what: list[Any] = [config.forecasters, config.max_interval, config.max_blocks]
+    what: list[Any] = [config.planner.forecasters, config.max_interval, config.planner.max_blocks]
     if config.pruning_share > 0:
-        what.append(config.token_score)
+        what.append(config.planner.token_score)
     text = json.dumps([what, *(dict(c) for c in calls)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _save(handle: SensitivityHandle, path: Path, belongs_to: str, done: int) -> None:
+def _save(runs: Mapping[str, MeasuredRuns], path: Path, belongs_to: str, done: int) -> None:
     tensors = {}
-    for name, model in handle.models.items():
-        moments = model.director.moments
-        if moments is not None:
-            tensors.update({f"{name}.{k}": v for k, v in moments.state_dict().items()})
-        observed = model.director.feed_forwards
-        if observed is not None and observed.moments is not None:
-            state = observed.moments.state_dict()
-            tensors.update({f"{name}{_FEED_FORWARDS}.{k}": v for k, v in state.items()})
+    for name, measured in runs.items():
+        for part, state in measured.state().items():
+            tensors.update({f"{name}.{part}.{key}": value for key, value in state.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"version": _VERSION, "calls": belongs_to, "done": str(done)}
     write_atomically(path, save(tensors, metadata=metadata))
@@ -177,7 +124,7 @@ def _save(handle: SensitivityHandle, path: Path, belongs_to: str, done: int) -> 
 
 def _load(
     checkpoint: str | os.PathLike[str] | None, belongs_to: str
-) -> tuple[int, dict[str, dict[str, torch.Tensor]]]:
+) -> tuple[int, dict[str, dict[str, dict[str, torch.Tensor]]]]:
     """Generations that a checkpoint holds, and the sums of each model."""
     if checkpoint is None or not Path(checkpoint).is_file():
         return 0, {}
@@ -195,8 +142,8 @@ def _load(
         raise ValueError(
             f"{checkpoint} was measured with other calls or settings; remove it or name another file"
         )
-    sums: dict[str, dict[str, torch.Tensor]] = {}
+    sums: dict[str, dict[str, dict[str, torch.Tensor]]] = {}
     for key, tensor in tensors.items():
-        name, _, kind = key.rpartition(".")
-        sums.setdefault(name, {})[kind] = tensor
+        name, part, kind = key.split(".")
+        sums.setdefault(name, {}).setdefault(part, {})[kind] = tensor
     return int(metadata["done"]), sums

@@ -111,6 +111,11 @@ class CalibrationMoments:
         self._rings: dict[tuple[int, int, Hashable], deque[_Entry]] = {}
 
     @property
+    def num_steps(self) -> int:
+        """S."""
+        return self.shape[0]
+
+    @property
     def _gram(self) -> Tensor:
         return self._sketch.gram
 
@@ -226,6 +231,17 @@ class CalibrationMoments:
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the sums, all float64, without the rings: resume with a new generation."""
         return {name: getattr(self, f"_{name}").clone() for name in _TENSORS}
+
+    def add(self, state: Mapping[str, Tensor]) -> None:
+        """Add the sums of :meth:`state_dict` of other runs.
+
+        Raises:
+            ValueError: If they are of other sizes, or incomplete.
+        """
+        kept = self.state_dict()
+        self.load_state_dict(state)
+        for name, sums in kept.items():
+            setattr(self, f"_{name}", getattr(self, f"_{name}") + sums)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Replace the sums by those of :meth:`state_dict`, and forget past outputs.

@@ -1,286 +1,397 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replays a plan; without one, computes everything and measures what a plan needs to know."""
+"""Directs the runs of one model: by a plan where there is one, or computing and measuring for one."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from genaccel.hooks.direction import COMPUTE, Decision, Memory
-from genaccel.hooks.partial_steps import Layer, PartialStep
-from genaccel.hooks.segments import Segment
-from genaccel.hooks.step_clock import Tick
+from genaccel.hooks.clock import Run, Tick
+from genaccel.hooks.director import COMPUTE, CallDecision, Structure
+from genaccel.hooks.memory import Stream
 from genaccel.sensitivity.calibration_moments import CalibrationMoments
 from genaccel.sensitivity.config import SensitivityConfig
-from genaccel.sensitivity.forecast import Affine, Forecaster, Reuse, Taylor
+from genaccel.sensitivity.fingerprint import Fingerprint
 from genaccel.sensitivity.interpolate import interpolate_steps
+from genaccel.sensitivity.output_moments import OutputMoments
+from genaccel.sensitivity.partial_plan import best_plan
 from genaccel.sensitivity.plan import Plan
+from genaccel.sensitivity.plan_rule import plan_by_rule
+from genaccel.sensitivity.plan_source import FoundPlan, PlanSource, fits_structure
+from genaccel.sensitivity.planner import Measurements
 from genaccel.sensitivity.pruning_moments import FeedForwardObserver
+from genaccel.sensitivity.replay import Replay
+from genaccel.sensitivity.run_identity import WeightsSketch, run_fingerprint
+from genaccel.sensitivity.sampler_gain import sampler_gains
 
 _logger = logging.getLogger(__name__)
+
+
+class MeasurementSink(Protocol):
+    """Takes what whole runs measured, instead of a plan being made of each."""
+
+    def take(self, measured: Measurements) -> None:
+        """One run more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The plan that the last run followed, and why.
+
+    Attributes:
+        plan: It; None where the run was computed in full.
+        text: In words, for the report.
+        notes: What else is to be said, a sentence each.
+    """
+
+    plan: Plan | None
+    text: str
+    notes: tuple[str, ...] = ()
 
 
 class SensitivityDirector:
     """Directs one model.
 
     Args:
+        name: Of the model in its pipeline.
+        model: It; may be exchanged later on.
         config: What the user asked for.
-        plan: What to replay, or None to measure first.
-        measured: Called with the moments at the end of a measured run; returns the plan to replay
-            from then on, or None to go on measuring.
-        run_begins: Called with the number of steps when a run begins; may call :meth:`use` or
-            :meth:`measure`.
+        source: Of plans.
+        pipeline: Where the model is from, or None.
+
+    Attributes:
+        forced: A plan that runs follow whatever else there is; for trials.
+        sink: Takes what runs measure; they are then all computed in full.
+        measurements: Of the run that was measured last.
+        plan: That the last run followed, or that was made of it.
     """
 
     def __init__(
         self,
+        name: str,
+        model: nn.Module,
         config: SensitivityConfig,
-        plan: Plan | None,
+        source: PlanSource,
         *,
-        measured: Callable[[CalibrationMoments], Plan | None],
-        run_begins: Callable[[int], None] | None = None,
+        pipeline: Any = None,
     ) -> None:
+        self.name = name
         self.config = config
+        self.source = source
+        self.pipeline = pipeline
+        self.forced: Plan | None = None
+        self.sink: MeasurementSink | None = None
+        self.measurements: Measurements | None = None
         self.plan: Plan | None = None
-        self.segments: tuple[Segment, ...] = ()
-        self.layers: tuple[Layer, ...] = ()
-        self.total_flops = 0
-        self.moments: CalibrationMoments | None = None
-        self.feed_forwards = FeedForwardObserver(config) if config.pruning_share > 0 else None
-        self._measured = measured
-        self._announce = run_begins
-        self._replay: _Replay | None = None
-        self._stretched: dict[int, _Replay] = {}
-        self._run: int | None = None
-        self._first_step = 0
-        self._calls_per_step = 0
-        self._is_unfinished = False
-        self._resumed: Mapping[str, Tensor] | None = None
-        if plan is not None:
-            self.use(plan)
+        self._said: set[str] = set()
+        self.use_model(model)
 
-    def measure(self) -> None:
-        """Drop the plan, and measure the runs that follow."""
-        self.plan = self._replay = None
-        self._stretched.clear()
+    def use_model(self, model: nn.Module) -> None:
+        """Direct this one from now on."""
+        self.model = model
+        self.weights = WeightsSketch(model)
+        self.plan = None
 
-    def resume(self, state: Mapping[str, Tensor]) -> None:
-        """Go on measuring from the sums of :meth:`CalibrationMoments.state_dict`."""
-        self._resumed = state
+    def say(self, sentence: str) -> None:
+        """Warn, once."""
+        if sentence not in self._said:
+            self._said.add(sentence)
+            _logger.warning("%s", sentence)
 
-    def use(self, plan: Plan) -> None:
-        """Replay a plan from the next run on.
+    @property
+    def wants_submodules(self) -> bool:
+        """See :class:`~genaccel.hooks.director.Director`."""
+        forced = self.forced is not None and bool(self.forced.partial_mask.any())
+        return forced or self.source.may_be_partial
 
-        Raises:
-            ValueError: If it was made for a model of other segments.
-        """
-        if self.segments and plan.num_segments != len(self.segments):
-            raise ValueError(
-                f"the plan has {plan.num_segments} segments and this model {len(self.segments)}: "
-                "it was made for another model, or with another max_blocks"
-            )
-        if self.layers and plan.token_counts is not None:
-            owners = tuple(layer.segment for layer in self.layers)
-            if plan.segment_of_layer != owners:
-                raise ValueError(
-                    f"the plan prunes tokens of {len(plan.segment_of_layer)} layers and this model has "
-                    f"{len(owners)}, or in other segments: it was made for another model"
-                )
-        self.plan = plan
-        self._replay = _Replay(plan, self.layers)
-        self._stretched.clear()
+    @property
+    def wants_times(self) -> bool:
+        """See :class:`~genaccel.hooks.director.Director`."""
+        return True
+
+    def begin(self, run: Run) -> SensitivityRun:
+        """See :class:`~genaccel.hooks.director.Director`."""
+        return SensitivityRun(self, run)
+
+    def fingerprint(self, run: Run, structure: Structure) -> Fingerprint:
+        """Of a run whose first step is over."""
+        return run_fingerprint(
+            self.model, structure, run, pipeline=self.pipeline, weights=self.weights()
+        )
+
+
+class SensitivityRun:
+    """Directs one run.
+
+    The first step is computed in any case; only behind it is it known where in the schedule the run
+    began, and with that which plan is its own.
+
+    Args:
+        director: Of the model.
+        run: The one.
+    """
+
+    def __init__(self, director: SensitivityDirector, run: Run) -> None:
+        self._director = director
+        self._config = director.config
+        self._run = run
+        self._first_step: int | None = None
+        self._structure: Structure | None = None
+        self._is_decided = False
+        self._replay: Replay | None = None
+        self._measuring: _Measuring | None = None
+        self._early: list[tuple[Tick, Sequence[tuple[Tensor, ...] | None], Any]] = []
+        self._observer = (
+            FeedForwardObserver(self._config) if self._config.pruning_share > 0 else None
+        )
+        self._text = "none: computed in full"
+        self._notes: list[str] = []
+
+    @property
+    def _names(self) -> tuple[str, ...] | None:
+        return None if self._structure is None else self._structure.names
+
+    @property
+    def choice(self) -> Choice:
+        """What the run follows."""
+        if not self._is_decided and self._first_step is not None and not self._notes:
+            note = "a run of a single step has nothing to skip"
+            return Choice(None, self._text, (note,))
+        plan = None if self._replay is None else self._replay.plan
+        return Choice(plan, self._text, (*self._notes, *self._director.source.notes))
 
     @property
     def history(self) -> int:
-        """See :class:`~genaccel.hooks.direction.Director`."""
-        return 1 if self._replay is None else self._replay.history
+        """See :class:`~genaccel.hooks.director.RunDirector`."""
+        if self._replay is not None:
+            return self._replay.history
+        # A plan may yet be found that needs them; a measurement of outputs alone does not.
+        return 1 if not self._is_decided or self._measures_segments else 0
+
+    @property
+    def _measures_segments(self) -> bool:
+        return self._measuring is not None and self._measuring.has_segments
 
     @property
     def module_history(self) -> int:
-        """See :class:`~genaccel.hooks.direction.Director`."""
-        return 0 if self._replay is None else self._replay.module_history
+        """See :class:`~genaccel.hooks.director.RunDirector`."""
+        if self._replay is None:
+            return 0 if self._is_decided or not self._director.wants_submodules else 1
+        return self._replay.module_history
+
+    @property
+    def output_history(self) -> int:
+        """See :class:`~genaccel.hooks.director.RunDirector`."""
+        if self._replay is None:
+            return 0 if self._is_decided or self._director.sink is not None else 1
+        return self._replay.output_history
 
     @property
     def observes_feed_forwards(self) -> bool:
-        """See :class:`~genaccel.hooks.direction.Director`."""
-        return self._replay is None and self.feed_forwards is not None
+        """See :class:`~genaccel.hooks.director.RunDirector`."""
+        return self._observer is not None and (self._measuring is not None or not self._is_decided)
 
-    @property
-    def wants_layers(self) -> bool:
-        """Whether partial steps are planned for, or may be."""
-        return self.config.has_partial_steps or self.module_history > 0
+    def learn(self, tick: Tick, structure: Structure) -> None:
+        """See :class:`~genaccel.hooks.director.RunDirector`."""
+        self._structure = self._structure or structure
 
-    def segments_learned(
-        self, segments: Sequence[Segment], layers: Sequence[Layer], *, total_flops: int
-    ) -> None:
-        """See :class:`~genaccel.hooks.direction.Director`."""
-        self.segments = tuple(segments)
-        self.layers = tuple(layers)
-        self.total_flops = total_flops
-        if self.plan is not None:
-            self.use(self.plan)
+    def decide(self, tick: Tick, structure: Structure, stream: Stream) -> CallDecision:
+        """See :class:`~genaccel.hooks.director.RunDirector`."""
+        self._structure = self._structure or structure
+        if self._first_step is not None and tick.step > self._first_step and not self._is_decided:
+            self._choose(tick)
+        if self._replay is not None and fits_structure(self._replay.plan, structure):
+            return self._replay.decide(tick.step, stream)
+        return CallDecision([COMPUTE] * len(structure.segments))
 
-    def decide(self, tick: Tick, memories: Sequence[Memory]) -> Sequence[Decision]:
-        """See :class:`~genaccel.hooks.direction.Director`."""
-        if tick.run != self._run:
-            self._run_begins(tick)
-        if self._replay is None:
-            return [COMPUTE] * len(memories)
-        replay = self._replay
-        steps = replay.plan.fingerprint.num_inference_steps
-        if tick.num_steps != steps:
-            replay = self._stretch(tick.num_steps)
-        return replay.decide(tick.step, memories)
-
-    def _run_begins(self, tick: Tick) -> None:
-        self._run = tick.run
-        if tick.follows_whole_run and self._replay is None:
-            self.finish()  # the run before ended without this model
-        self._first_step = tick.step  # not 0 where an image is the beginning
-        self._calls_per_step = 0
-        if self.moments is not None:
-            self.moments.start_generation()
-        if self.feed_forwards is not None:
-            self.feed_forwards.start_generation()
-        if self._announce is not None:
-            self._announce(tick.num_steps)
-
-    def _stretch(self, num_steps: int) -> _Replay:
-        replay = self._stretched.get(num_steps)
-        if replay is None:
-            assert self.plan is not None
+    def _choose(self, tick: Tick) -> None:
+        """Find a plan, or see what can be done without one."""
+        self._is_decided = True
+        director, config, structure = self._director, self._config, self._structure
+        assert structure is not None
+        if not structure.segments:
+            self._notes.append("no block of this model can be skipped")
+            return
+        if director.forced is not None:
+            self._use(FoundPlan(director.forced, "on trial"), structure, tick.num_steps)
+            return
+        run = director.fingerprint(self._run, structure)
+        if director.sink is None:
+            found = director.source.find(run, structure)
+            if found is not None:
+                self._use(found, structure, tick.num_steps)
+                return
+            if config.has_floor or config.speedup is None:
+                self._notes.append(
+                    "there is no plan for this run that does what was asked for; measure some with `genaccel tune`"
+                )
+                return
+            if config.first_run == "plan":
+                plan = plan_by_rule(structure, run, config)
+                if plan is not None:
+                    self._use(FoundPlan(plan, "by rule"), structure, tick.num_steps)
+                else:
+                    self._notes.append("too few steps to skip any")
+                return
             _logger.warning(
-                "The plan was made for %d steps and is stretched to %d; calibrate for these steps to do better.",
-                self.plan.fingerprint.num_inference_steps,
-                num_steps,
+                "%s has no plan for this run yet: it is computed in full and measured; the next ones are faster.",
+                director.name,
             )
-            replay = self._stretched[num_steps] = _Replay(
-                interpolate_steps(self.plan, num_steps), self.layers
+        self._text = "none yet: computed in full and measured"
+        self._measuring = _Measuring(director, run, structure, tick.num_steps, self._observer)
+        for early in self._early:
+            self._measuring.observe(*early)
+        self._early.clear()
+
+    def _use(self, found: FoundPlan, structure: Structure, num_steps: int) -> None:
+        self._early.clear()
+        plan = found.plan
+        steps = plan.fingerprint.num_inference_steps
+        self._text = f"{found.origin}, {1 / plan.flop_fraction:.2f}x fewer FLOPs"
+        if steps != num_steps:
+            note = (
+                f"The plan was made for {steps} steps and is stretched to {num_steps}; calibrate for these "
+                "steps to do better."
             )
-        return replay
+            self._director.say(note)
+            self._notes.append(note)
+            plan = interpolate_steps(plan, num_steps)
+        self._replay = Replay(plan, structure.layers)
+        self._director.plan = found.plan
+        if self._config.has_partial_steps and not plan.partial_mask.any():
+            self._notes.append(
+                "no step runs on forecasts of modules, as was asked for: no block of "
+                f"{type(self._director.model).__name__} has attention and feed-forward of its own, or none pays"
+            )
+        speedup = self._config.speedup
+        if isinstance(speedup, int | float) and 1 / plan.flop_fraction < speedup * 0.97:
+            self._notes.append(
+                f"{speedup:g}x is out of reach here: this is the best plan below it, {1 / plan.flop_fraction:.2f}x"
+            )
 
     def feed_forward_called(self, tick: Tick, layer: int, states: Tensor, output: Tensor) -> None:
-        """See :class:`~genaccel.hooks.direction.Director`."""
-        assert self.feed_forwards is not None
-        self.feed_forwards.called(tick, layer, len(self.layers), states, output)
+        """See :class:`~genaccel.hooks.director.RunDirector`."""
+        if self._observer is not None:
+            structure = self._structure
+            count = layer + 1 if structure is None else len(structure.layers)
+            self._observer.called(tick, layer, count, states, output)
 
-    def call_ends(
-        self, tick: Tick, computed: Sequence[tuple[Tensor, ...] | None], seconds: float
+    def ended(
+        self,
+        tick: Tick,
+        structure: Structure,
+        added: Sequence[tuple[Tensor, ...] | None],
+        output: Any,
     ) -> None:
-        """See :class:`~genaccel.hooks.direction.Director`."""
-        if self._replay is not None:
+        """See :class:`~genaccel.hooks.director.RunDirector`."""
+        if self._first_step is None:
+            self._first_step = tick.step
+            self._structure = self._structure or structure
+        if self._measuring is not None:
+            if structure.names == self._measuring.structure.names:
+                self._measuring.observe(tick, added, output)
+        elif not self._is_decided and structure.names == self._names:
+            self._early.append((tick, added, output))
+
+    def finish(self, *, whole: bool) -> None:
+        """See :class:`~genaccel.hooks.director.RunDirector`."""
+        self._early.clear()
+        measuring, self._measuring = self._measuring, None
+        if self._first_step is not None and not self._is_decided and self._run.num_steps > 1:
+            self._notes.append(
+                "its steps can't be counted: neither the scheduler nor the timestep tells of them"
+            )
+        if measuring is None:
             return
-        if self.moments is None or self.moments.shape[0] != tick.num_steps:
-            self.moments = CalibrationMoments(
-                num_steps=tick.num_steps,
-                max_interval=min(self.config.max_interval, max(1, tick.num_steps - 1)),
-                num_segments=max(1, len(self.segments)),
-                num_modules=max((len(s.entries) for s in self.segments), default=1),
-                taylor_orders=tuple(
-                    order for order in (1, 2) if f"taylor{order}" in self.config.forecasters
-                ),
-            )
-            if self._resumed is not None:
-                self.moments.load_state_dict(self._resumed)
-                self._resumed = None
-        for g, tensors in enumerate(computed):
-            for m, tensor in enumerate(tensors or ()):
-                self.moments.observe(tick.step, g, m, tensor, stream=tick.call)
-        if tick.step == self._first_step:
-            self._calls_per_step = max(self._calls_per_step, tick.call + 1)
-        self._is_unfinished = True
-        if tick.step == tick.num_steps - 1 and tick.call + 1 >= self._calls_per_step:
-            self.finish()
-
-    def finish(self) -> None:
-        """Make the plan of what was measured, if anything was since the last one.
-
-        At the last step that happens by itself. A model that is not called there, as the first of
-        Wan's two transformers, is done when its pipeline is.
-        """
-        if self.moments is None or not self._is_unfinished:
+        if not whole:
+            self._notes.append("the run was not measured to its end, so no plan is made of it")
             return
-        self._is_unfinished = False
-        plan = self._measured(self.moments)
-        if plan is not None:
-            self.use(plan)
-            self.moments = None
-
-
-class _Replay:
-    """A plan, with its forecasters at hand."""
-
-    def __init__(self, plan: Plan, layers: Sequence[Layer]) -> None:
-        self.plan = plan
-        self._is_partial = plan.partial_mask
-        self._layers = [
-            [i for i, layer in enumerate(layers) if layer.segment == g]
-            for g in range(plan.num_segments)
-        ]
-        in_partial = {int(i) for i in plan.forecaster_index[self._is_partial]}
-        used = sorted({int(i) for i in plan.forecaster_index[~self._is_partial] if i >= 0})
-        modules = 1 if plan.affine_slope is None else int(plan.affine_slope.shape[3])
-        # [segment][forecaster][tensor of the segment]
-        self._forecasters: list[dict[int, list[Forecaster]]] = [
-            {i: [_make(plan, i, g, m) for m in range(modules)] for i in used}
-            for g in range(plan.num_segments)
-        ]
-        self.history = max((_history(plan.forecasters[i]) for i in used), default=0)
-        self.module_history = max((_history(plan.forecasters[i]) for i in in_partial), default=0)
-
-    def decide(self, step: int, memories: Sequence[Memory]) -> list[Decision]:
-        """Compute where the plan says so, and where there is nothing to forecast from."""
-        return [self._decision(step, g, memory) for g, memory in enumerate(memories)]
-
-    def _decision(self, step: int, segment: int, memory: Memory) -> Decision:
-        if step >= len(self.plan.compute_mask) or self.plan.compute_mask[step, segment]:
-            return COMPUTE
-        if self._is_partial[step, segment]:
-            return self._partial(step, segment, memory)
-        if not memory.steps or memory.steps[0] >= step:
-            return COMPUTE
-        choices = self._forecasters[segment][int(self.plan.forecaster_index[step, segment])]
-        tensors = len(memory.added[0])
-        forecasters = [choices[min(m, len(choices) - 1)] for m in range(tensors)]
-        try:
-            return Decision(
-                compute=False,
-                weights=tuple(tuple(f.coefficients(step, memory.steps)) for f in forecasters),
-                offsets=tuple(f.offset(step, memory.steps) for f in forecasters),
+        if measuring.problem is not None:
+            self._notes.append(measuring.problem)
+            return
+        measured = self._director.measurements = measuring.measurements()
+        if self._director.sink is not None:
+            self._director.sink.take(measured)
+            return
+        plan = best_plan(measured, self._config)
+        if plan is None:
+            self._notes.append(
+                "no step of this run can be skipped: it has too few, or max_interval is 1"
             )
-        except ValueError:
-            return COMPUTE  # the affine corrector knows no interval so long
-
-    def _partial(self, step: int, segment: int, memory: Memory) -> Decision:
-        if not memory.module_steps or memory.module_steps[0] >= step:
-            return COMPUTE
-        name = self.plan.forecasters[int(self.plan.forecaster_index[step, segment])]
-        weights: Sequence[float] = (1.0,)
-        if name.startswith("taylor"):
-            weights = _make(self.plan, self.plan.forecasters.index(name), segment, 0).coefficients(
-                step, memory.module_steps
-            )
-        counts = self.plan.token_counts
-        layers = self._layers[segment]
-        tokens = (0,) * len(layers) if counts is None else tuple(counts[step, layers, 0].tolist())
-        return Decision(compute=False, partial=PartialStep(tokens, tuple(weights)))
+            return
+        self._director.source.keep(plan)
+        self._director.plan = plan
 
 
-def _history(name: str) -> int:
-    return int(name.removeprefix("taylor")) + 1 if name.startswith("taylor") else 1
+class _Measuring:
+    """What one run tells about the model."""
 
-
-def _make(plan: Plan, index: int, segment: int, module: int) -> Any:
-    name = plan.forecasters[index]
-    if name.startswith("taylor"):
-        return Taylor(int(name.removeprefix("taylor")))
-    if name == "affine":
-        assert plan.affine_slope is not None
-        assert plan.affine_intercept is not None
-        return Affine(
-            plan.affine_slope[:, :, segment, module], plan.affine_intercept[:, :, segment, module]
+    def __init__(
+        self,
+        director: SensitivityDirector,
+        run: Fingerprint,
+        structure: Structure,
+        num_steps: int,
+        observer: FeedForwardObserver | None,
+    ) -> None:
+        config = director.config
+        self.structure = structure
+        self.problem: str | None = None
+        self._pipeline = director.pipeline
+        self._run = run
+        self._observer = observer
+        self._num_steps = num_steps
+        self._outputs = OutputMoments(num_steps)
+        self._moments: CalibrationMoments | None = None
+        if config.granularity == "output" and director.sink is None:
+            return  # all that plans of outputs need
+        self._moments = CalibrationMoments(
+            num_steps=num_steps,
+            max_interval=min(config.max_interval, max(1, num_steps - 1)),
+            num_segments=len(structure.segments),
+            num_modules=max(len(s.entries) for s in structure.segments),
+            taylor_orders=tuple(
+                order for order in (1, 2) if f"taylor{order}" in config.planner.forecasters
+            ),
         )
-    return Reuse()
+
+    def observe(self, tick: Tick, added: Sequence[tuple[Tensor, ...] | None], output: Any) -> None:
+        """Take what segments added and the model returned at one call."""
+        if self.problem is not None or tick.step >= self._num_steps:
+            return
+        try:
+            self._outputs.observe(tick.step, output, stream=tick.call)
+            if self._moments is None:
+                return
+            for g, tensors in enumerate(added):
+                for m, tensor in enumerate(tensors or ()):
+                    self._moments.observe(tick.step, g, m, tensor, stream=tick.call)
+        except ValueError as error:
+            self.problem = f"the run could not be measured: {error}"
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether what segments add is measured."""
+        return self._moments is not None
+
+    def measurements(self) -> Measurements:
+        """All of it."""
+        structure = self.structure
+        scheduler = getattr(self._pipeline, "scheduler", None)
+        gains = None
+        if scheduler is not None and not self._run.start_step:
+            gains = sampler_gains(scheduler, self._num_steps)
+        return Measurements(
+            moments=self._moments,
+            segment_flops=tuple(s.flops for s in structure.segments),
+            total_flops=structure.total_flops,
+            fingerprint=self._run,
+            gains=gains,
+            layers=structure.layers,
+            feed_forwards=None if self._observer is None else self._observer.moments,
+            outputs=self._outputs,
+        )

@@ -8,14 +8,10 @@ runs them all: ``forecast = offset + sum_i coefficients[i] * cached[i]``, the ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
-
-Value = TypeVar("Value", Tensor, float)
 
 # Slopes of the affine corrector come from at least so much variance of the cached values, relative
 # to their mean square: below it, the float64 sums hold rounding and no signal.
@@ -148,14 +144,8 @@ class Affine:
         ValueError: If the shapes differ or hold what is not finite.
 
     Example:
-        >>> x = np.array([1.0, 2.0, 4.0])
-        >>> y = 3 * x - 1
-        >>> def at_step_1(value):
-        ...     return np.array([[0.0], [value]])
-        >>> affine = Affine.from_moments(
-        ...     *(at_step_1(v) for v in (3, x.sum(), y.sum(), x @ x, x @ y))
-        ... )
-        >>> [round(v, 9) for v in affine.coefficients(1, [0])], round(affine.offset(1, [0]), 9)
+        >>> affine = Affine([[1.0], [3.0]], [[0.0], [-1.0]])
+        >>> affine.coefficients(1, [0]), affine.offset(1, [0])
         ([3.0], -1.0)
     """
 
@@ -172,13 +162,6 @@ class Affine:
             )
         if not (np.isfinite(self.slope).all() and np.isfinite(self.intercept).all()):
             raise ValueError("slope and intercept must be finite")
-
-    @classmethod
-    def from_moments(
-        cls, n: ArrayLike, x: ArrayLike, y: ArrayLike, xx: ArrayLike, xy: ArrayLike
-    ) -> Affine:
-        """Fit to sums over cached values x and true values y, each ``[S, K]``."""
-        return cls(*affine_fit(n, x, y, xx, xy))
 
     def coefficients(self, step: int, computed_steps: Sequence[int]) -> list[float]:
         """``[a]``; see :class:`Forecaster`."""
@@ -229,104 +212,3 @@ def affine_fit(
     a: NDArray[np.float64] = np.where(fits, covariance / np.where(fits, variance, 1.0), 1.0)
     b: NDArray[np.float64] = np.where(n > 0, (y - a * x) / count, 0.0)
     return a, b
-
-
-class ForecastState(Generic[Value]):
-    """The cached outputs of one module, on tensors of any shape and dtype or on numbers.
-
-    It keeps references and copies nothing: an output that is later changed in place changes the
-    forecasts.
-
-    Args:
-        history: Outputs to keep: the most that any of the forecasters to be used needs.
-
-    Example:
-        >>> state = ForecastState[float](history=2)
-        >>> state.update(0, 1.0)
-        >>> state.update(2, 5.0)
-        >>> state.predict(3, Taylor(1)), state.predict(3, Reuse())
-        (7.0, 5.0)
-    """
-
-    __slots__ = ("_history", "_steps", "_values")
-
-    def __init__(self, history: int) -> None:
-        if history < 1:
-            raise ValueError(f"history must be at least 1, got {history}")
-        self._history = history
-        self._steps: list[int] = []  # the newest first
-        self._values: list[Value] = []
-
-    @property
-    def computed_steps(self) -> tuple[int, ...]:
-        """Steps of the cached outputs, the newest first."""
-        return tuple(self._steps)
-
-    @property
-    def values(self) -> tuple[Value, ...]:
-        """The cached outputs, the newest first."""
-        return tuple(self._values)
-
-    @property
-    def bytes_held(self) -> int:
-        """Bytes of the cached tensors; numbers count as 8."""
-        return sum(
-            v.numel() * v.element_size() if isinstance(v, Tensor) else 8 for v in self._values
-        )
-
-    def reset(self) -> None:
-        """Forget everything, as at the start of another generation."""
-        self._steps.clear()
-        self._values.clear()
-
-    def update(self, step: int, value: Value) -> None:
-        """Take the output of a computed step.
-
-        Raises:
-            ValueError: If the step is not later than the last one, or the tensor is of another
-                shape, dtype or device than those held; ``reset`` comes first then.
-        """
-        if self._steps:
-            if step <= self._steps[0]:
-                raise ValueError(
-                    f"step {step} does not follow step {self._steps[0]}; reset before a new generation"
-                )
-            if _kind(value) != _kind(self._values[0]):
-                raise ValueError(
-                    f"the output of step {step} is {_kind(value)}, those held are {_kind(self._values[0])}; "
-                    "reset before the change"
-                )
-        self._steps.insert(0, step)
-        self._values.insert(0, value)
-        del self._steps[self._history :]
-        del self._values[self._history :]
-
-    def predict(self, step: int, forecaster: Forecaster) -> Value:
-        """Forecast the output of a step, in the dtype of the cached outputs.
-
-        Sums in float32 for 16-bit tensors: the weights of second order have both signs and exceed
-        1. Plain reuse returns the cached tensor itself, so the result must not be changed in place.
-
-        Raises:
-            ValueError: If nothing is held, or ``step`` does not follow what is.
-        """
-        weights = forecaster.coefficients(step, self._steps)
-        offset = forecaster.offset(step, self._steps)
-        newest = self._values[0]
-        if not isinstance(newest, Tensor):
-            return offset + sum(w * v for w, v in zip(weights, self._values, strict=False))
-        if weights == [1.0] and offset == 0.0:
-            return newest  # bit for bit, and without a kernel
-        wide = torch.promote_types(newest.dtype, torch.float32)
-        total = newest.to(wide) * weights[0]
-        for weight, value in zip(weights[1:], self._values[1:], strict=False):
-            total.add_(value.to(wide), alpha=weight)
-        if offset:
-            total.add_(offset)
-        return total.to(newest.dtype)
-
-
-def _kind(value: Tensor | float) -> str:
-    if isinstance(value, Tensor):
-        return f"{list(value.shape)} {value.dtype} on {value.device}"
-    return "a number"

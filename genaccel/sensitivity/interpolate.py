@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genaccel.sensitivity.plan import Plan
+from genaccel.sensitivity.time_windows import hat_windows
 
 
 def interpolate_steps(plan: Plan, num_inference_steps: int) -> Plan:
@@ -17,7 +18,7 @@ def interpolate_steps(plan: Plan, num_inference_steps: int) -> Plan:
     Computed steps keep their share and their density over the run; the first one stays, and the
     last one where it was computed. What stands in for other steps is that of the nearest such step
     of the plan. The corrections of the affine forecaster are interpolated over the interval, which
-    now spans more or less of the run. Steps are taken to be spread alike over the noise levels, as
+    now spans more or less of the run; windows of times are made anew. Steps are taken to be spread alike over the noise levels, as
     the schedulers of diffusers spread them.
 
     Args:
@@ -57,6 +58,7 @@ def interpolate_steps(plan: Plan, num_inference_steps: int) -> Plan:
         width = _longest_gap(mask)
         slope = _stretch(slope, new, width, at_zero=1.0)
         intercept = _stretch(intercept, new, width, at_zero=0.0)
+    times = None if plan.time_weights is None else hat_windows(mask.all(axis=1))
     share = mask.mean() / plan.compute_mask.mean()
     return dataclasses.replace(
         plan,
@@ -67,6 +69,7 @@ def interpolate_steps(plan: Plan, num_inference_steps: int) -> Plan:
         token_counts=counts,
         affine_slope=slope,
         affine_intercept=intercept,
+        time_weights=times,
         expected_error=None,
         flop_fraction=min(1.0, float(plan.flop_fraction * share)),
     )

@@ -7,6 +7,7 @@ UAS of SODA, arXiv:2603.07057: fewer computed steps, and between them feed-forwa
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +15,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from genaccel.hooks.partial_steps import Layer
+from genaccel.hooks.submodules import Layer
 from genaccel.sensitivity.config import SensitivityConfig
+from genaccel.sensitivity.output_plan import output_plan
 from genaccel.sensitivity.plan import Plan
-from genaccel.sensitivity.planner import Measurements, make_plan, segment_errors, used_steps
+from genaccel.sensitivity.planner import (
+    Measurements,
+    best_speedup,
+    make_plan,
+    segment_errors,
+    used_steps,
+)
 from genaccel.sensitivity.pruning import PruningConfig, plan_pruning
 from genaccel.sensitivity.schedule import computations_for_flops
 
@@ -27,6 +35,9 @@ MAX_STEP_KINDS = 4
 # Of the steps that a plan does not compute, those that run on forecasts of modules. A third of them have most of the
 # gain on landscapes-dit, and each costs several times what a step does that skips all blocks.
 _PARTIAL_SHARE = {"segment": 0.0, "mixed": 0.35, "module": 1.0}
+
+# Less is not worth a plan.
+_LEAST_SPEEDUP = 1.02
 
 # Tiles of matrix products want multiples of 16, but of 64 tokens 16 are a quarter.
 _TOKEN_MULTIPLE = 16
@@ -44,13 +55,16 @@ def plan_for_speedup(measured: Measurements, config: SensitivityConfig, *, speed
     Raises:
         ValueError: If no plan reaches the speed-up, or the model has no modules to prune.
     """
+    if config.granularity == "output":
+        return output_plan(measured, config, speedup=speedup)
     if not config.has_partial_steps:
         return make_plan(measured, config, speedup=speedup)
+    granularity = config.granularity or "segment"
     costs = _Costs.of(measured)
     begin, end = used_steps(measured, config)
     steps = end - begin
     budget = steps * costs.total / speedup
-    skipped = costs.outside + _PARTIAL_SHARE[config.granularity] * costs.overhead
+    skipped = costs.outside + _PARTIAL_SHARE[granularity] * costs.overhead
     count = computations_for_flops(
         (1 - config.pruning_share) * budget,
         num_steps=steps,
@@ -61,11 +75,52 @@ def plan_for_speedup(measured: Measurements, config: SensitivityConfig, *, speed
     # A hair less than what the steps give, which rounding could put above it.
     plan = make_plan(measured, config, speedup=max(1.0, whole * (1 - 1e-9)))
     modules = _module_mask(plan, measured, config) if config.granularity == "mixed" else None
-    plan = replace(plan, granularity=config.granularity, module_mask=modules)
+    plan = replace(plan, granularity=granularity, module_mask=modules)
     if config.pruning_share > 0:
         left = budget - count * costs.total - (steps - count) * skipped
         plan = _with_tokens(plan, measured, costs, left)
     return replace(plan, flop_fraction=costs.fraction(plan, begin, end))
+
+
+def best_plan(measured: Measurements, config: SensitivityConfig) -> Plan | None:
+    """The plan for what a config asks for, or the best below it where that is out of reach.
+
+    Args:
+        measured: From calibration with the same config.
+        config: With a speed-up.
+
+    Returns:
+        The plan; None where no step can be left out.
+    """
+    if config.granularity == "output":
+        speedup = math.inf if config.speedup in (None, "max") else float(config.speedup)
+        try:
+            return output_plan(measured, config, speedup=speedup)
+        except ValueError:
+            return None
+    begin, end = used_steps(measured, config)
+    most = best_speedup(
+        segment_flops=measured.segment_flops,
+        total_flops=measured.total_flops,
+        warmup_steps=config.planner.warmup_steps,
+        steps=end - begin,
+        max_interval=config.max_interval,
+    )
+    asked = most if config.speedup in (None, "max") else min(float(config.speedup), most)
+    if config.has_partial_steps and not any(
+        layer.segment >= 0 and layer.is_usable for layer in measured.layers
+    ):
+        # Its blocks have no modules of their own: segments can be skipped all the same.
+        config = replace(config, granularity="segment", pruning_share=0.0)
+    # A hair less, which rounding could put above it.
+    speedup = asked * (1 - 1e-9)
+    while speedup > 1:
+        try:
+            return plan_for_speedup(measured, config, speedup=speedup)
+        except ValueError:
+            # Partial steps, or edges that were not measured, may allow less than whole ones.
+            speedup = 1 + (speedup - 1) * 0.9 if speedup > _LEAST_SPEEDUP else 1.0
+    return None
 
 
 def _module_mask(
@@ -79,7 +134,7 @@ def _module_mask(
     """
     computed = plan.compute_mask[:, 0]  # shared by all segments
     behind = ~computed & np.roll(computed, 1)
-    errors = segment_errors(measured, replace(config, forecasters=plan.forecasters))
+    errors = segment_errors(measured, config.changed(forecasters=plan.forecasters))
     chosen = np.maximum(plan.forecaster_index[:, 0], 0)
     price = np.nansum(errors[chosen, np.arange(len(computed)), 0], axis=1)  # [S]
     order = np.argsort(np.where(behind, -price, np.inf), kind="stable")

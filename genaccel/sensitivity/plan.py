@@ -20,7 +20,9 @@ from safetensors.numpy import save as save_safetensors
 
 from genaccel.sensitivity.fingerprint import Fingerprint
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
+# Of which the first did not say what weights and timesteps a plan was made for.
+_READ_VERSIONS = (1, 2)
 PLAN_NAME = "sensitivity_plan.json"
 PLAN_TENSORS_NAME = "sensitivity_plan.safetensors"
 
@@ -31,6 +33,7 @@ _ARRAYS = {
     "token_counts": np.dtype(np.int32),
     "affine_slope": np.dtype(np.float32),
     "affine_intercept": np.dtype(np.float32),
+    "time_weights": np.dtype(np.float32),
 }
 _REQUIRED_ARRAYS = {"compute_mask", "forecaster_index"}
 _PLAIN = ("forecasters", "granularity", "segment_of_layer", "expected_error", "flop_fraction")
@@ -47,14 +50,17 @@ class Plan:
         forecaster_index: ``[S, G]``, int8: index into ``forecasters``, or -1 where the segment is
             computed.
         granularity: What is forecast at a step that is not computed: what a "segment" adds as a
-            whole, where its layers have no tokens to compute, or the output of every attention and
-            feed-forward "module"; or, for "mixed", the one or the other.
+            whole, where its layers have no tokens to compute; the "output" of the model; the output
+            of every attention and feed-forward "module"; or, for "mixed", the one or the other.
         module_mask: ``[S, G]``, bool, with "mixed": where it is that of modules.
         token_counts: ``[S, L, M]``, int32, for L layers and M modules: tokens to compute, all of
             them where the layer's segment is computed; or None for none at the others.
         segment_of_layer: The segment of each of the L layers, if there are token counts.
         affine_slope: ``[S, K, G, M]``, float32, of the affine corrector, or None.
         affine_intercept: The same.
+        time_weights: ``[S, W]``, float32: at a step that computes all segments, what each step from
+            ``W // 2`` before it to as many behind counts in the time that the model is given
+            (:mod:`genaccel.sensitivity.time_windows`); None for each step's own time.
         expected_error: Sum of the measured errors of what is not computed, or None if unknown.
         flop_fraction: FLOPs of the planned run over those of the plain one.
 
@@ -66,12 +72,13 @@ class Plan:
     compute_mask: NDArray[np.bool_]
     forecasters: tuple[str, ...]
     forecaster_index: NDArray[np.int8]
-    granularity: Literal["segment", "module", "mixed"] = "segment"
+    granularity: Literal["segment", "output", "module", "mixed"] = "segment"
     module_mask: NDArray[np.bool_] | None = None
     token_counts: NDArray[np.int32] | None = None
     segment_of_layer: tuple[int, ...] = ()
     affine_slope: NDArray[np.float32] | None = None
     affine_intercept: NDArray[np.float32] | None = None
+    time_weights: NDArray[np.float32] | None = None
     expected_error: float | None = None
     flop_fraction: float
 
@@ -100,6 +107,7 @@ class Plan:
             raise ValueError(f"forecasters must hold names, got {self.forecasters!r}")
         self._check_tokens()
         self._check_granularity()
+        self._check_times()
         slope, intercept = self.affine_slope, self.affine_intercept
         if (slope is None) != (intercept is None):
             raise ValueError("affine_slope and affine_intercept come together")
@@ -123,15 +131,43 @@ class Plan:
             )
 
     def _check_granularity(self) -> None:
-        kinds = ("segment", "module", "mixed")
+        kinds = ("segment", "output", "module", "mixed")
         if self.granularity not in kinds:
             raise ValueError(f"granularity must be one of {kinds}, got {self.granularity!r}")
         modules, computed = self.module_mask, self.compute_mask
+        if self.granularity == "output" and (
+            self.token_counts is not None or (computed != computed[:, :1]).any()
+        ):
+            raise ValueError(
+                'granularity "output" computes all segments at the same steps, and no tokens at others'
+            )
         if (modules is None) != (self.granularity != "mixed"):
             raise ValueError('module_mask belongs to granularity "mixed", and to no other')
         if modules is not None and (modules.shape != computed.shape or (modules & computed).any()):
             raise ValueError(
                 f"module_mask must be {list(computed.shape)} and set only where nothing is computed"
+            )
+
+    def _check_times(self) -> None:
+        weights = self.time_weights
+        if weights is None:
+            return
+        steps = len(self.compute_mask)
+        if weights.ndim != 2 or len(weights) != steps or weights.shape[1] % 2 == 0:
+            raise ValueError(f"time_weights must be [{steps}, an odd width], got {weights.shape}")
+        place = np.arange(steps)[:, None] + np.arange(weights.shape[1]) - weights.shape[1] // 2
+        outside = (place < 0) | (place >= steps)
+        sums = weights.sum(axis=1)
+        is_computed = self.compute_mask.all(axis=1)
+        if (
+            not np.isfinite(weights).all()
+            or (weights < 0).any()
+            or weights[outside].any()
+            or (np.abs(sums[is_computed] - 1) > 1e-3).any()
+            or weights[~is_computed].any()
+        ):
+            raise ValueError(
+                "time_weights must not be negative, and have the sum 1 at computed steps and 0 at others"
             )
 
     def _check_tokens(self) -> None:
@@ -248,9 +284,9 @@ def _parse(values: Any, tensors: bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError("the JSON holds no object")
     # The version first: the keys of another one may well be others.
-    if values.get("version") != PLAN_VERSION:
+    if values.get("version") not in _READ_VERSIONS:
         raise ValueError(
-            f"version {values.get('version')!r} was written by another genaccel, this one reads {PLAN_VERSION}"
+            f"version {values.get('version')!r} was written by another genaccel, this one reads up to {PLAN_VERSION}"
         )
     known = {"version", "fingerprint", "tensors_sha256", *_PLAIN}
     if set(values) != known:

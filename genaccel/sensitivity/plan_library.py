@@ -18,7 +18,7 @@ from genaccel.sensitivity.plan import PLAN_NAME, Plan, write_atomically
 
 # Of what plans are made by. Plans in the cache are of one version: a planner that makes better ones
 # is not to find those of older ones.
-_PLANNER_VERSION = 2
+_PLANNER_VERSION = 3
 
 # Beside the folders of a pipeline's models.
 LIBRARY_FOLDER = "sensitivity"
@@ -66,6 +66,7 @@ class PlanLibrary:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self.entries: list[PlanEntry] = []
+        self.damaged: list[str] = []  # what could not be read, a sentence each
         index = self.folder / INDEX_NAME
         if index.is_file():
             try:
@@ -103,22 +104,27 @@ class PlanLibrary:
 
         Returns:
             For a speed-up the plan of the highest PSNR among those that reach it by FLOPs, and of
-            these the one closest to it where nothing was measured; for a quality the fastest that
-            keeps it. None if there is no such plan.
+            these the one closest to it where nothing was measured; for a quality, or "max", the
+            fastest that keeps it. Plans that can't be read are passed over. None if there is no
+            such plan.
         """
         tolerated = {"guidance_scale", "height", "width"}
         if config.plan is not None or config.speedup is None:
-            tolerated.add("num_inference_steps")
+            tolerated |= {"num_inference_steps", "schedule_digest", "start_step"}
         found: list[tuple[tuple[float, ...], PlanEntry, Plan]] = []
         for entry in self.entries:
             if entry.component not in (component, "") or not _meets(entry, config):
                 continue
-            plan = self.load(entry)
+            try:
+                plan = self.load(entry)
+            except (OSError, ValueError) as error:
+                self.damaged.append(str(error))
+                continue
             differing = set() if run is None else set(plan.fingerprint.differences(run))
             if differing - tolerated:
                 continue
             rank: tuple[float, ...]
-            if config.speedup is not None:
+            if isinstance(config.speedup, int | float):
                 psnr = -math.inf if entry.psnr is None else entry.psnr
                 rank = (-len(differing), psnr, -entry.flop_ratio)
             else:
@@ -131,7 +137,7 @@ class PlanLibrary:
 
 
 def _meets(entry: PlanEntry, config: SensitivityConfig) -> bool:
-    if config.speedup is not None:
+    if isinstance(config.speedup, int | float):
         least = config.speedup * (1 - _SPEEDUP_SLACK)
         return least <= entry.flop_ratio <= config.speedup * _SPEEDUP_EXCESS
     if config.min_psnr is not None:
@@ -149,9 +155,11 @@ def cached_plan_folder(config: SensitivityConfig, run: Fingerprint, component: s
     asked = {
         k: v
         for k, v in config.to_dict().items()
-        if k not in ("plan", "cache_dir", "cache_megabytes")
+        if k not in ("plan", "cache_dir", "cache_megabytes", "first_run")
     }
     # Guidance hardly moves the errors of a plan; each scale would be calibrated anew.
     made_for = {k: v for k, v in run.to_dict().items() if k != "guidance_scale"}
+    # Sums of weights may differ in their last digits between machines that share a cache.
+    made_for["weights"] = [round(w, 3) for w in run.weights or ()]
     text = json.dumps([_PLANNER_VERSION, asked, made_for, component], sort_keys=True)
     return config.cache_folder / hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from genaccel.hooks.partial_steps import Layer
+from genaccel.hooks.submodules import Layer
 from genaccel.sensitivity.calibration_moments import CalibrationMoments
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.deviation import Deviation
 from genaccel.sensitivity.fingerprint import Fingerprint
+from genaccel.sensitivity.output_moments import OutputMoments
 from genaccel.sensitivity.plan import Plan
 from genaccel.sensitivity.pruning_moments import PruningMoments
 from genaccel.sensitivity.schedule import (
@@ -47,15 +48,30 @@ class Measurements:
         gains: Effect of each step on the finished sample, ``[S]``, or None if unknown.
         layers: Blocks that can run partially, where that was asked for.
         feed_forwards: Errors of reusing and partly recomputing theirs.
+        outputs: Inner products of the model's outputs at each two steps.
     """
 
-    moments: CalibrationMoments
+    moments: CalibrationMoments | None
     segment_flops: tuple[int, ...]
     total_flops: int
     fingerprint: Fingerprint
     gains: NDArray[np.float64] | None = None
     layers: tuple[Layer, ...] = ()
     feed_forwards: PruningMoments | None = None
+    outputs: OutputMoments | None = None
+
+    @property
+    def segment_moments(self) -> CalibrationMoments:
+        """Errors of forecasts of segments.
+
+        Raises:
+            ValueError: If only outputs were measured.
+        """
+        if self.moments is None:
+            raise ValueError(
+                'only outputs of the model were measured: calibrate with granularity="segment"'
+            )
+        return self.moments
 
 
 def make_plan(
@@ -80,9 +96,9 @@ def make_plan(
             "even spacing needs a config whose schedules are searched: metric l2, edge_cost cumulative and a "
             "forecaster besides affine"
         )
-    names = searched or config.forecasters
-    errors = segment_errors(measured, replace(config, forecasters=names))  # [F, S, K, G]
-    begin, end = _used_steps(measured.moments.errors("reuse", config.metric))
+    names = searched or config.planner.forecasters
+    errors = segment_errors(measured, config.changed(forecasters=names))  # [F, S, K, G]
+    begin, end = _used_steps(measured.segment_moments.errors("reuse", config.planner.metric))
     after = errors.shape[1] - end
     errors = errors[:, begin:end]
     steps, segments = errors.shape[1], errors.shape[3]
@@ -90,20 +106,20 @@ def make_plan(
     fixed = measured.total_flops - flops.sum()
     budget = steps * measured.total_flops / speedup
     options = ScheduleConfig(
-        edge_cost=config.edge_cost,
-        objective=config.objective,
-        warmup_steps=min(config.warmup_steps, steps),
+        edge_cost=config.planner.edge_cost,
+        objective=config.planner.objective,
+        warmup_steps=min(config.planner.warmup_steps, steps),
     )
     check_reachable(
         speedup,
         segment_flops=measured.segment_flops,
         total_flops=measured.total_flops,
-        warmup_steps=config.warmup_steps,
+        warmup_steps=config.planner.warmup_steps,
         steps=steps,
         max_interval=errors.shape[2],
     )
     prices = _Prices(measured, config, searched, begin, end, even=even)
-    is_shared = config.shared_schedule or segments == 1
+    is_shared = config.planner.shared_schedule or segments == 1
     if is_shared:
         slack = min(_SPEEDUP_SLACK * budget, _STEP_SLACK * (measured.total_flops - fixed))
         count = computations_for_flops(
@@ -134,7 +150,7 @@ def make_plan(
     mask = np.pad(mask, ((begin, after), (0, 0)), constant_values=True)
     index = np.pad(index, ((begin, after), (0, 0)), constant_values=-1)
     uses_affine = "affine" in names
-    slope, intercept = measured.moments.affine() if uses_affine else (None, None)
+    slope, intercept = measured.segment_moments.affine() if uses_affine else (None, None)
     incurred = schedules[:1] if is_shared else schedules
     return Plan(
         fingerprint=measured.fingerprint,
@@ -151,13 +167,13 @@ def make_plan(
 def segment_errors(measured: Measurements, config: SensitivityConfig) -> NDArray[np.float64]:
     """Errors by forecaster, step, interval and segment, ``[F, S, K, G]``, NaN where not measured."""
     tables = []
-    for forecaster in config.forecasters:
-        table = measured.moments.errors(forecaster, config.metric)  # [S, K, G, M]
+    for forecaster in config.planner.forecasters:
+        table = measured.segment_moments.errors(forecaster, config.planner.metric)  # [S, K, G, M]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # segments that return fewer tensors
             tables.append(np.nanmean(table, axis=3))
     errors = np.stack(tables)
-    if config.weigh_steps and measured.gains is not None:
+    if config.planner.weigh_steps and measured.gains is not None:
         errors = errors * measured.gains[None, :, None, None]
     return errors
 
@@ -176,12 +192,12 @@ def searched_forecasters(config: SensitivityConfig) -> tuple[str, ...]:
     Example:
         >>> searched_forecasters(SensitivityConfig(speedup=2.0))
         ('reuse', 'taylor1', 'taylor2')
-        >>> searched_forecasters(SensitivityConfig(speedup=2.0, metric="cosine"))
+        >>> searched_forecasters(SensitivityConfig(speedup=2.0).changed(metric="cosine"))
         ()
     """
-    if config.metric != "l2" or config.edge_cost != "cumulative":
+    if config.planner.metric != "l2" or config.planner.edge_cost != "cumulative":
         return ()
-    return tuple(name for name in config.forecasters if name != "affine")
+    return tuple(name for name in config.planner.forecasters if name != "affine")
 
 
 class _Prices:
@@ -209,10 +225,10 @@ class _Prices:
         self._config = config
         self._names = names
         self._even = even
-        gram = measured.moments.gram()[:, :, begin:end, begin:end]
+        gram = measured.segment_moments.gram()[:, :, begin:end, begin:end]
         # Segments return different numbers of tensors.
         self._grams = [[inner for inner in of_segment if inner.any()] for of_segment in gram]
-        gains = measured.gains if config.weigh_steps else None
+        gains = measured.gains if config.planner.weigh_steps else None
         self._gains = np.ones(end - begin) if gains is None else gains[begin:end]
         # Where nobody knows what the last step is worth it is computed, as in the paper.
         self._needs_last = measured.gains is None
@@ -228,7 +244,9 @@ class _Prices:
         grams = [gram for g in segments for gram in self._grams[g]]
         if not self._names or not grams:
             return solve_schedule(errors, count, options)
-        deviation = Deviation(grams, self._gains, self._names, objective=self._config.objective)
+        deviation = Deviation(
+            grams, self._gains, self._names, objective=self._config.planner.objective
+        )
         options = replace(options, last_step_computes=self._needs_last)
         return search_schedule(errors, count, deviation, options, even=self._even)
 
@@ -298,7 +316,7 @@ def _used_steps(reuse: NDArray[np.float64]) -> tuple[int, int]:
 
 def used_steps(measured: Measurements, config: SensitivityConfig) -> tuple[int, int]:
     """First step at which the measured runs called the model, and the one after the last."""
-    return _used_steps(measured.moments.errors("reuse", config.metric))
+    return _used_steps(measured.segment_moments.errors("reuse", config.planner.metric))
 
 
 def _total(errors: NDArray[np.float64]) -> NDArray[np.float64]:

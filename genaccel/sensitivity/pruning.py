@@ -85,43 +85,6 @@ def static_token_counts(
     return tuple(sorted(min(c, num_tokens) for c in counts if c - multiple < num_tokens))
 
 
-def recompute_budget(
-    speedup: float,
-    *,
-    num_steps: int,
-    num_computations: int,
-    step_flops: float,
-    reused_flops: float = 0.0,
-) -> float:
-    """FLOPs that a target speed-up leaves for partial recomputation (S10).
-
-    Args:
-        speedup: FLOPs of the plain run over those of the accelerated one.
-        num_steps: Steps of the sampler.
-        num_computations: Computed steps.
-        step_flops: FLOPs of a computed step.
-        reused_flops: FLOPs of a step at which every cached module is reused.
-
-    Raises:
-        ValueError: If the computed steps alone cost more; the message names the nearest speed-up.
-
-    Example:
-        >>> recompute_budget(2.5, num_steps=50, num_computations=18, step_flops=1.0)
-        2.0
-    """
-    if not speedup > 0:
-        raise ValueError(f"speedup must be above 0, got {speedup}")
-    total = num_steps * step_flops
-    spent = num_computations * step_flops + (num_steps - num_computations) * reused_flops
-    left = total / speedup - spent
-    if left < -1e-9 * total:
-        raise ValueError(
-            f"{num_computations} of {num_steps} computed steps leave nothing at a speed-up of {speedup:g}; "
-            f"the nearest possible one is {total / spent:.4g}"
-        )
-    return max(0.0, left)
-
-
 def plan_pruning(
     pruning_error: ArrayLike,
     reuse_error: ArrayLike,
@@ -151,7 +114,7 @@ def plan_pruning(
             layers alike.
         num_tokens: Tokens of a full module.
         module_flops: FLOPs of each module with all tokens, ``[L, M]``.
-        recompute_flops: What may be spent, as from :func:`recompute_budget`.
+        recompute_flops: What may be spent.
         prunable: Modules that may run on some tokens, ``[L, M]``; all by default. Self-attention
             usually not.
         config: Timing, rate law and token counts.

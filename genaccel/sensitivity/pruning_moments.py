@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genaccel.hooks.step_clock import Tick
+from genaccel.hooks.clock import Tick
 from genaccel.ops.tokens import token_scores
 from genaccel.sensitivity.calibration_moments import relative_errors
 from genaccel.sensitivity.config import SensitivityConfig
@@ -89,6 +89,21 @@ class PruningMoments:
         counts = self._partial_counts
         return (self._partial / torch.where(counts > 0, counts, torch.nan)).numpy()
 
+    def merge(self, other: PruningMoments) -> None:
+        """Add the sums of another run over other prompts."""
+        self.add(other.state_dict())
+
+    def add(self, state: Mapping[str, Tensor]) -> None:
+        """Add the sums of :meth:`state_dict` of other runs.
+
+        Raises:
+            ValueError: If they are of other sizes, or incomplete.
+        """
+        kept = self.state_dict()
+        self.load_state_dict(state)
+        for name, sums in kept.items():
+            getattr(self, f"_{name}").add_(sums)
+
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the sums, without past outputs."""
         return {name: getattr(self, f"_{name}").clone() for name in _TENSORS}
@@ -118,17 +133,6 @@ class FeedForwardObserver:
         self.config = config
         self.moments: PruningMoments | None = None
         self._inputs: dict[tuple[int, int], Tensor] = {}  # layer, call of the step -> last input
-        self._resumed: Mapping[str, Tensor] | None = None
-
-    def start_generation(self) -> None:
-        """Another prompt begins."""
-        self._inputs.clear()
-        if self.moments is not None:
-            self.moments.start_generation()
-
-    def resume(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from the sums of :meth:`PruningMoments.state_dict`."""
-        self._resumed = state
 
     def called(
         self, tick: Tick, layer: int, num_layers: int, states: Tensor, output: Tensor
@@ -141,19 +145,16 @@ class FeedForwardObserver:
                 max_interval=min(self.config.max_interval, max(1, tick.num_steps - 1)),
                 rates=PruningConfig().rates,
             )
-            if self._resumed is not None:
-                self.moments.load_state_dict(self._resumed)
-                self._resumed = None
         scores = self._scores((layer, tick.call), tick.step, states)
         self.moments.observe(tick.step, layer, scores, output, stream=tick.call)
 
     def _scores(self, key: tuple[int, int], step: int, states: Tensor) -> Tensor:
-        if self.config.token_score == "random":
+        if self.config.planner.token_score == "random":
             generator = torch.Generator().manual_seed(step * 1009 + key[0])
             return torch.rand(states.shape[:2], generator=generator).to(states.device)
         states = states.detach().contiguous()
         last = self._inputs.get(key)
-        if self.config.token_score == "drift":
+        if self.config.planner.token_score == "drift":
             self._inputs[key] = states.clone()
             if last is not None and last.shape == states.shape:
                 return token_scores(states, "drift", last)

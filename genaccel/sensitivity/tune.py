@@ -23,18 +23,21 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from genaccel.sensitivity.calibrate import PipelineCall, measuring, run_call
+from genaccel.sensitivity.calibrate import PipelineCall, run_call
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.enable import AcceleratedModel, SensitivityHandle, enable_sensitivity
+from genaccel.sensitivity.measuring import MeasuredRuns, measuring
 from genaccel.sensitivity.partial_plan import plan_for_speedup
 from genaccel.sensitivity.plan import Plan
 from genaccel.sensitivity.plan_library import PlanEntry, PlanLibrary
 from genaccel.sensitivity.planner import make_plan, segment_errors
+from genaccel.sensitivity.time_windows import hat_windows
 
 Images = list[NDArray[np.uint8]]
 Distance = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
 
-# Prices, weighting and forecasters that are tried for each speed-up, of segments, of modules and of both.
+# Prices, weighting and forecasters that are tried for each speed-up, of segments, of modules and of both;
+# plans of outputs are priced in one way.
 _PRICES: tuple[Mapping[str, Any], ...] = (
     {},
     {"objective": "sum"},
@@ -42,13 +45,20 @@ _PRICES: tuple[Mapping[str, Any], ...] = (
     {"forecasters": ("taylor1",)},
 )
 CANDIDATES: tuple[Mapping[str, Any], ...] = (
+    {"granularity": "output"},
     *(
         {"granularity": granularity, **prices}
         for granularity, prices in itertools.product(("segment", "mixed", "module"), _PRICES)
     ),
-    {"forecasters": ("taylor2",)},
-    {"forecasters": ("affine",)},
-    {"metric": "cosine", "edge_cost": "endpoint", "objective": "sum", "forecasters": ("reuse",)},
+    {"granularity": "segment", "forecasters": ("taylor2",)},
+    {"granularity": "segment", "forecasters": ("affine",)},
+    {
+        "granularity": "segment",
+        "metric": "cosine",
+        "edge_cost": "endpoint",
+        "objective": "sum",
+        "forecasters": ("reuse",),
+    },
 )
 
 # Forecasters that are tried with even spacing, which needs no measured errors to be good.
@@ -121,10 +131,10 @@ def tune(
             speedups = _missing(library, model.name, speedups, stated[0])
             if not speedups:
                 return library
-        with measuring(handle):
+        with measuring(handle) as runs:
             for call in tqdm(calls, desc="calibrating", unit="generation", disable=None):
                 run_call(pipeline, call)
-        trials = _Trials(pipeline, handle, model, calls, distance)
+        trials = _Trials(pipeline, handle, model, runs[model.name], calls, distance)
         steps = trials.measured.fingerprint.num_inference_steps
         for speedup in _missing(library, model.name, speedups, steps):
             best = _best(trials, config, speedup, refine, random.Random(seed))
@@ -203,6 +213,7 @@ class _Trials:
         pipeline: Any,
         handle: SensitivityHandle,
         model: AcceleratedModel,
+        runs: MeasuredRuns,
         calls: Sequence[PipelineCall],
         distance: Distance | None,
     ) -> None:
@@ -210,17 +221,15 @@ class _Trials:
         self.model = model
         self.calls = calls
         self.distance = distance
-        if model.measurements is None:
-            raise ValueError(f"{model.name} was not called to the last step in any generation")
-        self.measured = dataclasses.replace(
-            model.measurements, moments=model.director.moments or model.measurements.moments
-        )
+        if runs.total is None:
+            raise ValueError(
+                runs.problem or f"{model.name} was not called to the last step in any generation"
+            )
+        self.measured = runs.total
         with handle.paused():
             self.reference, _ = self._run()
         if distance is not None:
             distance(self.reference[0], self.reference[0])  # refuses small images before the trials
-        # Trials replace the plan themselves.
-        model.is_measuring = True
 
     def _run(self) -> tuple[Images, float]:
         images: Images = []
@@ -235,7 +244,7 @@ class _Trials:
 
     def psnr(self, plan: Plan) -> float:
         """Mean decibels of a plan."""
-        self.model.director.use(plan)
+        self.model.director.forced = plan
         return self._psnr(self._run()[0])
 
     def _psnr(self, images: Images) -> float:
@@ -245,13 +254,13 @@ class _Trials:
 
     def result(self, plan: Plan, config: SensitivityConfig) -> TrialResult:
         """All figures of a plan; the unaccelerated side is timed beside it."""
-        self.model.director.use(plan)
+        self.model.director.forced = plan
         images, seconds = self._run()
         lpips = None
         if self.distance is not None:
             pairs = zip(images, self.reference, strict=True)
             lpips = float(np.mean([self.distance(a, b) for a, b in pairs]))
-        with self.model.attachment.paused():
+        with self.model.engine.paused():
             _, plain = self._run()
         return TrialResult(plan, config, self._psnr(images), lpips, plain / seconds)
 
@@ -260,13 +269,12 @@ def _best(
     trials: _Trials, config: SensitivityConfig, speedup: float, refine: int, chance: random.Random
 ) -> TrialResult:
     asked = dataclasses.replace(config, speedup=speedup, max_lpips=None, min_psnr=None)
-    planned = [
-        (plan_for_speedup, dataclasses.replace(asked, **settings)) for settings in CANDIDATES
-    ]
+    planned = [(plan_for_speedup, asked.changed(**settings)) for settings in CANDIDATES]
     if not config.has_partial_steps:
         even = functools.partial(make_plan, even=True)
         planned += [
-            (even, dataclasses.replace(asked, forecasters=(name,))) for name in EVEN_CANDIDATES
+            (even, asked.changed(granularity="segment", forecasters=(name,)))
+            for name in EVEN_CANDIDATES
         ]
     found: list[tuple[float, Plan, SensitivityConfig]] = []
     refused: ValueError | None = None
@@ -286,9 +294,9 @@ def _best(
             assert refused is not None
             raise refused
         psnr, plan, candidate = max(found, key=lambda item: item[0])
-        errors = segment_errors(trials.measured, dataclasses.replace(config, weigh_steps=False))
+        errors = segment_errors(trials.measured, config.changed(weigh_steps=False))
         for _ in range(refine):
-            moved = move_step(plan, errors, config.forecasters, chance)
+            moved = move_step(plan, errors, config.planner.forecasters, chance)
             progress.update()
             if moved is None:
                 continue
@@ -347,7 +355,14 @@ def move_step(
                 index[s, g] = int(np.nanargmin(prices))
             else:
                 return None
-    return dataclasses.replace(plan, compute_mask=mask, forecaster_index=index, expected_error=None)
+    times = None if plan.time_weights is None else hat_windows(mask.all(axis=1))
+    return dataclasses.replace(
+        plan,
+        compute_mask=mask,
+        forecaster_index=index,
+        time_weights=times,
+        expected_error=None,
+    )
 
 
 def images_of(output: Any) -> Images:

@@ -123,7 +123,7 @@ def test_a_method_that_raises_is_a_row_and_no_crash(workload: Workload) -> None:
 def test_ours_is_the_plan_that_is_closer_on_samples_for_calibration(workload: Workload) -> None:
     ours = Ours(workload, batches=1)
     values = {"speedup": 2.0}
-    even = SensitivityConfig(**values, forecasters=("taylor1",))
+    even = SensitivityConfig(**values).changed(forecasters=("taylor1",))
     plans = {
         "minimax": ours.plan(values),
         "sum": ours.plan({**values, "objective": "sum"}),

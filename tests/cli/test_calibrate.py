@@ -132,11 +132,12 @@ def test_the_model_needs_a_folder_for_plans_beside_it(run, tmp_path):
 
 
 def test_any_field_of_the_config_can_be_set(calibrate, tmp_path):
-    pruning = '{"pruning_share": 0.2, "forecasters": ["reuse"]}'
+    pruning = '{"pruning_share": 0.2, "planner": {"forecasters": ["reuse"]}}'
     result = calibrate("--class-labels", "1", "--speedup", 1.7, "--config", pruning)
     assert result.exit_code == 0, result.output
     (entry,) = PlanLibrary(tmp_path / "plans").entries
     assert entry.config["pruning_share"] == 0.2
+    assert entry.config["planner"]["forecasters"] == ["reuse"]
     plan = PlanLibrary(tmp_path / "plans").load(entry)
     assert plan.partial_mask.any()
     letters = "".join(
@@ -151,6 +152,7 @@ def test_any_field_of_the_config_can_be_set(calibrate, tmp_path):
     [
         ("[1]", "--config must be a JSON object"),
         ('{"prune": 1}', "unknown keys ['prune']"),
+        ('{"metric": "l1"}', 'metric belongs into "planner"'),
         ('{"speedup": 3}', "--config names speedup, which has an option of its own"),
         ('{"pruning_share": "a"}', "--config has a value of the wrong type"),
     ],

@@ -3,9 +3,9 @@
 
 from collections.abc import Sequence
 
-from genaccel.hooks.attachment import Attachment
-from genaccel.hooks.direction import COMPUTE, Decision
-from genaccel.hooks.step_clock import Tick
+from genaccel.hooks.clock import Run
+from genaccel.hooks.director import COMPUTE, CallDecision, Decision
+from genaccel.hooks.engine import Engine
 
 
 class ScriptedClock:
@@ -16,12 +16,24 @@ class ScriptedClock:
         self.calls = calls
         self.count = 0
         self.is_closed = False
+        self.run = None
 
-    def tick(self, args, kwargs):
+    def claims(self):
+        return True
+
+    def call_begins(self, model, args, kwargs):
         step, call = divmod(self.count, self.calls)
-        run, step = divmod(step, self.num_steps)
+        number, step = divmod(step, self.num_steps)
         self.count += 1
-        return Tick(run, step, call, self.num_steps)
+        if self.run is None or self.run.number != number or step == call == 0:
+            if self.run is not None:
+                self.run.end(whole=True)
+            self.run = Run(number, num_steps=self.num_steps)
+        self.run.step = step
+        return self.run, self.run.call_begins(model)
+
+    def call_ends(self, run, tick):
+        pass
 
     def close(self):
         self.is_closed = True
@@ -30,11 +42,11 @@ class ScriptedClock:
 class ScriptedDirector:
     """Computes the steps of a mask, and extrapolates the others linearly from the last computed ones.
 
-    A step of the mask is one answer for all segments, or one for each.
+    A step of the mask is one answer for all segments, or one for each. It directs all runs alike.
     """
 
-    module_history = 0
-    observes_feed_forwards = wants_layers = False
+    module_history = output_history = 0
+    observes_feed_forwards = wants_submodules = wants_times = False
 
     def __init__(self, mask, history=2):
         self.mask: Sequence[bool | Sequence[bool]] = mask
@@ -43,14 +55,19 @@ class ScriptedDirector:
         self.total_flops = 0
         self.seen = []
         self.kept = []  # for each call the steps that each segment could be forecast from
+        self.finished = []
 
-    def segments_learned(self, segments, layers, *, total_flops):
-        self.segments = tuple(segments)
-        self.total_flops = total_flops
+    def begin(self, run):
+        return self
 
-    def decide(self, tick, memories):
-        self.kept.append([tuple(m.steps) for m in memories])
-        return [self._decision(tick, g, m) for g, m in enumerate(memories)]
+    def learn(self, tick, structure):
+        self.segments = structure.segments
+        self.total_flops = structure.total_flops
+        self.kept.append([()] * len(structure.segments))
+
+    def decide(self, tick, structure, stream):
+        self.kept.append([tuple(m.steps) for m in stream.memories])
+        return CallDecision([self._decision(tick, g, m) for g, m in enumerate(stream.memories)])
 
     def _decision(self, tick, segment, memory):
         wanted = self.mask[tick.step]
@@ -64,11 +81,14 @@ class ScriptedDirector:
         count = len(memory.added[0])
         return Decision(compute=False, weights=(weights,) * count, offsets=(0.0,) * count)
 
-    def call_ends(self, tick, computed, seconds):
-        self.seen.append((tick, computed))
+    def ended(self, tick, structure, added, output):
+        self.seen.append((tick, added))
+
+    def finish(self, *, whole):
+        self.finished.append(whole)
 
 
 def attach(model, mask, *, calls=1, history=2, **options):
-    """An attachment that computes the steps of `mask`."""
+    """An engine that computes the steps of `mask`."""
     director = ScriptedDirector(mask, history)
-    return Attachment(model, ScriptedClock(len(mask), calls), director, **options)
+    return Engine(model, ScriptedClock(len(mask), calls), director, **options)

@@ -65,24 +65,24 @@ def test_switches_of_diffusers_compose(name, ours_first, switch):
     alone = tiny.build()
     switch(alone)
     plain = outputs(alone, name)
-    attachment = attach(alone, MASK)
+    engine = attach(alone, MASK)
     expected = outputs(alone, name)
-    attachment.detach()
+    engine.detach()
     assert same(outputs(alone, name), plain)
 
     model = tiny.build()
     if ours_first:
-        attachment = attach(model, MASK)
+        engine = attach(model, MASK)
         switch(model)
     else:
         switch(model)
-        attachment = attach(model, MASK)
+        engine = attach(model, MASK)
     accelerated = outputs(model, name)
     assert same(accelerated, expected)
-    assert attachment.records[-1].computed == (False,) * len(attachment.segments)
+    assert engine.records[-1].computed == (False,) * len(engine.segments)
     assert same(accelerated[:2], plain[:2])
     assert not same(accelerated, plain)
-    attachment.detach()
+    engine.detach()
     assert same(outputs(model, name), plain)
 
 
@@ -113,17 +113,17 @@ def test_an_adapter_composes(name, ours_first):
     model = tiny.build()
     if not ours_first:
         adapt(model)
-    attachment = attach(model, [1] * 4)
+    engine = attach(model, [1] * 4)
     if ours_first:
         adapt(model)
     assert same(outputs(model, name), plain)
     model.disable_adapters()
     assert same(outputs(model, name), without)
     model.enable_adapters()
-    attachment.director.mask = MASK
+    engine.director.mask = MASK
     assert same(outputs(model, name)[:2], plain[:2])
-    assert attachment.records[-1].computed == (False,) * len(attachment.segments)
-    attachment.detach()
+    assert engine.records[-1].computed == (False,) * len(engine.segments)
+    engine.detach()
     assert same(outputs(model, name), plain)
 
 
@@ -135,18 +135,18 @@ class TestCompiledByOthers:
     def test_blocks_one_by_one(self, ours_first):
         name = "WanTransformer3DModel"
         model = TINY_TRANSFORMERS[name].build()
-        attachment = attach(model, MASK)
+        engine = attach(model, MASK)
         expected = outputs(model, name)
-        attachment.detach()
+        engine.detach()
 
         if ours_first:
-            attachment = attach(model, MASK)
+            engine = attach(model, MASK)
         model.compile_repeated_blocks(fullgraph=False, backend="eager")
         if not ours_first:
-            attachment = attach(model, MASK)
+            engine = attach(model, MASK)
         for _ in range(2):
             assert_close(outputs(model, name), expected)
-        assert attachment.records[-1].computed == (False,) * len(attachment.segments)
+        assert engine.records[-1].computed == (False,) * len(engine.segments)
 
     def test_many_blocks_share_their_graphs(self):
         model = handmade_models.build(count=14)
@@ -161,19 +161,19 @@ class TestCompiledByOthers:
     @pytest.mark.parametrize("wrap", [True, False])
     def test_the_whole_model(self, wrap):
         model = handmade_models.build()
-        attachment = attach(model, MASK)
+        engine = attach(model, MASK)
         expected = handmade_models.run(model, 4)
-        attachment.detach()
+        engine.detach()
         if wrap:
             called = torch.compile(model, backend="eager")
         else:
             called = model
             model.compile(backend="eager")
-        attachment = attach(called, MASK)
-        assert attachment.is_compiled_outside
+        engine = attach(called, MASK)
+        assert engine.binding.is_compiled_outside
         for _ in range(2):
             assert_close(handmade_models.run(called, 4), expected)
-        assert attachment.records[-1].computed == (False,)
+        assert engine.records[-1].computed == (False,)
 
 
 def assert_close(ours, theirs):
@@ -187,7 +187,7 @@ def test_the_models_own_cache_may_be_enabled_and_disabled_below_ours():
     name = "WanTransformer3DModel"
     model = TINY_TRANSFORMERS[name].build()
     plain = outputs(model, name)
-    attachment = attach(model, [1] * 4)
+    engine = attach(model, [1] * 4)
     model.enable_cache(
         PyramidAttentionBroadcastConfig(
             spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 0
@@ -195,7 +195,7 @@ def test_the_models_own_cache_may_be_enabled_and_disabled_below_ours():
     )
     assert same(outputs(model, name), plain)
     model.disable_cache()
-    attachment.director.mask = MASK
+    engine.director.mask = MASK
     assert same(outputs(model, name)[:2], plain[:2])
-    attachment.detach()
+    engine.detach()
     assert same(outputs(model, name), plain)

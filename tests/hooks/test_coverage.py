@@ -26,19 +26,19 @@ def same(first, second):
 
 
 class Ride:
-    """One model, run before, with, and after an attachment. Built once for all tests of it."""
+    """One model, run before, with, and after an engine. Built once for all tests of it."""
 
     def __init__(self, name):
         tiny = TINY_TRANSFORMERS[name]
         model = tiny.build()
         inputs = [tiny.inputs(step) for step in STEPS]
         self.plain = [call(model, given) for given in inputs]
-        attachment = attach(model, [1, 1, 1])
-        handle = AccelerationHandle({"model": attachment})
+        engine = attach(model, [1, 1, 1])
+        handle = AccelerationHandle({"model": engine})
         self.computed = [call(model, given) for given in inputs]
-        self.segments = attachment.segments
-        self.total_flops = attachment.total_flops
-        attachment.director.mask = [1, 1, 0]
+        self.segments = engine.segments
+        self.total_flops = engine.total_flops
+        engine.director.mask = [1, 1, 0]
         self.executed, self.forecast = [], []
         for given in inputs:
             # flex_attention compiles itself, which no dispatch mode may watch.

@@ -14,21 +14,21 @@ from scripted import attach
 
 
 def learn(model, **options):
-    attachment = attach(model, [1, 1, 0], **options)
+    engine = attach(model, [1, 1, 0], **options)
     run(model, 1)
-    return attachment
+    return engine
 
 
-def names(attachment):
-    return [segment.name for segment in attachment.segments]
+def names(engine):
+    return [segment.name for segment in engine.segments]
 
 
 @pytest.mark.parametrize("model_class", [handmade.Model, handmade.KeywordModel])
 def test_blocks_in_a_row_are_one_segment(model_class):
-    attachment = learn(build(model_class))
-    assert names(attachment) == ["blocks[0:3]"]
-    assert attachment.segments[0].entries == ("hidden_states",)
-    assert attachment.left_out == []
+    engine = learn(build(model_class))
+    assert names(engine) == ["blocks[0:3]"]
+    assert engine.segments[0].entries == ("hidden_states",)
+    assert engine.left_out == []
 
 
 @pytest.mark.parametrize(
@@ -45,10 +45,10 @@ def test_long_runs_are_cut(count, max_blocks, expected):
 
 
 def test_every_segment_knows_its_flops():
-    attachment = learn(build(), max_blocks=1)
+    engine = learn(build(), max_blocks=1)
     linear = 2 * 4 * handmade.WIDTH**2
-    assert [segment.flops for segment in attachment.segments] == [linear] * 3
-    assert attachment.total_flops == 5 * linear
+    assert [segment.flops for segment in engine.segments] == [linear] * 3
+    assert engine.total_flops == 5 * linear
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ def test_every_segment_knows_its_flops():
 def test_two_streams_are_told_apart_in_either_order(model_class, block_class, entries):
     model = build(model_class, block_class)
     plain = run(model, 3)
-    attachment = learn(model)
-    assert names(attachment) == ["blocks[0:3]"]
-    assert attachment.segments[0].entries == entries
-    assert_forecast_is_close(attachment, plain)
+    engine = learn(model)
+    assert names(engine) == ["blocks[0:3]"]
+    assert engine.segments[0].entries == entries
+    assert_forecast_is_close(engine, plain)
 
 
 def test_two_streams_of_one_shape_are_told_apart_by_the_next_block():
@@ -85,9 +85,9 @@ def test_two_streams_of_one_shape_are_told_apart_by_the_next_block():
         def forward(self, encoder_hidden_states, hidden_states, temb):
             return super().forward(hidden_states, encoder_hidden_states, temb)
 
-    attachment = learn(build(Model, Block))
-    assert names(attachment) == ["blocks[0:3]"]
-    assert attachment.segments[0].entries == ("hidden_states", "encoder_hidden_states")
+    engine = learn(build(Model, Block))
+    assert names(engine) == ["blocks[0:3]"]
+    assert engine.segments[0].entries == ("hidden_states", "encoder_hidden_states")
 
 
 def test_a_last_block_without_text_joins_no_run_that_ends_in_text():
@@ -96,28 +96,28 @@ def test_a_last_block_without_text_joins_no_run_that_ends_in_text():
         handmade.TextFirstBlock(), handmade.TextFirstBlock(), handmade.LastTextBlock()
     ).eval()
     plain = run(model, 3)
-    attachment = learn(model)
-    assert attachment.left_out == []
-    assert sum(len(segment.blocks) for segment in attachment.segments) == 3
-    assert attachment.segments[-1].layouts[-1].absent == (True, False)
-    assert_forecast_is_close(attachment, plain)
+    engine = learn(model)
+    assert engine.left_out == []
+    assert sum(len(segment.blocks) for segment in engine.segments) == 3
+    assert engine.segments[-1].layouts[-1].absent == (True, False)
+    assert_forecast_is_close(engine, plain)
 
 
 def test_blocks_that_change_their_argument_in_place_are_left_out():
     model = build(block_class=handmade.InPlaceBlock)
     plain = run(model, 3)
-    attachment = learn(model)
-    assert attachment.segments == []
-    assert all("in place" in reason for reason in attachment.left_out)
-    attachment.clock.count = 0
+    engine = learn(model)
+    assert engine.segments == []
+    assert all("in place" in reason for reason in engine.left_out)
+    engine.clock.count = 0
     assert same(plain, run(model, 3))
 
 
 def test_blocks_that_return_more_than_tensors_are_left_out():
     torch.manual_seed(0)
-    attachment = learn(handmade.Model(handmade.NumberBlock(), handmade.Block()))
-    assert names(attachment) == ["blocks[1:2]"]
-    assert attachment.left_out == [
+    engine = learn(handmade.Model(handmade.NumberBlock(), handmade.Block()))
+    assert names(engine) == ["blocks[1:2]"]
+    assert engine.left_out == [
         "blocks[0] changes its arguments in place or returns something else than tensors"
     ]
 
@@ -125,10 +125,10 @@ def test_blocks_that_return_more_than_tensors_are_left_out():
 def test_blocks_that_are_called_twice_are_left_out():
     model = build(handmade.TwiceModel)
     plain = run(model, 3)
-    attachment = learn(model)
-    assert attachment.segments == []
-    assert attachment.left_out[0] == "blocks[0] is called 2 times a step"
-    attachment.clock.count = 0
+    engine = learn(model)
+    assert engine.segments == []
+    assert engine.left_out[0] == "blocks[0] is called 2 times a step"
+    engine.clock.count = 0
     assert same(plain, run(model, 3))
 
 
@@ -137,26 +137,26 @@ def test_one_block_in_several_places_is_left_out():
     shared = handmade.Block()
     model = handmade.Model(shared, handmade.Block(), shared)
     plain = run(model, 3)
-    attachment = learn(model)
-    assert names(attachment) == ["blocks[1:2]"]
-    assert "2 times" in attachment.left_out[0]
-    assert_forecast_is_close(attachment, plain)
+    engine = learn(model)
+    assert names(engine) == ["blocks[1:2]"]
+    assert "2 times" in engine.left_out[0]
+    assert_forecast_is_close(engine, plain)
 
 
 def test_states_that_the_model_changes_between_blocks_end_a_segment():
     model = build(handmade.ResidualModel)
     plain = run(model, 3)
-    attachment = learn(model)
-    assert names(attachment) == ["blocks[0:1]", "blocks[1:2]", "blocks[2:3]"]
-    assert_forecast_is_close(attachment, plain)
+    engine = learn(model)
+    assert names(engine) == ["blocks[0:1]", "blocks[1:2]", "blocks[2:3]"]
+    assert_forecast_is_close(engine, plain)
 
 
 def test_an_output_that_is_used_later_ends_a_segment():
     model = build(handmade.SkippingModel, handmade.SkipBlock, 4)
     plain = run(model, 3)
-    attachment = learn(model)
-    assert names(attachment) == ["blocks[0:1]", "blocks[1:4]"]
-    assert_forecast_is_close(attachment, plain)
+    engine = learn(model)
+    assert names(engine) == ["blocks[0:1]", "blocks[1:4]"]
+    assert_forecast_is_close(engine, plain)
 
 
 def test_states_that_continue_nothing_are_forecast_whole_and_safe_from_the_model():
@@ -167,22 +167,22 @@ def test_states_that_continue_nothing_are_forecast_whole_and_safe_from_the_model
             return self.proj_out(x)
 
     model = build(Model, handmade.ShrinkingBlock, 1)
-    attachment = attach(model, [1, 0, 0], history=1)
+    engine = attach(model, [1, 0, 0], history=1)
     outputs = run(model, 3)
-    assert attachment.segments[0].entries == (None,)
+    assert engine.segments[0].entries == (None,)
     # What is forecast from one step alone is that step again.
     assert same(outputs, [outputs[0]] * 3)
 
 
 def test_nan_in_the_first_call_hides_no_block():
     model = build()
-    attachment = attach(model, [1, 0])
+    engine = attach(model, [1, 0])
     with torch.no_grad():
         for _ in range(2):
             output = model(torch.full((1, 4, handmade.WIDTH), float("nan")), torch.zeros(1))
     assert output.isnan().all()
-    assert names(attachment) == ["blocks[0:3]"]
-    assert attachment.left_out == []
+    assert names(engine) == ["blocks[0:3]"]
+    assert engine.left_out == []
 
 
 def test_blocks_that_a_call_leaves_out_are_named():
@@ -194,12 +194,12 @@ def test_blocks_that_a_call_leaves_out_are_named():
     assert learn(build(Model)).left_out == ["blocks[1] was not called", "blocks[2] was not called"]
 
 
-def assert_forecast_is_close(attachment, plain):
+def assert_forecast_is_close(engine, plain):
     """The third step, extrapolated from two, is nearer to the truth than the second is."""
-    attachment.clock.count = 0
-    attachment.reset()
-    outputs = run(attachment.model, 3)
-    assert attachment.records[-1].computed == (False,) * len(attachment.segments)
+    engine.clock.count = 0
+    engine.reset()
+    outputs = run(engine.model, 3)
+    assert engine.records[-1].computed == (False,) * len(engine.segments)
     assert same(outputs[:2], plain[:2])
     error = (outputs[2] - plain[2]).norm()
     assert 0 < error < 0.5 * (plain[2] - plain[1]).norm()

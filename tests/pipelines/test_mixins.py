@@ -9,7 +9,7 @@ import torch
 from diffusers import DiffusionPipeline, DiTPipeline, PixArtSigmaPipeline
 
 import genaccel
-from genaccel.hooks.attachment import AlreadyEnabledError
+from genaccel.hooks.binding import AlreadyEnabledError
 from genaccel.pipelines.mixins import SensitivityMixin
 from genaccel.sensitivity.config import SensitivityConfig
 
@@ -211,9 +211,15 @@ def test_from_pipe_shares_the_model_and_not_the_flag(tiny_dit, pipe, run, plain)
     assert twin.acceleration is None
     assert torch.equal(run(twin), plain)
     assert torch.equal(run(pipe, accelerate="soda"), faster)
+    # Both may be accelerated at once, each by its own flag.
     assert torch.equal(run(twin, accelerate="soda"), faster)
-    assert pipe.acceleration is None
+    assert torch.equal(run(pipe, accelerate="soda:3"), plain)
+    assert torch.equal(run(twin, accelerate="soda"), faster)
     assert torch.equal(run(pipe), plain)
+    assert pipe.acceleration is None
+    assert torch.equal(run(twin, accelerate="soda"), faster)
+    twin.disable_acceleration()
+    assert attached(twin) == []
     stock = DiTPipeline.from_pipe(pipe)
     stock.set_progress_bar_config(disable=True)
     assert torch.equal(run(stock), plain)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genaccel.sensitivity.deviation import Candidate, Deviation, improve, is_allowed
-from genaccel.sensitivity.forecast import ForecastState, Reuse, Taylor
+from genaccel.sensitivity.forecast import Reuse, Taylor
 
 NAMES = ("reuse", "taylor1", "taylor2")
 STEPS = 10
@@ -29,14 +29,14 @@ def _replayed(outputs: np.ndarray, candidate: Candidate) -> np.ndarray:
     """Errors of all steps as an accelerated run makes them, ``[S, size]``."""
     forecasters = [Reuse(), Taylor(1), Taylor(2)]
     errors = np.zeros_like(outputs)
-    states = [ForecastState[float](history=3) for _ in range(outputs.shape[1])]
-    for step, computed in enumerate(candidate.mask):
-        for i, state in enumerate(states):
-            if computed:
-                state.update(step, float(outputs[step, i]))
-            else:
-                forecaster = forecasters[candidate.forecasters[step]]
-                errors[step, i] = state.predict(step, forecaster) - outputs[step, i]
+    computed: list[int] = []  # the newest first
+    for step, computes in enumerate(candidate.mask):
+        if computes:
+            computed.insert(0, step)
+            continue
+        weights = forecasters[candidate.forecasters[step]].coefficients(step, computed)
+        forecast = np.asarray(weights) @ outputs[computed[: len(weights)]]
+        errors[step] = forecast - outputs[step]
     return errors
 
 

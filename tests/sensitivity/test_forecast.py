@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genaccel.sensitivity.forecast import (
-    Affine,
-    Forecaster,
-    ForecastState,
-    Reuse,
-    Taylor,
-    affine_fit,
-)
+from genaccel.hooks.forecast_batch import ForecastRequest, make_forecasts
+from genaccel.sensitivity.forecast import Affine, Forecaster, Reuse, Taylor, affine_fit
 
 
 def _affine(slope: float = 0.5, intercept: float = 2.0, steps: int = 40, width: int = 20) -> Affine:
     return Affine(np.full((steps, width), slope), np.full((steps, width), intercept))
+
+
+def _forecast(
+    forecaster: Forecaster, step: int, steps: Sequence[int], outputs: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """What an engine makes of the outputs of some steps, the newest first."""
+    weights = forecaster.coefficients(step, steps)
+    request = ForecastRequest(outputs[: len(weights)], weights, forecaster.offset(step, steps))
+    (made,) = make_forecasts([request])
+    return made
 
 
 ALL: list[Forecaster] = [Reuse(), Taylor(1), Taylor(2), _affine()]
@@ -49,11 +55,6 @@ def test_polynomials_are_exact_for_uneven_steps(
     assert value == pytest.approx(truth(target), rel=1e-9, abs=1e-7)
     assert sum(coefficients) == pytest.approx(1)  # constants stay
 
-    state = ForecastState[float](forecaster.history)
-    for step in reversed(steps):
-        state.update(step, truth(step))
-    assert state.predict(target, forecaster) == pytest.approx(truth(target), rel=1e-9, abs=1e-7)
-
 
 @pytest.mark.parametrize("gap", [1, 3, 6])
 def test_first_order_is_taylorseer_and_second_order_corrects_it(gap: int) -> None:
@@ -81,15 +82,11 @@ def test_steps_may_be_noise_levels() -> None:
 def test_tensors_of_any_shape(forecaster: Forecaster, shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     outputs = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)]
-    state = ForecastState[torch.Tensor](3)
-    for step, output in zip((0, 2, 7), outputs, strict=True):
-        state.update(step, output)
-    steps = state.computed_steps
-    assert steps == (7, 2, 0)
+    steps = (7, 2, 0)
     expected = torch.full(shape, forecaster.offset(9, steps), dtype=torch.float64)
-    for weight, value in zip(forecaster.coefficients(9, steps), state.values, strict=False):
+    for weight, value in zip(forecaster.coefficients(9, steps), outputs, strict=False):
         expected += weight * value
-    forecast = state.predict(9, forecaster)
+    forecast = _forecast(forecaster, 9, steps, outputs)
     assert forecast.shape == shape
     torch.testing.assert_close(forecast, expected)
 
@@ -98,14 +95,10 @@ def test_tensors_of_any_shape(forecaster: Forecaster, shape: tuple[int, ...]) ->
 @pytest.mark.parametrize("forecaster", ALL, ids=lambda f: f.name)
 def test_the_error_is_that_of_the_dtype(forecaster: Forecaster, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(1)
-    state = ForecastState[torch.Tensor](3)
-    exact = ForecastState[torch.Tensor](3)
-    for step in (0, 3, 5):
-        output = torch.randn(1000, generator=generator).to(dtype)
-        state.update(step, output)
-        exact.update(step, output.double())
-    forecast = state.predict(8, forecaster)
-    truth = exact.predict(8, forecaster)
+    steps = (5, 3, 0)
+    outputs = [torch.randn(1000, generator=generator).to(dtype) for _ in steps]
+    forecast = _forecast(forecaster, 8, steps, outputs)
+    truth = _forecast(forecaster, 8, steps, [output.double() for output in outputs])
     assert forecast.dtype == dtype
     # Summed wide, it is rounded once; sums in float32 itself add the rounding of their terms.
     slack = (
@@ -117,43 +110,9 @@ def test_the_error_is_that_of_the_dtype(forecaster: Forecaster, dtype: torch.dty
 
 def test_reuse_is_the_cached_tensor_itself() -> None:
     output = torch.randn(4)
-    state = ForecastState[torch.Tensor](1)
-    state.update(3, output)
-    assert state.predict(4, Reuse()) is output
-    assert state.predict(4, Taylor(2)) is output  # one output only: the order falls to 0
-    assert state.predict(4, _affine(1.0, 0.0)) is output
-
-
-def test_the_state_is_small_and_forgets() -> None:
-    state = ForecastState[torch.Tensor](2)
-    assert state.bytes_held == 0
-    for step in range(5):
-        state.update(step, torch.full((3, 4), float(step), dtype=torch.float16))
-    assert state.computed_steps == (4, 3)
-    assert state.bytes_held == 2 * 3 * 4 * 2
-    state.reset()
-    assert (state.bytes_held, state.computed_steps) == (0, ())
-    with pytest.raises(ValueError, match="at least one computed step"):
-        state.predict(1, Reuse())
-    state.update(0, torch.zeros(7))  # another shape, now that it was reset
-    numbers = ForecastState[float](3)
-    numbers.update(0, 1.0)
-    assert numbers.bytes_held == 8
-
-
-def test_what_does_not_follow_is_refused() -> None:
-    state = ForecastState[torch.Tensor](2)
-    state.update(3, torch.zeros(2, 2))
-    for step in (2, 3):
-        with pytest.raises(ValueError, match="does not follow step 3; reset"):
-            state.update(step, torch.zeros(2, 2))
-    for other in (torch.zeros(2, 3), torch.zeros(2, 2).half()):
-        with pytest.raises(ValueError, match="reset before the change"):
-            state.update(4, other)
-    assert state.computed_steps == (3,)
-    for step in (2, 3):
-        with pytest.raises(ValueError, match="must come before the forecast step"):
-            state.predict(step, Reuse())
+    # Of one output only, the order of an extrapolation falls to 0.
+    for forecaster in (Reuse(), Taylor(2), _affine(1.0, 0.0)):
+        assert _forecast(forecaster, 4, [3], [output]) is output
 
 
 @pytest.mark.parametrize("forecaster", ALL, ids=lambda f: f.name)
@@ -167,8 +126,6 @@ def test_bad_options_are_refused() -> None:
     for order in (0, 3):
         with pytest.raises(ValueError, match="order must be 1 or 2"):
             Taylor(order)
-    with pytest.raises(ValueError, match="history must be at least 1"):
-        ForecastState[float](0)
     with pytest.raises(ValueError, match="must both be"):
         Affine(np.ones((3, 2)), np.ones((3, 1)))
     with pytest.raises(ValueError, match="finite"):

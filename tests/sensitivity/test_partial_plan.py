@@ -17,6 +17,11 @@ from genaccel.sensitivity.planner import make_plan, segment_errors
 PRUNED = {"pruning_share": 0.2, "forecasters": ("reuse",)}
 
 
+def asking(speedup, **values):
+    """A config of options of its own and of the planner."""
+    return SensitivityConfig(speedup=speedup).changed(**values)
+
+
 @pytest.fixture
 def measured(pipeline, calls):
     return calibrate(pipeline, calls, SensitivityConfig(speedup=2.0, pruning_share=0.2))[
@@ -35,7 +40,7 @@ def measured(pipeline, calls):
     ],
 )
 def test_plans_keep_the_budget(measured, values):
-    config = SensitivityConfig(speedup=1.7, **values)
+    config = asking(1.7, **values)
     plan = plan_for_speedup(measured, config, speedup=1.7)
     assert plan.flop_fraction <= 1 / 1.7 + 1e-9
     assert plan.partial_mask.any()
@@ -54,7 +59,7 @@ def test_mixed_plans_forecast_modules_where_that_is_worth_the_most(measured):
     others = ~computed & ~modules
     assert 1 <= modules.sum() <= others.sum() + 1
     assert computed[np.flatnonzero(modules) - 1].all()
-    errors = segment_errors(measured, replace(config, forecasters=plan.forecasters))
+    errors = segment_errors(measured, config.changed(forecasters=plan.forecasters))
     price = errors[plan.forecaster_index[:, 0], np.arange(len(computed)), 0].sum(axis=1)
     behind = others & np.roll(computed, 1)
     assert price[modules].min() >= max(price[behind], default=0)
@@ -105,7 +110,7 @@ def test_tokens_cost_computed_steps(measured):
     plans = [
         plan_for_speedup(
             measured,
-            SensitivityConfig(speedup=1.5, pruning_share=share, forecasters=("reuse",)),
+            asking(1.5, pruning_share=share, forecasters=("reuse",)),
             speedup=1.5,
         )
         for share in (0.0, 0.3)
@@ -117,32 +122,34 @@ def test_tokens_need_their_measurement(pipeline, calls):
     config = SensitivityConfig(speedup=1.7, granularity="module")
     measured = calibrate(pipeline, calls, config)["transformer"]
     with pytest.raises(ValueError, match="feed-forwards were not measured"):
-        plan_for_speedup(measured, SensitivityConfig(speedup=1.7, **PRUNED), speedup=1.7)
+        plan_for_speedup(measured, asking(1.7, **PRUNED), speedup=1.7)
 
 
 def test_a_model_without_such_modules_is_refused_with_a_sentence(pipeline, calls):
     measured = calibrate(pipeline, calls)["transformer"]
     with pytest.raises(ValueError, match="attention and feed-forward as modules"):
-        plan_for_speedup(measured, SensitivityConfig(speedup=1.7, **PRUNED), speedup=1.7)
+        plan_for_speedup(measured, asking(1.7, **PRUNED), speedup=1.7)
 
 
-def test_the_flag_on_such_a_model_is_refused_before_the_run_is_paid_for(pipeline, sample):
+def test_on_such_a_model_segments_are_skipped_all_the_same_and_the_report_says_so(pipeline, sample):
     for block in pipeline.transformer.transformer_blocks:
         block.add_module("mixer", block._modules.pop("ff"))
         type(block).ff = property(lambda self: self.mixer)
     try:
-        genaccel.enable(pipeline, SensitivityConfig(speedup=1.7, **PRUNED))
-        decoded = []
-        pipeline.vae.register_forward_pre_hook(lambda *_: decoded.append(1))
-        with pytest.raises(ValueError, match="attention and feed-forward as modules"):
-            sample(pipeline)
-        assert not decoded
+        plain = sample(pipeline)
+        handle = genaccel.enable(pipeline, asking(1.7, **PRUNED))
+        assert torch_equal(sample(pipeline), plain)
+        sample(pipeline)
+        report = handle.report()["transformer"]
+        assert report.forecast_segments > 0
+        assert report.partial_segments == 0
+        assert any("attention and feed-forward" in note for note in report.notes)
     finally:
         del type(pipeline.transformer.transformer_blocks[0]).ff
 
 
 def test_the_doctor_counts_blocks_that_can_run_partially(pipeline, sample):
-    handle = genaccel.enable(pipeline, SensitivityConfig(speedup=1.7, **PRUNED))
+    handle = genaccel.enable(pipeline, asking(1.7, **PRUNED))
     sample(pipeline)
     notes = handle.doctor()["transformer"].notes
     assert any("4 of 4 blocks can run on forecasts of their modules, 4" in note for note in notes)
@@ -152,9 +159,7 @@ def test_the_doctor_counts_blocks_that_can_run_partially(pipeline, sample):
 @pytest.mark.parametrize("granularity", ["segment", "module"])
 def test_the_flag_measures_then_prunes_as_planned(pipeline, sample, score, granularity):
     plain = sample(pipeline)
-    config = SensitivityConfig(
-        speedup=1.7, pruning_share=0.2, token_score=score, granularity=granularity
-    )
+    config = asking(1.7, pruning_share=0.2, token_score=score, granularity=granularity)
     handle = genaccel.enable(pipeline, config)
     assert torch_equal(sample(pipeline), plain)
     replayed = sample(pipeline)
@@ -171,7 +176,7 @@ def test_the_flag_measures_then_prunes_as_planned(pipeline, sample, score, granu
 
 
 def test_a_stored_plan_prunes_without_being_asked_again(pipeline, sample, build_pipeline, tmp_path):
-    handle = genaccel.enable(pipeline, SensitivityConfig(speedup=1.7, **PRUNED))
+    handle = genaccel.enable(pipeline, asking(1.7, **PRUNED))
     sample(pipeline)
     expected = sample(pipeline)
     handle.save_pretrained(tmp_path / "plan")
@@ -182,7 +187,7 @@ def test_a_stored_plan_prunes_without_being_asked_again(pipeline, sample, build_
 
 
 def test_other_settings_find_no_plan_of_partial_steps(pipeline, sample):
-    with genaccel.enable(pipeline, SensitivityConfig(speedup=1.7, **PRUNED)):
+    with genaccel.enable(pipeline, asking(1.7, **PRUNED)):
         sample(pipeline)
     handle = genaccel.enable(pipeline, SensitivityConfig(speedup=1.7))
     sample(pipeline)
@@ -191,7 +196,7 @@ def test_other_settings_find_no_plan_of_partial_steps(pipeline, sample):
 
 
 def test_plans_with_tokens_survive_the_disk_and_stretching(measured, tmp_path):
-    plan = plan_for_speedup(measured, SensitivityConfig(speedup=1.7, **PRUNED), speedup=1.7)
+    plan = plan_for_speedup(measured, asking(1.7, **PRUNED), speedup=1.7)
     plan.save_pretrained(tmp_path)
     read = Plan.from_pretrained(tmp_path)
     np.testing.assert_array_equal(read.token_counts, plan.token_counts)
@@ -200,19 +205,23 @@ def test_plans_with_tokens_survive_the_disk_and_stretching(measured, tmp_path):
     assert longer.partial_mask.any()
 
 
-def test_a_plan_for_other_layers_is_refused(measured, build_pipeline, sample, tmp_path):
-    plan = plan_for_speedup(measured, SensitivityConfig(speedup=1.7, **PRUNED), speedup=1.7)
-    handle = genaccel.enable(build_pipeline(layers=3), SensitivityConfig(speedup=1.7, **PRUNED))
-    model = handle.models["transformer"]
-    sample_of_three = model.pipeline
-    model.is_measuring = True
-    sample(sample_of_three)
-    with pytest.raises(ValueError, match="prunes tokens of 4 layers and this model has 3"):
-        model.director.use(plan)
+def test_a_plan_for_other_layers_is_not_used(measured, build_pipeline, sample, tmp_path, caplog):
+    plan = plan_for_speedup(measured, asking(1.7, **PRUNED), speedup=1.7)
+    other = build_pipeline(layers=3)
+    plain = sample(other)
+    plan.save_pretrained(tmp_path / "plan")
+    handle = genaccel.enable(other, SensitivityConfig(plan=tmp_path / "plan"))
+    for _ in range(2):
+        assert torch_equal(sample(other), plain)
+    assert handle.report()["transformer"].partial_segments == 0
+    assert caplog.text.count("It is not used; calibrate for this run") == 1
+    # Layers that a plan does not know can't be told how many tokens to compute.
+    handle.models["transformer"].director.forced = plan
+    assert torch_equal(sample(other), plain)
 
 
 def test_measuring_feed_forwards_resumes_to_equal_sums(pipeline, build_pipeline, calls, tmp_path):
-    config = SensitivityConfig(speedup=2.0, pruning_share=0.2, token_score="drift")
+    config = asking(2.0, pruning_share=0.2, token_score="drift")
     whole = calibrate(pipeline, calls, config)["transformer"]
     file = tmp_path / "calibration.safetensors"
     other = build_pipeline()
@@ -240,14 +249,14 @@ def test_measuring_feed_forwards_resumes_to_equal_sums(pipeline, build_pipeline,
 
 def test_partial_steps_need_one_schedule_and_a_forecaster_they_can_use():
     with pytest.raises(ValueError, match="need shared_schedule=True"):
-        SensitivityConfig(speedup=2.0, granularity="module", shared_schedule=False)
+        asking(2.0, granularity="module", shared_schedule=False)
     with pytest.raises(ValueError, match='pruning_share needs granularity="segment" or "module"'):
         SensitivityConfig(speedup=2.0, granularity="mixed", pruning_share=0.1)
     with pytest.raises(ValueError, match="affine knows no outputs of modules"):
-        SensitivityConfig(speedup=2.0, pruning_share=0.1, forecasters=("affine",))
+        asking(2.0, pruning_share=0.1, forecasters=("affine",))
     with pytest.raises(ValueError, match=r"pruning_share must be in \[0, 1\), got 1"):
         SensitivityConfig(speedup=2.0, pruning_share=1)
-    assert "affine" not in SensitivityConfig(speedup=2.0, granularity="module").forecasters
+    assert "affine" not in asking(2.0, granularity="module").planner.forecasters
 
 
 def test_kinds_of_steps_are_limited_within_the_tokens():

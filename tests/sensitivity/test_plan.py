@@ -58,6 +58,40 @@ def test_a_plan_comes_back_as_it_was(make_plan: MakePlan, tmp_path: Path) -> Non
         assert sorted(p.name for p in folder.iterdir()) == [PLAN_NAME, PLAN_TENSORS_NAME]
 
 
+def test_a_plan_of_version_1_is_read(make_plan: MakePlan, tmp_path: Path) -> None:
+    plan = make_plan()
+    plan.save_pretrained(tmp_path)
+    path = tmp_path / PLAN_NAME
+    values = json.loads(path.read_text())
+    known = {"segments", "start_step", "schedule_digest", "weights", "weights_dtype", "control"}
+    fingerprint = {k: v for k, v in values["fingerprint"].items() if k not in known}
+    fingerprint["lora"] = fingerprint.pop("adapters")
+    path.write_text(json.dumps({**values, "version": 1, "fingerprint": fingerprint}))
+    read = Plan.from_pretrained(tmp_path)
+    _same(plan, read)
+    assert read.fingerprint.weights is None
+
+
+def test_a_plan_of_outputs_has_one_schedule_and_no_tokens(
+    make_plan: MakePlan, tmp_path: Path
+) -> None:
+    plan = _bare(make_plan, granularity="output")
+    plan.save_pretrained(tmp_path)
+    assert Plan.from_pretrained(tmp_path).granularity == "output"
+    assert not plan.partial_mask.any()
+    with pytest.raises(ValueError, match="computes all segments at the same steps"):
+        make_plan(granularity="output", token_counts=None, segment_of_layer=())
+    mask = np.repeat(np.arange(12)[:, None] % 3 == 0, 2, axis=1)
+    same_steps = {
+        "compute_mask": mask,
+        "forecaster_index": np.where(mask, -1, 0).astype(np.int8),
+        "token_counts": np.where(mask[:, [0, 0, 1, 1], None], 64, 16).astype(np.int32),
+    }
+    make_plan(**same_steps, affine_slope=None, affine_intercept=None, forecasters=("reuse",))
+    with pytest.raises(ValueError, match="computes all segments at the same steps, and no tokens"):
+        make_plan(granularity="output", **same_steps)
+
+
 def test_saving_again_replaces_and_is_the_same_bytes(make_plan: MakePlan, tmp_path: Path) -> None:
     _bare(make_plan).save_pretrained(tmp_path)
     make_plan().save_pretrained(tmp_path)
@@ -103,7 +137,7 @@ def test_a_missing_plan_is_a_missing_file(make_plan: MakePlan, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version 2 was written by another genaccel, this one reads 1"),
+        ({"version": 3}, "version 3 was written by another genaccel, this one reads up to 2"),
         ({"version": None}, "version None"),
         ({"author": "me"}, r"unknown keys \['author'\]"),
         ({"fingerprint": 3}, "fingerprint must be an object"),

@@ -70,7 +70,7 @@ def flops_of(plan, measured):
 @pytest.mark.parametrize("speedup", [1.2, 2.0, 3.0])
 def test_plans_keep_their_budget_and_use_it_up(measure, shared, speedup):
     measured = measure()
-    config = SensitivityConfig(speedup=speedup, shared_schedule=shared, max_interval=6)
+    config = SensitivityConfig(speedup=speedup).changed(shared_schedule=shared, max_interval=6)
     plan = make_plan(measured, config, speedup=speedup)
     assert plan.flop_fraction == pytest.approx(flops_of(plan, measured))
     # Steps are whole: a shared schedule may be slower by 2 % for one more of them.
@@ -88,8 +88,7 @@ def test_segments_of_their_own_are_never_worse(measure):
         make_plan(
             measured,
             # Shortest paths are exact, the search from them is not.
-            SensitivityConfig(
-                speedup=2.0,
+            SensitivityConfig(speedup=2.0).changed(
                 shared_schedule=shared,
                 max_interval=6,
                 objective="sum",
@@ -105,10 +104,10 @@ def test_segments_of_their_own_are_never_worse(measure):
 def test_weights_of_steps_scale_the_errors(measure):
     gains = np.linspace(0.5, 1.5, STEPS)
     measured = measure(gains=gains)
-    plain = segment_errors(measured, SensitivityConfig(speedup=2.0, weigh_steps=False))
-    weighed = segment_errors(measured, SensitivityConfig(speedup=2.0, weigh_steps=True))
+    plain = segment_errors(measured, SensitivityConfig(speedup=2.0).changed(weigh_steps=False))
+    weighed = segment_errors(measured, SensitivityConfig(speedup=2.0).changed(weigh_steps=True))
     np.testing.assert_allclose(weighed, plain * gains[:, None, None])
-    without = segment_errors(measure(), SensitivityConfig(speedup=2.0, weigh_steps=True))
+    without = segment_errors(measure(), SensitivityConfig(speedup=2.0).changed(weigh_steps=True))
     np.testing.assert_allclose(without, plain)
 
 
@@ -143,10 +142,12 @@ def test_the_last_step_is_computed_where_it_matters_or_nothing_is_known(measure)
 )
 def test_other_prices_are_those_of_the_paper(measure, options):
     measured = measure(gains=np.linspace(2, 0, STEPS))
-    config = SensitivityConfig(speedup=2.0, objective="sum", forecasters=("reuse",), **options)
+    config = SensitivityConfig(speedup=2.0).changed(
+        objective="sum", forecasters=("reuse",), **options
+    )
     plan = make_plan(measured, config, speedup=2.0)
     errors = segment_errors(measured, config).sum(axis=3)
-    path = ScheduleConfig(edge_cost=config.edge_cost, objective="sum")
+    path = ScheduleConfig(edge_cost=config.planner.edge_cost, objective="sum")
     expected = solve_schedule(errors, int(plan.compute_mask[:, 0].sum()), path)
     assert np.flatnonzero(plan.compute_mask[:, 0]).tolist() == list(expected.compute_steps)
     assert plan.compute_mask[-1].all()
@@ -156,7 +157,7 @@ def test_other_prices_are_those_of_the_paper(measure, options):
 @pytest.mark.parametrize("speedup", [1.3, 2.0, 3.0])
 def test_plans_cost_no_more_than_even_spacing(measure, speedup, shared):
     measured = measure(gains=np.linspace(2, 0.1, STEPS), modules=2)
-    config = SensitivityConfig(speedup=speedup, max_interval=6, shared_schedule=shared)
+    config = SensitivityConfig(speedup=speedup).changed(shared_schedule=shared, max_interval=6)
     plan = make_plan(measured, config, speedup=speedup)
     even = make_plan(measured, config, speedup=speedup, even=True)
     assert even.flop_fraction == pytest.approx(plan.flop_fraction)
@@ -179,8 +180,8 @@ def test_plans_cost_no_more_than_even_spacing(measure, speedup, shared):
 def test_the_affine_corrector_takes_no_part_in_the_search(measure):
     measured = measure()
     plan = make_plan(measured, SensitivityConfig(speedup=2.0), speedup=2.0)
-    without = SensitivityConfig(speedup=2.0, forecasters=("reuse", "taylor1", "taylor2"))
-    assert plan.forecasters == without.forecasters
+    without = SensitivityConfig(speedup=2.0).changed(forecasters=("reuse", "taylor1", "taylor2"))
+    assert plan.forecasters == without.planner.forecasters
     same = make_plan(measured, without, speedup=2.0)
     np.testing.assert_array_equal(plan.forecaster_index, same.forecaster_index)
 
@@ -190,15 +191,19 @@ def test_the_affine_corrector_takes_no_part_in_the_search(measure):
 )
 def test_even_spacing_needs_a_search(measure, options):
     with pytest.raises(ValueError, match=r"even spacing needs a config .* besides affine"):
-        make_plan(measure(), SensitivityConfig(speedup=2.0, **options), speedup=2.0, even=True)
+        make_plan(
+            measure(), SensitivityConfig(speedup=2.0).changed(**options), speedup=2.0, even=True
+        )
 
 
 def test_affine_tables_are_only_kept_where_they_are_used(measure):
     measured = measure()
-    reuse = make_plan(measured, SensitivityConfig(speedup=2.0, forecasters=("reuse",)), speedup=2.0)
+    reuse = make_plan(
+        measured, SensitivityConfig(speedup=2.0).changed(forecasters=("reuse",)), speedup=2.0
+    )
     assert reuse.affine_slope is None
     assert reuse.forecasters == ("reuse",)
-    affine = SensitivityConfig(speedup=2.0, forecasters=("affine",))
+    affine = SensitivityConfig(speedup=2.0).changed(forecasters=("affine",))
     plan = make_plan(measured, affine, speedup=2.0)
     assert plan.affine_slope.shape == (STEPS, 6, 2, 1)
 
@@ -210,7 +215,7 @@ def test_tensors_that_a_segment_does_not_return_do_not_count(measure):
 
 
 def test_warmup_steps_are_computed(measure):
-    plan = make_plan(measure(), SensitivityConfig(speedup=1.5, warmup_steps=4), speedup=1.5)
+    plan = make_plan(measure(), SensitivityConfig(speedup=1.5).changed(warmup_steps=4), speedup=1.5)
     assert plan.compute_mask[:4].all()
 
 
@@ -228,7 +233,7 @@ def test_the_best_speedup_is_met_and_nothing_above_it(measure):
         segment_flops=(40, 50), total_flops=100, warmup_steps=1, steps=STEPS, max_interval=6
     )
     assert best == pytest.approx(12 / (3 + 9 * 0.1))
-    config = SensitivityConfig(speedup=best, forecasters=("reuse",))
+    config = SensitivityConfig(speedup=best).changed(forecasters=("reuse",))
     assert make_plan(measured, config, speedup=best).compute_mask.any(axis=1).sum() == 3
     with pytest.raises(ValueError, match=r"reach: with 3 of 12 .* 10.0% .*, 3.08 is the most"):
         make_plan(measured, config, speedup=best * 1.01)
@@ -253,7 +258,7 @@ def test_a_model_without_segments_is_explained():
 
 def test_a_forecaster_that_is_measured_late_takes_no_steps_from_the_budget(measure):
     measured = measure()
-    config = SensitivityConfig(speedup=2.0, forecasters=("taylor1",))
+    config = SensitivityConfig(speedup=2.0).changed(forecasters=("taylor1",))
     plan = make_plan(measured, config, speedup=2.0)
     assert plan.flop_fraction <= 0.5
     assert plan.flop_fraction == pytest.approx(flops_of(plan, measured))

@@ -12,7 +12,6 @@ from genaccel.sensitivity.pruning import (
     PruningConfig,
     partial_update_error,
     plan_pruning,
-    recompute_budget,
     static_token_counts,
 )
 
@@ -198,19 +197,6 @@ def test_token_counts_are_few_and_fit_the_tiles() -> None:
     assert static_token_counts(320, RATES) == (16, 32, 48, 64, 96, 160)
     assert static_token_counts(20, (0.1, 0.5, 1.0)) == (16, 20)
     assert static_token_counts(10, (0.1, 1.0), 1) == (1, 10)
-
-
-def test_the_published_speedups_leave_what_the_paper_spends() -> None:
-    # Section 1.4 of the notes: a non-anchor step of DDIM-50 at 2.49x computes 6.5 % of a full one.
-    left = recompute_budget(2.49, num_steps=50, num_computations=18, step_flops=1.0)
-    assert left / 32 == pytest.approx(0.065, abs=0.001)
-    left = recompute_budget(2.73, num_steps=250, num_computations=72, step_flops=1.0)
-    assert left / 178 == pytest.approx(0.110, abs=0.001)
-    assert recompute_budget(2.5, num_steps=50, num_computations=20, step_flops=0.1) == 0
-    with pytest.raises(ValueError, match=r"20 of 50 .* the nearest possible one is 2\.5"):
-        recompute_budget(2.6, num_steps=50, num_computations=20, step_flops=1.0)
-    with pytest.raises(ValueError, match="above 0"):
-        recompute_budget(0, num_steps=50, num_computations=20, step_flops=1.0)
 
 
 @pytest.mark.parametrize(

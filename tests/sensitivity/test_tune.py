@@ -211,7 +211,7 @@ def test_forecasts_of_modules_are_among_the_trials(pipeline, calls, sample, tmp_
 
 
 def test_plans_of_segments_of_their_own_have_no_modules(pipeline, calls, tmp_path, short):
-    config = SensitivityConfig(speedup=2.0, shared_schedule=False, max_blocks=2)
+    config = SensitivityConfig(speedup=2.0).changed(shared_schedule=False, max_blocks=2)
     library = tune(pipeline, calls[:1], speedups=[1.5], out=tmp_path, config=config)
     assert library.load(library.entries[0]).granularity == "segment"
 

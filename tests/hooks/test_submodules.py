@@ -8,12 +8,18 @@ import pytest
 import torch
 from diffusers import DiTTransformer2DModel
 
-from genaccel.hooks.attachment import Attachment, CacheBudgetError
-from genaccel.hooks.block_lists import find_block_lists
-from genaccel.hooks.direction import Decision
+from genaccel.hooks.blocks import CallFrame, CurrentFrame, find_block_lists
+from genaccel.hooks.director import Decision
+from genaccel.hooks.engine import Engine
 from genaccel.hooks.flop_count import FlopCount
-from genaccel.hooks.partial_steps import OFF, PartialStep, PartialSteps
 from genaccel.hooks.report import report_of
+from genaccel.hooks.submodule_memory import SubmoduleMemory
+from genaccel.hooks.submodules import (
+    LayerWatcher,
+    PartialStep,
+    SubmoduleFrame,
+    SubmoduleHooks,
+)
 
 sys.path.insert(0, str(Path(__file__).parent))
 from scripted import ScriptedClock, ScriptedDirector
@@ -46,35 +52,66 @@ def run(model, seed, timestep=500):
         return model(states, timestep=torch.tensor([timestep] * 2), class_labels=labels).sample
 
 
-def watched(model, score="mean"):
-    """Hooks that have watched one call; all blocks are in one segment."""
-    modules = PartialSteps(find_block_lists(model), score=score)
-    with FlopCount() as counter:
-        modules.watching_begins(counter)
-        run(model, 0)
-    modules.watching_ends()
-    for layer in modules.layers:
-        layer.segment = 0
-    return modules
+class Watched:
+    """Hooks that have watched one call, and the memory of a run; all blocks are in one segment.
 
+    Attributes:
+        layers: What was learned.
+        memory: Of the run.
+        frame: Of the last call.
+    """
 
-def compute(modules, model, seed, step, history=1):
-    modules.begin_call(0, step, None, partial={}, stores=[0])
-    output = run(model, seed)
-    modules.end_call(history=history)
-    return output
+    def __init__(self, model, score="mean"):
+        self.model = model
+        self.current = CurrentFrame()
+        self.hooks = SubmoduleHooks(find_block_lists(model), self.current)
+        with FlopCount() as counter:
+            watcher = LayerWatcher(self.hooks, counter)
+            frame = SubmoduleFrame(None, LAYERS)
+            frame.watcher = watcher
+            self._run(frame, 0)
+        self.layers = watcher.finish()
+        for layer in self.layers:
+            layer.segment = 0
+        self.memory = SubmoduleMemory(self.layers, score=score)
+        self.frame = frame
 
+    def _run(self, frame, seed):
+        self.current.frame = CallFrame()
+        self.current.frame.submodules = frame
+        try:
+            return run(self.model, seed)
+        finally:
+            self.current.frame = None
 
-def partially(modules, model, seed, step, count, weights=(1.0,)):
-    partial = {0: PartialStep((count,) * LAYERS, weights)}
-    modules.begin_call(0, step, None, partial=partial)
-    output = run(model, seed)
-    modules.end_call(history=1, updates=[0] if weights == (1.0,) else [])
-    return output
+    def begin(self, step, *, stream=0, states=None, partial=None, stores=()):
+        self.frame = SubmoduleFrame(self.memory, LAYERS)
+        self.memory.begin_call(
+            self.frame, stream, step, states, partial=partial or {}, stores=stores
+        )
+
+    def compute(self, seed, step, history=1):
+        """A call that is computed and kept."""
+        self.begin(step, stores=[0])
+        output = self._run(self.frame, seed)
+        self.memory.end_call(self.frame, history=history)
+        return output
+
+    def partially(self, seed, step, count, weights=(1.0,)):
+        """A call on forecasts."""
+        self.begin(step, partial={0: PartialStep((count,) * LAYERS, weights)})
+        output = self._run(self.frame, seed)
+        updates = [0] if weights == (1.0,) else []
+        self.memory.end_call(self.frame, history=1, updates=updates)
+        return output
+
+    def kept(self):
+        """What was kept last of each module, by layer and place."""
+        return {i: kept.outputs[0] for i, kept in enumerate(self.memory._streams[0])}
 
 
 def test_one_call_tells_tokens_and_costs(model):
-    modules = watched(model)
+    modules = Watched(model)
     for layer in modules.layers:
         assert layer.is_usable
         assert layer.num_tokens == TOKENS
@@ -84,48 +121,49 @@ def test_one_call_tells_tokens_and_costs(model):
 
 @pytest.mark.parametrize("count", [0, 5, TOKENS])
 def test_partial_steps_of_equal_input_repeat_the_computed_step(model, count):
-    modules = watched(model)
-    computed = compute(modules, model, 0, 0)
-    torch.testing.assert_close(partially(modules, model, 0, 1, count), computed)
+    modules = Watched(model)
+    computed = modules.compute(0, 0)
+    torch.testing.assert_close(modules.partially(0, 1, count), computed)
 
 
 def test_more_tokens_come_closer_to_cached_attention_with_all_of_them(model):
     outputs = []
     for count in (0, 8, TOKENS):
-        modules = watched(model)
-        compute(modules, model, 0, 0)
-        outputs.append(partially(modules, model, 3, 1, count))
-        modules.detach()
+        modules = Watched(model)
+        modules.compute(0, 0)
+        outputs.append(modules.partially(3, 1, count))
+        modules.hooks.detach()
     assert (outputs[1] - outputs[2]).norm() < (outputs[0] - outputs[2]).norm()
 
 
 def test_computed_tokens_replace_what_is_kept_of_them(model):
-    modules = watched(model)
-    compute(modules, model, 0, 0)
-    first = partially(modules, model, 3, 1, TOKENS)
+    modules = Watched(model)
+    modules.compute(0, 0)
+    first = modules.partially(3, 1, TOKENS)
     # Reuse of the step before, whose feed-forwards computed every token of the same input.
-    torch.testing.assert_close(partially(modules, model, 3, 2, 0), first)
+    torch.testing.assert_close(modules.partially(3, 2, 0), first)
 
 
 def test_modules_are_extrapolated(model):
-    modules = watched(model)
-    compute(modules, model, 0, 0, history=2)
-    before = {i: modules._streams[0][i].outputs[0] for i in range(LAYERS)}
-    compute(modules, model, 1, 1, history=2)
-    assert modules.steps_kept(0, 0) == [1, 0]
-    newest = {i: modules._streams[0][i].outputs[0] for i in range(LAYERS)}
-    modules.begin_call(0, 2, None, partial={0: PartialStep((0,) * LAYERS, (2.0, -1.0))})
+    modules = Watched(model)
+    modules.compute(0, 0, history=2)
+    before = modules.kept()
+    modules.compute(1, 1, history=2)
+    assert modules.memory.steps_kept(0, 0) == [1, 0]
+    newest = modules.kept()
+    modules.begin(2, partial={0: PartialStep((0,) * LAYERS, (2.0, -1.0))})
     for i in range(LAYERS):
-        for place, (made,) in modules.forecasts[i].items():
+        assert len(modules.frame.forecasts[i]) == 2
+        for place, (made,) in modules.frame.forecasts[i].items():
             torch.testing.assert_close(made, 2 * newest[i][place][0] - before[i][place][0])
 
 
 def test_the_feed_forward_costs_its_share_of_tokens(model):
-    modules = watched(model)
+    modules = Watched(model)
     with FlopCount() as whole:
-        compute(modules, model, 1, 0)
+        modules.compute(1, 0)
     with FlopCount() as partial:
-        partially(modules, model, 1, 1, 4)
+        modules.partially(1, 1, 4)
     assert whole.total - partial.total == sum(layer.saved_flops(4) for layer in modules.layers)
 
 
@@ -133,52 +171,57 @@ def test_the_feed_forward_costs_its_share_of_tokens(model):
 def test_scores_repeat_themselves(model, score):
     results = []
     for _ in range(2):
-        modules = watched(model, score)
-        compute(modules, model, 0, 0)
-        results.append(partially(modules, model, 4, 1, 4))
-        modules.detach()
+        modules = Watched(model, score)
+        modules.compute(0, 0)
+        results.append(modules.partially(4, 1, 4))
+        modules.hooks.detach()
     assert torch.equal(*results)
 
 
 def test_scores_choose_differently(model):
     chosen = []
     for score in ("mean", "drift", "random"):
-        modules = watched(model, score)
-        compute(modules, model, 0, 0)
-        modules.begin_call(0, 1, None, partial={0: PartialStep((4,) * LAYERS)})
-        run(model, 4)
-        chosen.append(torch.stack(modules.chosen))
-        modules.detach()
+        modules = Watched(model, score)
+        modules.compute(0, 0)
+        modules.partially(4, 1, 4)
+        chosen.append(torch.stack(modules.memory._chosen))
+        modules.hooks.detach()
     assert not torch.equal(chosen[0], chosen[1])
     assert not torch.equal(chosen[0], chosen[2])
 
 
 def test_halves_of_guidance_share_their_tokens(model):
-    modules = watched(model)
-    modules.begin_call(0, 0, torch.ones(2, 4, 8, 8), partial={}, stores=[0])
-    assert modules.groups == 2
-    index = modules.choose(0, torch.randn(2, TOKENS, 16), 5)
+    modules = Watched(model)
+    modules.begin(0, states=torch.ones(2, 4, 8, 8), stores=[0])
+    index = modules.memory.choose(0, torch.randn(2, TOKENS, 16), 5)
     assert torch.equal(index[0], index[1])
+    modules.hooks.detach()
+    # Halves that differ are two images.
+    other = Watched(model)
+    other.begin(0, states=torch.randn(2, 4, 8, 8), stores=[0])
+    index = other.memory.choose(0, torch.randn(2, TOKENS, 16), 5)
+    assert not torch.equal(index[0], index[1])
 
 
 def test_calls_of_one_step_share_their_tokens(model):
-    modules = watched(model)
-    modules.begin_call(0, 1, None, partial={})
-    first = modules.choose(1, torch.randn(2, TOKENS, 16), 5)
-    modules.begin_call(1, 1, None, partial={})
-    assert torch.equal(modules.choose(1, torch.randn(2, TOKENS, 16), 5), first)
-    modules.begin_call(0, 2, None, partial={})
-    assert not torch.equal(modules.choose(1, torch.randn(2, TOKENS, 16), 5), first)
+    modules = Watched(model)
+    modules.begin(1)
+    first = modules.memory.choose(1, torch.randn(2, TOKENS, 16), 5)
+    modules.begin(1, stream=1)
+    assert torch.equal(modules.memory.choose(1, torch.randn(2, TOKENS, 16), 5), first)
+    modules.begin(2)
+    assert not torch.equal(modules.memory.choose(1, torch.randn(2, TOKENS, 16), 5), first)
 
 
 def test_detaching_restores_the_model(model):
     before = run(model, 2)
-    modules = watched(model)
-    compute(modules, model, 0, 0)
-    partially(modules, model, 2, 1, 2)
-    assert modules.bytes_held > 0
-    modules.detach()
-    assert modules.bytes_held == 0
+    modules = Watched(model)
+    modules.compute(0, 0)
+    modules.partially(2, 1, 2)
+    assert modules.memory.bytes_held > 0
+    modules.memory.forget(0)
+    assert modules.memory.bytes_held == 0
+    modules.hooks.detach()
     assert torch.equal(run(model, 2), before)
     assert not any("forward" in vars(module) for module in model.modules())
 
@@ -186,7 +229,7 @@ def test_detaching_restores_the_model(model):
 class PartialDirector(ScriptedDirector):
     """Computes the steps of a mask, and runs the others on forecasts of their modules."""
 
-    wants_layers = True
+    wants_submodules = True
 
     def __init__(self, mask, *, count, history):
         super().__init__(mask, history=0)
@@ -194,9 +237,9 @@ class PartialDirector(ScriptedDirector):
         self.count = count
         self.layers = ()
 
-    def segments_learned(self, segments, layers, *, total_flops):
-        super().segments_learned(segments, layers, total_flops=total_flops)
-        self.layers = tuple(layers)
+    def learn(self, tick, structure):
+        super().learn(tick, structure)
+        self.layers = structure.layers
 
     def _decision(self, tick, segment, memory):
         if self.mask[tick.step]:
@@ -209,37 +252,37 @@ class PartialDirector(ScriptedDirector):
 
 def attached(model, mask, *, count=4, history=1, **options):
     director = PartialDirector(mask, count=count, history=history)
-    return Attachment(model, ScriptedClock(len(mask)), director, **options)
+    return Engine(model, ScriptedClock(len(mask)), director, **options)
 
 
-def test_an_attachment_runs_partial_steps_and_reports_them(model):
+def test_an_engine_runs_partial_steps_and_reports_them(model):
     plain = [run(model, s) for s in range(4)]
-    attachment = attached(model, [1, 0, 1, 0])
+    engine = attached(model, [1, 0, 1, 0])
     outputs = [run(model, s) for s in range(4)]
     for step in (0, 2):
         assert torch.equal(outputs[step], plain[step])
     for step in (1, 3):
         assert not torch.equal(outputs[step], plain[step])
-    report = report_of(attachment)
+    report = report_of(engine)
     assert report.schedule == "CpCp"
     assert (report.computed_segments, report.forecast_segments, report.partial_segments) == (
         2,
         0,
         2,
     )
-    saved = sum(layer.saved_flops(4) for layer in attachment.partial_steps.layers)
+    saved = sum(layer.saved_flops(4) for layer in engine.structure.layers)
     assert report.plain_flops - report.flops == 2 * saved
-    assert report.peak_bytes >= attachment.bytes_held > 0
-    attachment.detach()
+    assert report.peak_bytes >= engine.bytes_held > 0
+    engine.detach()
     assert torch.equal(run(model, 1), plain[1])
 
 
 def test_planned_flops_are_those_that_run(model):
-    attachment = attached(model, [1, 0, 0])
+    engine = attached(model, [1, 0, 0])
     run(model, 0)
     with FlopCount() as counter:
         run(model, 1)
-    assert counter.total == attachment.total_flops - attachment.records[1].saved_flops
+    assert counter.total == engine.total_flops - engine.records[1].saved_flops
 
 
 class NormPoison(torch.nn.Module):
@@ -268,7 +311,7 @@ def with_poisoned_norms(model):
 def test_partial_steps_leave_out_the_norms_that_only_forecast_modules_read(model, count):
     norms = with_poisoned_norms(model)
     expected = [run(model, s) for s in range(3)]
-    attachment = attached(model, [1, 0, 0], count=count)
+    engine = attached(model, [1, 0, 0], count=count)
     outputs = [run(model, 0)]
     assert torch.equal(outputs[0], expected[0])
     for norm in norms:
@@ -280,7 +323,7 @@ def test_partial_steps_leave_out_the_norms_that_only_forecast_modules_read(model
     assert all(torch.isfinite(output).all() for output in outputs)
     assert [norm.tokens for norm in norms[::2]] == [0] * LAYERS
     assert [norm.tokens for norm in norms[1::2]] == [2 * TOKENS if count else 0] * LAYERS
-    attachment.detach()
+    engine.detach()
     assert not torch.isfinite(run(model, 1)).all()
 
 
@@ -301,10 +344,10 @@ def test_a_norm_that_something_else_reads_is_computed(model):
 
         block.forward = forward
     expected = run(model, 0)
-    attachment = attached(model, [1, 0], count=0)
+    engine = attached(model, [1, 0], count=0)
     run(model, 0)
     torch.testing.assert_close(run(model, 0), expected)  # of equal input, reuse is exact
-    attachment.detach()
+    engine.detach()
     torch.testing.assert_close(run(model, 0), expected)
 
 
@@ -312,47 +355,49 @@ def test_a_norm_of_two_blocks_is_computed(model):
     norms = with_poisoned_norms(model)
     model.transformer_blocks[1].norm3 = model.transformer_blocks[0].norm3
     expected = run(model, 0)
-    attachment = attached(model, [1, 0], count=0)
+    engine = attached(model, [1, 0], count=0)
     run(model, 0)
     norms[1].tokens = norms[5].tokens = 0
     torch.testing.assert_close(run(model, 0), expected)
     assert (norms[1].tokens, norms[5].tokens) == (2 * TOKENS, 0)
-    attachment.detach()
+    engine.detach()
     assert torch.equal(run(model, 0), expected)
 
 
 def test_a_new_shape_computes_in_full(model):
-    attachment = attached(model, [1, 0, 0])
+    engine = attached(model, [1, 0, 0])
     run(model, 0)
     states = torch.randn(1, 4, 8, 8)
     with torch.no_grad():
         output = model(states, timestep=torch.tensor([1]), class_labels=torch.tensor([1])).sample
-    assert attachment.records[1].computed == (True,)
-    attachment.detach()
+    assert engine.records[1].computed == (True,)
+    engine.detach()
     with torch.no_grad():
         plain = model(states, timestep=torch.tensor([1]), class_labels=torch.tensor([1])).sample
     assert torch.equal(output, plain)
 
 
-def test_the_budget_lowers_the_order_then_refuses(model):
-    attachment = attached(model, [1, 1, 0], history=2)
+def test_the_budget_lowers_the_order_then_everything_is_computed(model):
+    engine = attached(model, [1, 1, 0], history=2)
     run(model, 0)
-    one = attachment.bytes_held
-    attachment.detach()
-    attachment = attached(model, [1, 1, 0], history=2, max_bytes=int(1.5 * one))
+    one = engine.bytes_held
+    engine.detach()
+    engine = attached(model, [1, 1, 0], history=2, max_bytes=int(1.5 * one))
     for step in range(3):
         run(model, step)
-    assert attachment.peak_bytes <= 1.5 * one
-    assert attachment.records[2].partial == (True,)
-    attachment.detach()
-    attached(model, [1, 1, 0], history=2, max_bytes=one // 2)
-    with pytest.raises(CacheBudgetError, match="cache_megabytes"):
-        run(model, 0)
+    assert engine.peak_bytes <= 1.5 * one
+    assert engine.records[2].partial == (True,)
+    engine.detach()
+    plain = [run(model, step) for step in range(3)]
+    engine = attached(model, [1, 1, 0], history=2, max_bytes=one // 2)
+    assert all(torch.equal(run(model, step), plain[step]) for step in range(3))
+    assert engine.bytes_held == 0
+    assert "raise cache_megabytes" in report_of(engine).notes[0]
 
 
 @pytest.mark.parametrize("count", [0, 4])
 def test_a_compiled_run_has_one_graph_a_kind_and_equals_eager(model, count):
-    attachment = attached(model, [1, 0, 0, 1, 0, 0], count=count, history=2)
+    engine = attached(model, [1, 0, 0, 1, 0, 0], count=count, history=2)
     eager = [run(model, s) for s in range(6)]
     graphs = []
 
@@ -361,9 +406,9 @@ def test_a_compiled_run_has_one_graph_a_kind_and_equals_eager(model, count):
         return module
 
     torch.compiler.reset()
-    attachment.compile(fullgraph=True, backend=count_graphs)
+    engine.binding.compile(fullgraph=True, backend=count_graphs)
     for _ in range(2):
         for s in range(6):
             torch.testing.assert_close(run(model, s), eager[s])
     assert 2 <= len(graphs) <= 3
-    assert attachment.partial_steps.modes == [OFF] * LAYERS or attachment.partial_steps.depth == 2
+    assert engine.latest.submodules[1].depth == 2

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from handmade_models import Block, Model, TextFirstBlock, build
 from tiny_transformers import TINY_TRANSFORMERS
 
-from genaccel.hooks.block_lists import Parameters, find_block_lists
+from genaccel.hooks.blocks import Parameters, find_block_lists
 
 
 def found(model):

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What accelerates what: a method is found by the type of its config, or by its name in a flag.
+
+A new method registers with one line of ``METHODS``; nothing of it is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genaccel.hooks.handle import AccelerationHandle
+    from genaccel.sensitivity.config import SensitivityConfig
+    from genaccel.sensitivity.enable import SensitivityHandle
+
+# Where a pipeline or model keeps the handles of what accelerates it, by method.
+_ATTRIBUTE = "_genaccel_handles"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A way to accelerate.
+
+    Attributes:
+        name: In flags.
+        config: Its config's class, as ``module:name``.
+        enabler: The function ``(target, config, *, num_inference_steps)`` that enables it.
+        from_text: The function that makes a config of what stands behind the name in a flag, an
+            empty text if nothing does.
+        allowed: What may stand there, for messages.
+    """
+
+    name: str
+    config: str
+    enabler: str
+    from_text: str
+    allowed: str
+
+
+METHODS = (
+    Method(
+        "soda",
+        "genaccel.sensitivity.config:SensitivityConfig",
+        "genaccel.sensitivity.enable:enable_sensitivity",
+        "genaccel.sensitivity.flag:config_from_text",
+        '"soda" or "soda:<speedup>" such as "soda:3"',
+    ),
+)
+
+
+def enable(
+    target: Any, config: SensitivityConfig, *, num_inference_steps: int | None = None
+) -> SensitivityHandle:
+    """Accelerate a diffusers pipeline, or a model of one.
+
+    Nothing else about them changes, and ``handle.disable()`` undoes it bit for bit. Only calls of this
+    pipeline are accelerated: others on the same weights, direct calls of the model and training steps
+    compute as ever. A generation never fails because of it.
+
+    Args:
+        target: A pipeline with a ``transformer``, or a model.
+        config: What is wanted, such as ``SensitivityConfig(speedup=2.0)``.
+        num_inference_steps: Steps of each run, where ``target`` is a bare model.
+
+    Returns:
+        A handle: ``paused()``, ``report()``, ``doctor()``, ``compile()``, ``disable()``.
+
+    Raises:
+        ValueError: If there is nothing to accelerate in it, or it is accelerated already.
+        TypeError: If the config is none of genaccel's.
+    """
+    method = method_of(config)
+    handle = _load(method.enabler)(target, config, num_inference_steps=num_inference_steps)
+    handles: dict[str, AccelerationHandle] = vars(target).setdefault(_ATTRIBUTE, {})
+    handles[method.name] = handle
+    handle.disabled = lambda: _forget(target, method.name)
+    return handle
+
+
+def disable(target: Any) -> None:
+    """Undo whatever accelerates a pipeline or model, also where its handle was lost.
+
+    Nothing happens if nothing does.
+    """
+    for handle in list(handles_of(target).values()):
+        handle.disable()
+
+
+def is_enabled(target: Any) -> bool:
+    """Whether anything accelerates a pipeline or model."""
+    return any(handle.is_enabled for handle in handles_of(target).values())
+
+
+def handles_of(target: Any) -> Mapping[str, AccelerationHandle]:
+    """Handles of what accelerates a pipeline or model, by method."""
+    found: Mapping[str, AccelerationHandle] = vars(target).get(_ATTRIBUTE, {})
+    return found
+
+
+def method_of(config: Any) -> Method:
+    """The method that a config belongs to.
+
+    Raises:
+        TypeError: If it is none of genaccel's.
+    """
+    names = []
+    for method in METHODS:
+        module, _, name = method.config.partition(":")
+        if type(config).__module__ == module and type(config).__name__ == name:
+            return method
+        names.append(name)
+    raise TypeError(f"config must be a {' or '.join(names)}, got {type(config).__name__}")
+
+
+def config_of_flag(flag: Any) -> Any:
+    """The config that a pipeline's flag ``accelerate=`` means; None for the plain pipeline.
+
+    Args:
+        flag: None, False, a config, or a text ``"name"`` or ``"name:value"``.
+
+    Raises:
+        TypeError: If it is nothing of the kind.
+        ValueError: If there is no such method, or it does not know the value.
+    """
+    if flag is None or flag is False:
+        return None
+    if not isinstance(flag, str):
+        try:
+            method_of(flag)
+        except TypeError:
+            raise TypeError(f"{_allowed()}; got {flag!r}") from None
+        return flag
+    name, colon, value = flag.partition(":")
+    for method in METHODS:
+        if method.name == name and (not colon or value):
+            try:
+                return _load(method.from_text)(value)
+            except ValueError as error:
+                raise ValueError(f"{_allowed()}: {error}; got {flag!r}") from None
+    raise ValueError(f"{_allowed()}; got {flag!r}")
+
+
+def _allowed() -> str:
+    names = ", ".join(method.allowed for method in METHODS)
+    configs = " or a ".join(method.config.rpartition(":")[2] for method in METHODS)
+    return f"accelerate must be None or False for the plain pipeline, {names}, or a {configs}"
+
+
+def _load(path: str) -> Callable[..., Any]:
+    module, _, name = path.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _forget(target: Any, name: str) -> None:
+    handles = vars(target).get(_ATTRIBUTE)
+    if handles is not None:
+        handles.pop(name, None)
+        if not handles:
+            del vars(target)[_ATTRIBUTE]

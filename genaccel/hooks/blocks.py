@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the transformer blocks of a model, and the hook on each of them.
+
+What a hook does is told by the frame of the call at hand, which belongs to one thread: weights may be
+shared by pipelines in many threads, and what one of them accelerates the others compute.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from diffusers.hooks.hooks import ModelHook
+from torch import Tensor, nn
+
+PLAIN, STORE, SKIP = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockList:
+    """Blocks that a model calls one after another.
+
+    Attributes:
+        name: Path of the list in the model, such as "transformer_blocks".
+        blocks: Its blocks.
+    """
+
+    name: str
+    blocks: tuple[nn.Module, ...]
+
+
+def find_block_lists(model: nn.Module) -> list[BlockList]:
+    """Every outermost ``ModuleList`` whose entries all hold attention, in the order of the model.
+
+    diffusers names such lists in twenty ways (``blocks``, ``transformer_blocks``, ``layers``,
+    ``double_stream_blocks``...), so what they hold decides, not what they are called.
+
+    Example:
+        >>> class Block(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.attn = nn.Identity()
+        >>> model = nn.Module()
+        >>> model.layers = nn.ModuleList([Block(), Block()])
+        >>> model.projections = nn.ModuleList([nn.Linear(1, 1)])
+        >>> [(found.name, len(found.blocks)) for found in find_block_lists(model)]
+        [('layers', 2)]
+    """
+    found: list[BlockList] = []
+
+    def visit(module: nn.Module, path: str) -> None:
+        for name, child in module.named_children():
+            child_path = f"{path}.{name}" if path else name
+            if isinstance(child, nn.ModuleList) and len(child) and all(map(_has_attention, child)):
+                found.append(BlockList(child_path, tuple(child)))
+            else:
+                visit(child, child_path)
+
+    visit(model, "")
+    return found
+
+
+def _has_attention(block: nn.Module) -> bool:
+    if isinstance(block, nn.ModuleList):
+        return False
+    return any(
+        "attn" in name.rpartition(".")[2].lower() or "attention" in type(module).__name__.lower()
+        for name, module in block.named_modules()
+        if name
+    )
+
+
+class Parameters:
+    """Names and positions of a module's arguments, so that keyword and positional calls are one.
+
+    Args:
+        module: Its class says the names, as hooks replace the ``forward`` of the instance.
+    """
+
+    __slots__ = ("names", "position")
+
+    def __init__(self, module: nn.Module) -> None:
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
+        self.names = tuple(p.name for p in parameters if p.kind in kinds)
+        self.position = {name: i for i, name in enumerate(self.names)}
+
+    def get(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The argument of that name, or None where the call leaves it out."""
+        position = self.position.get(name, len(args))
+        return args[position] if position < len(args) else kwargs.get(name)
+
+    def tensors(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:
+        """Arguments that are tensors, by name, in the order of the signature."""
+        named = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        ordered = sorted(named, key=lambda name: self.position.get(name, len(self.names)))
+        return {n: value for n in ordered if isinstance(value := named[n], Tensor)}
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLayout:
+    """What a block returns.
+
+    Attributes:
+        sources: For each output the name of the argument that it continues; None for one that
+            continues none.
+        absent: For each output whether it was ``None``.
+        container: ``tuple`` or ``list``, or None if the output is a bare tensor.
+    """
+
+    sources: tuple[str | None, ...]
+    absent: tuple[bool, ...]
+    container: type | None
+
+    def leaves(self, output: Any) -> tuple[Any, ...]:
+        """The outputs, in their order."""
+        return (output,) if self.container is None else tuple(output)
+
+    def build(self, leaves: Sequence[Any]) -> Any:
+        """As the block would return them."""
+        return leaves[0] if self.container is None else self.container(leaves)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockPlace:
+    """Where a block stands in a segment.
+
+    Attributes:
+        segment: Index of the segment.
+        is_first: Whether the segment begins with it.
+        is_last: Whether the segment ends with it.
+        layout: What it returns.
+        entries: Of the segment: for each tensor that it returns the argument of its first block
+            that the tensor continues; None for one that continues none.
+        forecast_of: For each output of the first block, which tensor of the segment continues it,
+            or -1.
+        joins: Argument and place in what the block before returned, for each tensor that goes from
+            one to the other untouched; empty for the first block.
+    """
+
+    segment: int
+    is_first: bool
+    is_last: bool
+    layout: OutputLayout
+    entries: tuple[str | None, ...]
+    forecast_of: tuple[int, ...]
+    joins: tuple[tuple[str, int], ...]
+
+
+class BlockWatcher(Protocol):
+    """Runs blocks of a call that something is to be learned from."""
+
+    def watch(
+        self,
+        hook: BlockHook,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Run one block and take note of it."""
+
+
+class CallFrame:
+    """What the hooks of a model read and write during one call. Lists only, for the compiler's sake.
+
+    Args:
+        places: Of each block, by the index of its hook; None for one in no segment.
+        num_segments: G.
+
+    Attributes:
+        actions: What to do with each segment: ``PLAIN`` computes, ``STORE`` also keeps what it added,
+            ``SKIP`` passes on with a forecast.
+        forecasts: Of what each skipped segment adds, a tensor for each that it returns.
+        added: What stored segments added.
+        called: Indices of the hooks that were called, in their order.
+        broken: A reason for each place where the call is not built as was learned.
+        captured: Outputs of the blocks whose index is in it.
+        watcher: Runs the blocks in their hooks' stead, where a call is learned from.
+        submodules: The same for the hooks within blocks; None where there are none.
+        time_window: Times that the model is given the mean of; None for its own.
+        seen_times: What the model embeds as a time, and where, if that is to be known.
+    """
+
+    __slots__ = (
+        "actions",
+        "added",
+        "bases",
+        "broken",
+        "called",
+        "captured",
+        "forecasts",
+        "last",
+        "places",
+        "seen_times",
+        "submodules",
+        "time_window",
+        "watcher",
+    )
+
+    def __init__(
+        self, places: list[BlockPlace | None] | None = None, num_segments: int = 0
+    ) -> None:
+        self.places = places
+        self.actions = [PLAIN] * num_segments
+        self.bases: list[tuple[Any, ...] | None] = [None] * num_segments
+        self.forecasts: list[tuple[Tensor, ...]] = [()] * num_segments
+        self.added: list[tuple[Tensor, ...] | None] = [None] * num_segments
+        self.called: list[int] = []
+        self.broken: list[str] = []
+        self.last: list[Any] = []  # what the block before returned, within a segment
+        self.captured: dict[int, Any] = {}
+        self.watcher: BlockWatcher | None = None
+        # A SubmoduleFrame and a TimeWindow, of files that build on this one.
+        self.submodules: Any = None
+        self.time_window: Any = None
+        self.seen_times: list[tuple[int, Any]] | None = None
+
+
+class CurrentFrame(threading.local):
+    """The frame of the call that this thread is in; None where the model computes plainly."""
+
+    def __init__(self) -> None:
+        self.frame: CallFrame | None = None
+
+
+class BlockHost(Protocol):
+    """What a block's hook knows of its model: no more than the frame of the call at hand."""
+
+    @property
+    def current(self) -> CurrentFrame:
+        """Of this thread."""
+
+
+class BlockHook(ModelHook):
+    """On one block: it computes, keeps what its segment added, or passes on with a forecast.
+
+    Args:
+        host: Tells the frame.
+        index: Of the block among all of the model.
+        list_index: Which list it is in.
+        block_index: Where in the list.
+    """
+
+    fn_ref: Any
+
+    def __init__(self, host: BlockHost, index: int, list_index: int, block_index: int) -> None:
+        super().__init__()
+        self.current = host.current
+        self.index = index
+        self.place = (list_index, block_index)
+        self.parameters: Parameters
+
+    def initialize_hook(self, module: nn.Module) -> nn.Module:
+        self.parameters = Parameters(module)
+        return module
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return self.run(self.fn_ref.original_forward, args, kwargs)
+
+    def run(
+        self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The block in the call at hand, with ``forward`` where it computes."""
+        frame = self.current.frame
+        if frame is None:
+            return forward(*args, **kwargs)
+        if frame.watcher is not None:
+            return frame.watcher.watch(self, forward, args, kwargs)
+        frame.called.append(self.index)
+        place = None if frame.places is None else frame.places[self.index]
+        if place is None or frame.actions[place.segment] == PLAIN:
+            output = forward(*args, **kwargs)
+        elif frame.actions[place.segment] == SKIP:
+            output = self._skip(frame, place, args, kwargs)
+        else:
+            output = self._store(frame, place, forward, args, kwargs)
+        if self.index in frame.captured:
+            frame.captured[self.index] = output
+        return output
+
+    def _store(
+        self,
+        frame: CallFrame,
+        place: BlockPlace,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        segment = place.segment
+        if place.is_first:
+            frame.bases[segment] = tuple(
+                None if name is None else self.parameters.get(name, args, kwargs)
+                for name in place.entries
+            )
+        elif not torch.compiler.is_compiling():
+            for name, leaf in place.joins:
+                if self.parameters.get(name, args, kwargs) is not frame.last[leaf]:
+                    frame.broken.append(f"{name} changes before block {self.place[1]}")
+        output = forward(*args, **kwargs)
+        leaves = place.layout.leaves(output)
+        frame.last = [] if place.is_last else list(leaves)
+        if place.is_last:
+            bases = frame.bases[segment]
+            # What is kept must not be the model's to change in place.
+            frame.added[segment] = tuple(
+                leaf.clone() if base is None else leaf - base
+                for leaf, base in zip(
+                    [leaf for leaf in leaves if leaf is not None], bases or (), strict=True
+                )
+            )
+            frame.bases[segment] = None
+        return output
+
+    def _skip(
+        self, frame: CallFrame, place: BlockPlace, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        forecasts = frame.forecasts[place.segment]
+        leaves: list[Any] = []
+        for i, source in enumerate(place.layout.sources):
+            base = None if source is None else self.parameters.get(source, args, kwargs)
+            if place.is_first and place.forecast_of[i] >= 0:
+                forecast = forecasts[place.forecast_of[i]]
+                leaves.append(forecast.clone() if base is None else base + forecast)
+            else:
+                leaves.append(base)
+        return place.layout.build(leaves)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shows a method what some blocks of a model return, and at which step; changes nothing.
+
+All that a method needs which forecasts nothing: it stands on the binding and a clock alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from genaccel.hooks.binding import Binding, Forward
+from genaccel.hooks.blocks import CallFrame
+from genaccel.hooks.clock import Clock, PipelineClock, Tick
+
+# A call and what each block returned in it, by the block's place among all of the model.
+FeatureObserver = Callable[[Tick, Mapping[int, Any]], None]
+
+
+class FeatureTap:
+    """Watches blocks of one model in the calls that a clock knows, until :meth:`detach`.
+
+    Args:
+        model: Any model with lists of transformer blocks.
+        clock: Which run and step a call belongs to.
+        blocks: Places of the blocks, from 0, in the order in which the model holds them; negative
+            ones count from the last.
+        observer: Called behind each call.
+
+    Raises:
+        ValueError: If the model has no blocks, or not so many.
+
+    Example:
+        >>> class Block(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.attn = nn.Linear(2, 2)
+        ...
+        ...     def forward(self, x):
+        ...         return self.attn(x)
+        >>> class Model(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.layers = nn.ModuleList([Block(), Block()])
+        ...
+        ...     def forward(self, x, timestep):
+        ...         return self.layers[1](self.layers[0](x))
+        >>> import torch
+        >>> from genaccel.hooks.clock import TimestepClock
+        >>> model, seen = Model(), []
+        >>> tap = FeatureTap(
+        ...     model, TimestepClock(model, 4), [0], lambda tick, kept: seen.append((tick.step, kept))
+        ... )
+        >>> _ = model(torch.ones(1, 2), torch.tensor(900.0))
+        >>> seen[0][0], seen[0][1][0].shape
+        (0, torch.Size([1, 2]))
+        >>> tap.detach()
+    """
+
+    def __init__(
+        self, model: nn.Module, clock: Clock, blocks: Sequence[int], observer: FeatureObserver
+    ) -> None:
+        self.binding = Binding.of(model)
+        count = len(self.binding.block_hooks)
+        self._clock = clock
+        self._observer = observer
+        self._blocks = tuple(place % count for place in blocks)
+        self.binding.add(self, first=isinstance(clock, PipelineClock))
+        wrong = [place for place in blocks if not -count <= place < count]
+        if wrong:
+            self.detach()
+            raise ValueError(f"blocks must be from 0 to {count - 1}, got {wrong[0]}")
+
+    def claims(self) -> bool:
+        """See :class:`~genaccel.hooks.binding.CallHost`."""
+        return self._clock.claims()
+
+    def run_call(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """See :class:`~genaccel.hooks.binding.CallHost`."""
+        run, tick = self._clock.call_begins(self.binding.model, args, kwargs)
+        frame = CallFrame([None] * len(self.binding.block_hooks))
+        frame.captured = dict.fromkeys(self._blocks)
+        output = self.binding.in_frame(frame, forward, args, kwargs)
+        self._observer(tick, frame.captured)
+        self._clock.call_ends(run, tick)
+        return output
+
+    def detach(self) -> None:
+        """Leave the model as it was."""
+        self.binding.remove(self)
+        self._clock.close()

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lets a computed step stand for those around it: the model gets the mean of their embedded times.
+
+What a model returns wiggles with its timestep more than with its sample: the network that embeds the
+time follows training noise. A step whose output is to serve for several is better computed with the
+mean of their embedded times, as outputs are linear in that over such wiggles. Ours; the measurements
+are in docs/acceleration.md.
+
+In diffusers a time is embedded by a ``Timesteps`` (sinusoids, ``[N]`` to ``[N, C]``) and a
+``TimestepEmbedding`` (a network of two layers) that follows it. The first is given the J times of a
+window for each of its N rows, the second averages what it makes of the N J rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.hooks.hooks import ModelHook
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from torch import Tensor, nn
+
+from genaccel.hooks.blocks import CurrentFrame
+from genaccel.hooks.unhook import PREFIX, hook, unhook
+
+TIME_HOOK_NAME = f"{PREFIX}_time"
+
+# Two times are one where they differ by less, relative to the schedule's 1000.
+_SAME_TIME = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class TimeScale:
+    """How a model embeds the time in one kind of call.
+
+    Attributes:
+        factor: What its times are multiples of the scheduler's by.
+        calls: Which calls of its ``Timesteps`` are of the time: pair of modules, and which of the
+            pair's calls. Others embed something else, such as the scale of the guidance.
+    """
+
+    factor: float
+    calls: frozenset[tuple[int, int]]
+
+
+class TimeWindow:
+    """Times of one call, and what each counts.
+
+    Args:
+        times: In the units of the model's ``Timesteps``, ``[J]``.
+        weights: Their sum is 1, ``[J]``.
+        scale: Which of its calls are widened.
+    """
+
+    __slots__ = ("calls", "pending", "scale", "times", "weights")
+
+    def __init__(self, times: Tensor, weights: Tensor, scale: TimeScale) -> None:
+        self.times = times
+        self.weights = weights
+        self.scale = scale
+        self.calls: list[int] = []  # pairs, in the order of their calls
+        self.pending: list[int] = []  # pairs whose rows are to be averaged
+
+
+class _SinusoidHook(ModelHook):
+    """On a ``Timesteps``."""
+
+    fn_ref: Any
+
+    def __init__(self, current: CurrentFrame, pair: int) -> None:
+        super().__init__()
+        self.current = current
+        self.pair = pair
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        forward = self.fn_ref.original_forward
+        frame = self.current.frame
+        if frame is None:
+            return forward(*args, **kwargs)
+        if frame.seen_times is not None:
+            frame.seen_times.append((self.pair, args[0] if args else None))
+        window = frame.time_window
+        if window is None:
+            return forward(*args, **kwargs)
+        call = (self.pair, window.calls.count(self.pair))
+        window.calls.append(self.pair)
+        if call not in window.scale.calls:
+            return forward(*args, **kwargs)
+        window.pending.append(self.pair)
+        times = window.times.expand(len(args[0]), -1).reshape(-1)  # [N J]
+        return forward(times, *args[1:], **kwargs)
+
+
+class _EmbeddingHook(ModelHook):
+    """On the ``TimestepEmbedding`` behind it."""
+
+    fn_ref: Any
+
+    def __init__(self, current: CurrentFrame, pair: int) -> None:
+        super().__init__()
+        self.current = current
+        self.pair = pair
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        output = self.fn_ref.original_forward(*args, **kwargs)
+        frame = self.current.frame
+        window = None if frame is None else frame.time_window
+        if window is None or self.pair not in window.pending:
+            return output
+        window.pending.remove(self.pair)
+        count = len(window.weights)
+        rows = output.reshape(len(output) // count, count, -1)  # [N, J, C]
+        return (rows * window.weights.to(rows.dtype)[:, None]).sum(1)
+
+
+class TimeHooks:
+    """Hooks on what embeds the time in a model; none where it does so in another way.
+
+    Args:
+        model: Any.
+        current: The frame of the call at hand.
+
+    Attributes:
+        count: Pairs of modules.
+    """
+
+    def __init__(self, model: nn.Module, current: CurrentFrame) -> None:
+        self._modules: list[nn.Module] = []
+        self.count = 0
+        for sinusoids, embedding in _pairs(model):
+            hook(sinusoids, _SinusoidHook(current, self.count), TIME_HOOK_NAME)
+            hook(embedding, _EmbeddingHook(current, self.count), TIME_HOOK_NAME)
+            self._modules += [sinusoids, embedding]
+            self.count += 1
+
+    def scale(self, seen: Sequence[tuple[int, Any]], time: float) -> TimeScale | None:
+        """How a model embeds the time in a call.
+
+        Args:
+            seen: Pair and what its ``Timesteps`` was given, for each of their calls.
+            time: The scheduler's at that call.
+
+        Returns:
+            What is known; None where times can't be told: other modules, one for each token, a time
+            of 0.
+        """
+        if not seen or not time:
+            return None
+        first = _single_time(seen[0][1])
+        if not first:
+            return None
+        counts: Counter[int] = Counter()
+        calls = set()
+        for pair, given in seen:
+            value = _single_time(given)
+            if value is not None and abs(value - first) <= _SAME_TIME * max(abs(first), 1.0):
+                calls.add((pair, counts[pair]))
+            counts[pair] += 1
+        return TimeScale(first / time, frozenset(calls))
+
+    def detach(self) -> None:
+        """Remove every hook."""
+        for module in self._modules:
+            unhook(module, TIME_HOOK_NAME)
+
+
+def make_window(
+    times: Sequence[float], weights: Sequence[float], scale: TimeScale, device: torch.device
+) -> TimeWindow:
+    """A window on a device.
+
+    Args:
+        times: Of the scheduler.
+        weights: As many; they are divided by their sum.
+        scale: Of the model.
+        device: Of its inputs.
+    """
+    shares = torch.tensor(weights, dtype=torch.float64)
+    return TimeWindow(
+        torch.tensor([time * scale.factor for time in times], dtype=torch.float32, device=device),
+        (shares / shares.sum()).to(device, torch.float32),
+        scale,
+    )
+
+
+def _single_time(given: Any) -> float | None:
+    """The one time of all rows of ``[N]``; None where they differ."""
+    if not isinstance(given, Tensor) or given.ndim != 1 or not len(given):
+        return None
+    low, high = float(given.min()), float(given.max())
+    return high if high - low <= _SAME_TIME * max(abs(high), 1.0) else None
+
+
+def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    seen: set[int] = set()
+    for parent in model.modules():
+        children = dict(parent.named_children())
+        sinusoids = [
+            child
+            for name, child in children.items()
+            if isinstance(child, Timesteps) and "time" in name
+        ]
+        embeddings = [
+            child
+            for name, child in children.items()
+            if isinstance(child, TimestepEmbedding) and "time" in name
+        ]
+        if len(sinusoids) == len(embeddings) == 1 and id(sinusoids[0]) not in seen:
+            seen.add(id(sinusoids[0]))
+            yield sinusoids[0], embeddings[0]

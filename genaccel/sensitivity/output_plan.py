@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans that forecast the model's output: which steps compute, for which times, and what stands in for the rest."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genaccel.sensitivity.config import SensitivityConfig
+from genaccel.sensitivity.output_planner import fewest_computed, plan_outputs
+from genaccel.sensitivity.plan import Plan
+from genaccel.sensitivity.planner import Measurements
+
+# A plan slower by this is what was asked for: steps are whole.
+_SPEEDUP_SLACK = 0.02
+
+
+def output_plan(measured: Measurements, config: SensitivityConfig, *, speedup: float) -> Plan:
+    """The plan of outputs for a speed-up, or the fastest below it.
+
+    Args:
+        measured: With the inner products of outputs.
+        config: With the largest interval.
+        speedup: FLOPs without acceleration over those with it.
+
+    Raises:
+        ValueError: If outputs were not measured, or no step can be left out.
+    """
+    if measured.outputs is None:
+        raise ValueError("the model's outputs were not measured: calibrate anew")
+    gram = measured.outputs.gram
+    begin, end = _called(gram)
+    steps = end - begin
+    count = max(computed_steps(steps, speedup), fewest_computed(steps, config.max_interval))
+    if count >= steps:
+        raise ValueError(f"a run of {steps} steps has none to leave out at {speedup:g}x")
+    gains = None if measured.gains is None else measured.gains[begin:end]
+    found = plan_outputs(
+        gram[begin:end, begin:end],
+        gains,
+        count=count,
+        max_interval=config.max_interval,
+    )
+    return plan_of_choice(measured, found.computed, found.orders, found.time_weights, begin=begin)
+
+
+def computed_steps(steps: int, speedup: float) -> int:
+    """Steps to compute of a run for a speed-up, at least 1.
+
+    Example:
+        >>> computed_steps(50, 2.0), computed_steps(8, 2.0)
+        (25, 4)
+    """
+    return max(1, int(steps / speedup * (1 + _SPEEDUP_SLACK) + 1e-9))
+
+
+def plan_of_choice(
+    measured: Measurements,
+    computed: NDArray[np.bool_],
+    orders: NDArray[np.intp],
+    time_weights: NDArray[np.float32] | None,
+    *,
+    begin: int = 0,
+) -> Plan:
+    """A plan of what was chosen.
+
+    Args:
+        measured: Of which run.
+        computed: Steps that are computed, ``[S]``.
+        orders: Degree of the polynomial that forecasts each other one, ``[S]``.
+        time_weights: As in the plan, for these steps, or None.
+        begin: Place of the first of them in the run; what is not among them is computed.
+    """
+    steps = measured.fingerprint.num_inference_steps
+    segments = len(measured.segment_flops)
+    names = ("reuse", "taylor1", "taylor2")
+    row = np.ones(steps, dtype=bool)
+    index = np.full(steps, -1, dtype=np.int8)
+    row[begin : begin + len(computed)] = computed
+    index[begin : begin + len(computed)] = np.where(computed, -1, orders)
+    weights = None
+    if time_weights is not None:
+        half = time_weights.shape[1] // 2
+        weights = np.zeros((steps, time_weights.shape[1]), dtype=np.float32)
+        weights[:, half] = row  # its own time
+        weights[begin : begin + len(computed)] = time_weights
+    return Plan(
+        fingerprint=measured.fingerprint,
+        compute_mask=np.repeat(row[:, None], segments, axis=1),
+        forecasters=names,
+        forecaster_index=np.repeat(index[:, None], segments, axis=1),
+        granularity="output",
+        time_weights=weights,
+        flop_fraction=float(computed.mean()),
+    )
+
+
+def _called(gram: NDArray[np.float64]) -> tuple[int, int]:
+    """First step at which the model was called, and the one after the last."""
+    called = np.flatnonzero(np.diagonal(gram) > 0)
+    return (0, len(gram)) if not called.size else (int(called[0]), int(called[-1]) + 1)
