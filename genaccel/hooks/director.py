@@ -66,6 +66,7 @@ class Structure:
         input_shape: Of the first tensor of more than two dimensions that the model takes.
         left_out: Blocks that are in no segment, and why.
         output_bytes: Of what the model returns.
+        takes_windows: Whether it can be given the mean of several times.
     """
 
     segments: tuple[Segment, ...]
@@ -74,6 +75,7 @@ class Structure:
     input_shape: tuple[int, ...] = ()
     left_out: tuple[str, ...] = ()
     output_bytes: int = 0
+    takes_windows: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

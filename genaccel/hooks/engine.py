@@ -13,6 +13,7 @@ as are those that follow in the run, and a sentence says why.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import threading
@@ -467,6 +468,9 @@ class Engine:
             times = call.run.times()
             if time_hooks is not None and tick.step < len(times):
                 layout.time_scale = time_hooks.scale(call.frame.seen_times or (), times[tick.step])
+            layout.structure = dataclasses.replace(
+                layout.structure, takes_windows=layout.time_scale is not None
+            )
             call.layout = self._newest = layout
             self._layouts.keep(call.kind, layout)
             count = len(layout.structure.segments)

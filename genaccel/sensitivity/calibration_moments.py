@@ -223,10 +223,11 @@ class CalibrationMoments:
                 f"cannot merge sums of {other.forecasters} over {list(other.shape)} steps, intervals, segments and "
                 f"modules into those of {self.forecasters} over {list(self.shape)}"
             )
-        self._errors += other._errors
-        self._counts += other._counts
-        self._moments += other._moments
-        self._gram += other._gram
+        self._errors = self._errors + other._errors
+        self._counts = self._counts + other._counts
+        self._moments = self._moments + other._moments
+        # Not in place: they may have been made in inference mode, and this is outside of it.
+        self._gram = self._gram + other._gram
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the sums, all float64, without the rings: resume with a new generation."""

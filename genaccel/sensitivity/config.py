@@ -34,6 +34,8 @@ class PlannerOptions:
         warmup_steps: First steps that are always computed.
         max_blocks: Longest run of blocks with a schedule of its own; None for whole runs.
         shared_schedule: Whether all segments are computed at the same steps.
+        time_windows: Whether computed steps may be given the mean embedded time of those they stand
+            for, in plans of outputs.
         token_score: Which tokens are recomputed: of the largest "mean" feature, as in the paper, of
             the largest "drift" of it since the last computed step, or at "random".
 
@@ -49,6 +51,7 @@ class PlannerOptions:
     warmup_steps: int = 1
     max_blocks: int | None = None
     shared_schedule: bool = True
+    time_windows: bool = True
     token_score: Literal["mean", "drift", "random"] = "mean"
 
     def __post_init__(self) -> None:

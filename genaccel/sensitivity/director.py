@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genaccel.hooks.clock import Run, Tick
@@ -116,6 +118,13 @@ class SensitivityDirector:
     def begin(self, run: Run) -> SensitivityRun:
         """See :class:`~genaccel.hooks.director.Director`."""
         return SensitivityRun(self, run)
+
+    def gains(self, run: Fingerprint) -> NDArray[np.float64] | None:
+        """Effect of an error at each step on the finished sample; None where that is unknown."""
+        scheduler = getattr(self.pipeline, "scheduler", None)
+        if scheduler is None or run.start_step:
+            return None
+        return sampler_gains(scheduler, run.num_inference_steps)
 
     def fingerprint(self, run: Run, structure: Structure) -> Fingerprint:
         """Of a run whose first step is over."""
@@ -231,7 +240,7 @@ class SensitivityRun:
                 )
                 return
             if config.first_run == "plan":
-                plan = plan_by_rule(structure, run, config)
+                plan = plan_by_rule(structure, run, config, gains=director.gains(run))
                 if plan is not None:
                     self._use(FoundPlan(plan, "by rule"), structure, tick.num_steps)
                 else:
@@ -341,7 +350,7 @@ class _Measuring:
         config = director.config
         self.structure = structure
         self.problem: str | None = None
-        self._pipeline = director.pipeline
+        self._director = director
         self._run = run
         self._observer = observer
         self._num_steps = num_steps
@@ -381,17 +390,14 @@ class _Measuring:
     def measurements(self) -> Measurements:
         """All of it."""
         structure = self.structure
-        scheduler = getattr(self._pipeline, "scheduler", None)
-        gains = None
-        if scheduler is not None and not self._run.start_step:
-            gains = sampler_gains(scheduler, self._num_steps)
         return Measurements(
             moments=self._moments,
             segment_flops=tuple(s.flops for s in structure.segments),
             total_flops=structure.total_flops,
             fingerprint=self._run,
-            gains=gains,
+            gains=self._director.gains(self._run),
             layers=structure.layers,
             feed_forwards=None if self._observer is None else self._observer.moments,
             outputs=self._outputs,
+            takes_windows=structure.takes_windows,
         )

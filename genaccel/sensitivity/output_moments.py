@@ -78,7 +78,7 @@ class OutputMoments:
         """
         if other.num_steps != self.num_steps:
             raise ValueError(f"runs of {self.num_steps} and {other.num_steps} steps can't be added")
-        self._sketch.gram += other._sketch.gram
+        self._sketch.gram = self._sketch.gram + other._sketch.gram
 
     def state_dict(self) -> dict[str, Tensor]:
         """A copy of the sums."""
@@ -93,10 +93,11 @@ class OutputMoments:
         gram = state.get(_NAME)
         if gram is None or gram.shape != self._sketch.gram.shape:
             raise ValueError(f"the sums are not of outputs of {self.num_steps} steps; measure anew")
-        self._sketch.gram += gram.to("cpu", torch.float64)
+        # Not in place: they may have been made in inference mode, and this is outside of it.
+        self._sketch.gram = self._sketch.gram + gram.to("cpu", torch.float64)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Replace the sums."""
         kept = self.state_dict()[_NAME]
         self.add(state)
-        self._sketch.gram -= kept
+        self._sketch.gram = self._sketch.gram - kept

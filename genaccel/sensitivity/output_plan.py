@@ -40,6 +40,7 @@ def output_plan(measured: Measurements, config: SensitivityConfig, *, speedup: f
         gains,
         count=count,
         max_interval=config.max_interval,
+        has_windows=measured.takes_windows and config.planner.time_windows,
     )
     return plan_of_choice(measured, found.computed, found.orders, found.time_weights, begin=begin)
 

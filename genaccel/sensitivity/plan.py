@@ -35,6 +35,8 @@ _ARRAYS = {
     "affine_intercept": np.dtype(np.float32),
     "time_weights": np.dtype(np.float32),
 }
+# A window with larger shares would be no mean any more.
+_LARGEST_SHARE = 4.0
 _REQUIRED_ARRAYS = {"compute_mask", "forecaster_index"}
 _PLAIN = ("forecasters", "granularity", "segment_of_layer", "expected_error", "flop_fraction")
 
@@ -161,13 +163,14 @@ class Plan:
         is_computed = self.compute_mask.all(axis=1)
         if (
             not np.isfinite(weights).all()
-            or (weights < 0).any()
+            or (np.abs(weights) > _LARGEST_SHARE).any()
             or weights[outside].any()
             or (np.abs(sums[is_computed] - 1) > 1e-3).any()
             or weights[~is_computed].any()
         ):
             raise ValueError(
-                "time_weights must not be negative, and have the sum 1 at computed steps and 0 at others"
+                f"time_weights must be within -{_LARGEST_SHARE:g} and {_LARGEST_SHARE:g}, and have the sum 1 at "
+                "computed steps and 0 at others"
             )
 
     def _check_tokens(self) -> None:

@@ -49,6 +49,7 @@ class Measurements:
         layers: Blocks that can run partially, where that was asked for.
         feed_forwards: Errors of reusing and partly recomputing theirs.
         outputs: Inner products of the model's outputs at each two steps.
+        takes_windows: Whether the model can be given the mean of several times.
     """
 
     moments: CalibrationMoments | None
@@ -59,6 +60,7 @@ class Measurements:
     layers: tuple[Layer, ...] = ()
     feed_forwards: PruningMoments | None = None
     outputs: OutputMoments | None = None
+    takes_windows: bool = True
 
     @property
     def segment_moments(self) -> CalibrationMoments:

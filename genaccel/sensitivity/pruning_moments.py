@@ -102,7 +102,7 @@ class PruningMoments:
         kept = self.state_dict()
         self.load_state_dict(state)
         for name, sums in kept.items():
-            getattr(self, f"_{name}").add_(sums)
+            setattr(self, f"_{name}", getattr(self, f"_{name}") + sums)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the sums, without past outputs."""
