@@ -93,6 +93,11 @@ class Run:
         self._calls[id(model)] = (self.step, call)
         return Tick(self.number, self.step, call, max(self.num_steps, self.step + 1))
 
+    @property
+    def steps_done(self) -> int:
+        """Steps that are over, or at hand where nothing tells of their ends."""
+        return self.step + 1
+
     def end(self, *, whole: bool) -> None:
         """Let go of all that is kept for the run; may be called more than once."""
         states, self.states = self.states, {}
@@ -195,6 +200,11 @@ class PipelineRun(Run):
     _last: float | None = None
     _changed: bool = False
     _times: tuple[Any, list[float]] | None = None
+
+    @property
+    def steps_done(self) -> int:
+        """See :class:`Run`."""
+        return self.step if self.told else self.step + 1
 
     def timesteps_set(self) -> None:
         """The scheduler has new timesteps: a run begins, or another part of one."""

@@ -222,7 +222,9 @@ class Engine:
         try:
             state.director.finish(whole=whole and state.problem is None)
         except Exception as error:
-            self.warn(f"nothing was learned from a run of {type(self.model).__name__}: {error}")
+            sentence = f"nothing was learned from a run of {type(self.model).__name__}: {error}"
+            state.notes.append(sentence)
+            self.warn(sentence)
         state.forget()
 
     def _run_call(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -90,6 +90,9 @@ class SensitivityDirector:
         self.measurements: Measurements | None = None
         self.plan: Plan | None = None
         self._said: set[str] = set()
+        self.short_runs: dict[
+            Hashable, int
+        ] = {}  # steps of runs that ended early, by what they were
         self.use_model(model)
 
     def use_model(self, model: nn.Module) -> None:
@@ -159,6 +162,15 @@ class SensitivityRun:
         )
         self._text = "none: computed in full"
         self._notes: list[str] = []
+
+    def _ended_early(self, run: Fingerprint) -> bool:
+        """Whether steps are missing; a pipeline that leaves out as many each time is meant to."""
+        done = self._run.steps_done
+        if done >= run.num_inference_steps:
+            return False
+        key = (run.schedule_digest, run.num_inference_steps)
+        known, self._director.short_runs[key] = self._director.short_runs.get(key), done
+        return known != done
 
     @property
     def _names(self) -> tuple[str, ...] | None:
@@ -316,7 +328,7 @@ class SensitivityRun:
             )
         if measuring is None:
             return
-        if not whole:
+        if not whole or self._ended_early(measuring.run):
             self._notes.append("the run was not measured to its end, so no plan is made of it")
             return
         if measuring.problem is not None:
@@ -351,7 +363,7 @@ class _Measuring:
         self.structure = structure
         self.problem: str | None = None
         self._director = director
-        self._run = run
+        self.run = run
         self._observer = observer
         self._num_steps = num_steps
         self._outputs = OutputMoments(num_steps)
@@ -394,8 +406,8 @@ class _Measuring:
             moments=self._moments,
             segment_flops=tuple(s.flops for s in structure.segments),
             total_flops=structure.total_flops,
-            fingerprint=self._run,
-            gains=self._director.gains(self._run),
+            fingerprint=self.run,
+            gains=self._director.gains(self.run),
             layers=structure.layers,
             feed_forwards=None if self._observer is None else self._observer.moments,
             outputs=self._outputs,

@@ -66,7 +66,7 @@ class PlanLibrary:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self.entries: list[PlanEntry] = []
-        self.damaged: list[str] = []  # what could not be read, a sentence each
+        self.damaged: list[str] = []  # what the last choice could not read, a sentence each
         index = self.folder / INDEX_NAME
         if index.is_file():
             try:
@@ -111,6 +111,7 @@ class PlanLibrary:
         tolerated = {"guidance_scale", "height", "width"}
         if config.plan is not None or config.speedup is None:
             tolerated |= {"num_inference_steps", "schedule_digest", "start_step"}
+        self.damaged = []
         found: list[tuple[tuple[float, ...], PlanEntry, Plan]] = []
         for entry in self.entries:
             if entry.component not in (component, "") or not _meets(entry, config):

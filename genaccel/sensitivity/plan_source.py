@@ -8,6 +8,7 @@ the run goes on as if there had been no plan, or keeps its own in memory.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,11 +169,13 @@ class PlanSource:
         made = self._made.get(cached)
         if made is not None:
             return FoundPlan(made, "measured in this process", cached)
+        if not os.path.isdir(cached):  # also where the path can't even be asked for
+            return None
         try:
             plan = Plan.from_pretrained(cached)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
+        except OSError:
+            return None  # none yet; where it can't be read, it will be said that it can't be kept
+        except ValueError as error:
             self._say(f"a plan in the cache can't be used and is made anew: {error}")
             return None
         if set(plan.fingerprint.differences(run)) - {"guidance_scale"}:
@@ -192,7 +195,10 @@ class PlanSource:
         chosen = self._given.choose(self.config, self.component, run)
         if chosen is None:
             chosen = self._given.choose(self.config, self.component)
+        for damaged in self._given.damaged:
+            self._say(f"{damaged}; it is passed over")
         if chosen is None:
+            self._say(f"{self.config.plan} has no plan any more that meets the target")
             return None
         entry, plan = chosen
         sentence = plan.fingerprint.explain_mismatch(run)

@@ -180,9 +180,7 @@ def wan_transformer(seed=1, **changes):
 
 
 def wan_vae():
-    return AutoencoderKLWan(
-        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1
-    ).eval()
+    return AutoencoderKLWan(base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1).eval()
 
 
 def wan(pipeline_class=WanPipeline, **components):
