@@ -28,7 +28,7 @@ from genaccel.hooks.binding import AlreadyEnabledError, Binding, Forward
 from genaccel.hooks.blocks import SKIP, CallFrame, Parameters
 from genaccel.hooks.call_kind import call_kind, first_states_shape, first_tensor
 from genaccel.hooks.call_record import CallRecord, record_call
-from genaccel.hooks.clock import Clock, PipelineClock, Run, Tick
+from genaccel.hooks.clock import Clock, PipelineClock, Run, Tick, current_run
 from genaccel.hooks.directing import direct, stream_of, submodule_memory_of
 from genaccel.hooks.director import CallDecision, Director, Structure
 from genaccel.hooks.flop_count import FlopCount
@@ -198,6 +198,9 @@ class Engine:
     def run_call(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See :class:`~genaccel.hooks.binding.CallHost`."""
         if self._paused or (self.model.training and torch.is_grad_enabled()):
+            run = current_run()
+            if run is not None and self in run.states:
+                run.states[self].is_whole = False
             return forward(*args, **kwargs)
         try:
             run, tick = self.clock.call_begins(self.model, args, kwargs)
@@ -220,7 +223,10 @@ class Engine:
     def run_ended(self, run: Run, state: RunState, *, whole: bool) -> None:
         """See :class:`~genaccel.hooks.clock.RunHost`."""
         try:
-            state.director.finish(whole=whole and state.problem is None)
+            is_ours = self in self.binding.hosts
+            state.director.finish(
+                whole=whole and is_ours and state.is_whole and state.problem is None
+            )
         except Exception as error:
             sentence = f"nothing was learned from a run of {type(self.model).__name__}: {error}"
             state.notes.append(sentence)
@@ -253,11 +259,14 @@ class Engine:
         except Exception as error:
             if call.is_plain or type(error).__module__ not in _OURS:
                 raise
-            call.layout.time_scale = None  # in case that was it
+            layout, had_window = call.layout, call.frame.time_window is not None
             # Before the call is repeated: memory may be what was lacking.
             self._give_up(state, error)
             del call
-            return self._plain_call(tick, state, plain)
+            output = self._plain_call(tick, state, plain)
+            if had_window:
+                layout.time_scale = None  # it was us: the model itself can be run
+            return output
         try:
             is_as_learned = self._end(call, output)
         except Exception as error:
@@ -455,8 +464,12 @@ class Engine:
     ) -> Any:
         """Compute a call, and learn from it how the model is built."""
         state, tick = call.state, call.tick
-        hooks = self.binding.hook_submodules() if self.director.wants_submodules else None
-        time_hooks = self.binding.hook_times() if self.director.wants_times else None
+        try:
+            hooks = self.binding.hook_submodules() if self.director.wants_submodules else None
+            time_hooks = self.binding.hook_times() if self.director.wants_times else None
+        except Exception as error:
+            self._give_up(state, error)
+            return self._plain_call(tick, state, functools.partial(forward, *args, **kwargs))
         if time_hooks is not None:
             call.frame.seen_times = []
         keeps = state.director.history > 0
@@ -466,6 +479,8 @@ class Engine:
             output = self.binding.in_frame(call.frame, forward, args, kwargs)
         seconds = time.perf_counter() - began
         try:
+            if watcher.error is not None:
+                raise watcher.error
             layout = watcher.layout(first_states_shape(args, kwargs), counter.total, output)
             times = call.run.times()
             if time_hooks is not None and tick.step < len(times):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch._ops import HigherOrderOperator
@@ -44,7 +44,7 @@ class FlopCount(TorchDispatchMode):
             name, key = func.name(), func
         else:
             name, key = func._schema.name, func._overloadpacket
-        flops = attention_flops(name, args)
+        flops = _counted(attention_flops, name, args)
         formula = flop_registry.get(key)
         if flops is None and formula is None and key is not func:
             # Composite operators reach the dispatcher whole under inference mode.
@@ -53,7 +53,15 @@ class FlopCount(TorchDispatchMode):
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
-        if flops is None:
-            flops = 0 if formula is None else formula(*args, **kwargs, out_val=result)
-        self.total += int(flops)
+        if flops is None and formula is not None:
+            flops = _counted(formula, *args, **kwargs, out_val=result)
+        self.total += int(flops or 0)
         return result
+
+
+def _counted(formula: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a formula says; None where it does not know the arguments, which is no reason to fail."""
+    try:
+        return formula(*args, **kwargs)
+    except Exception:
+        return None

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +84,9 @@ class CallWatcher:
         frame: Of the call; the watcher is put into it.
         max_blocks: Longest segment.
         keeps_added: Whether the learner is to keep what segments add.
+
+    Attributes:
+        error: Of our own, in taking note of the call; None while all is well.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class CallWatcher:
         self._binding = binding
         self._counter = counter
         self._frame = frame
+        self.error: Exception | None = None
         self._called: list[int] = []
         self._layers: LayerWatcher | None = None
         frame.watcher = self
@@ -114,18 +119,30 @@ class CallWatcher:
         kwargs: dict[str, Any],
     ) -> Any:
         """Run a block and take note of it."""
-        arguments = hook.parameters.tensors(args, kwargs)
-        copies = {name: value.clone() for name, value in arguments.items()}
+        arguments: dict[str, Tensor] = {}
+        copies: dict[str, Tensor] = {}
+        with self._noting():
+            arguments = hook.parameters.tensors(args, kwargs)
+            copies = {name: value.clone() for name, value in arguments.items()}
         before = self._counter.total
         output = forward(*args, **kwargs)
         flops = self._counter.total - before
-        self._called.append(hook.index)
-        self.learner.block_called(*hook.place, arguments, copies, output, flops=flops)
-        if self._layers is not None:
-            block = self._binding.block_of(hook)
-            again = functools.partial(forward, *args, **kwargs)
-            self._layers.block_watched(block, self._frame, again, output)
+        with self._noting():
+            self._called.append(hook.index)
+            self.learner.block_called(*hook.place, arguments, copies, output, flops=flops)
+            if self._layers is not None:
+                block = self._binding.block_of(hook)
+                again = functools.partial(forward, *args, **kwargs)
+                self._layers.block_watched(block, self._frame, again, output)
         return output
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        """What goes wrong in here is ours, and no reason for the call to fail."""
+        try:
+            yield
+        except Exception as error:
+            self.error = self.error or error
 
     def layout(self, input_shape: tuple[int, ...], total_flops: int, output: Any) -> Layout:
         """What was learned, once the call is over.

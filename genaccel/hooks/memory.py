@@ -100,6 +100,10 @@ class OutputMemory:
         )
         result = list(newest)
         for i, tensor in zip(places, made, strict=True):
+            if tensor.shape != newest[i].shape:
+                raise ValueError(
+                    f"a forecast is {list(tensor.shape)} and the output {list(newest[i].shape)}"
+                )
             # Plain reuse gives the very tensor that is kept.
             result[i] = tensor.clone() if tensor is newest[i] else tensor
         return tree_unflatten(result, self.spec)

@@ -29,6 +29,7 @@ class RunState:
         peak_bytes: Most bytes that were held for forecasts.
         problem: Why the rest of it is computed plainly; None while all is well.
         notes: Further sentences for the report.
+        is_whole: Whether no call was made past us, as while we were paused.
     """
 
     director: RunDirector
@@ -39,6 +40,7 @@ class RunState:
     peak_bytes: int = 0
     problem: str | None = None
     notes: list[str] = field(default_factory=list)
+    is_whole: bool = True
 
     @property
     def bytes_held(self) -> int:
@@ -98,6 +100,7 @@ class DecidedCall:
         """Whether the model computes just what it would without us."""
         return (
             not self.partial
+            and not self.output_weights
             and self.frame.time_window is None
             and all(action == PLAIN for action in self.frame.actions)
         )

@@ -276,6 +276,20 @@ class LayerWatcher:
         before = self._counter.total
         output = submodule.fn_ref.original_forward(*args, **kwargs)
         flops = self._counter.total - before
+        try:
+            self._note(submodule, call, args, output, flops)
+        except Exception:  # ours, and no reason for the call to fail
+            self.layers[submodule.layer].is_usable = False
+        return output
+
+    def _note(
+        self,
+        submodule: SubmoduleHook,
+        call: SubmoduleFrame,
+        args: tuple[Any, ...],
+        output: Any,
+        flops: int,
+    ) -> None:
         layer = self.layers[submodule.layer]
         self._calls[submodule.layer, submodule.place] += 1
         submodule.container = type(output) if isinstance(output, tuple | list) else None
@@ -297,7 +311,6 @@ class LayerWatcher:
             layer.num_tokens = output.shape[1] if is_tokenwise else 0
         else:
             layer.attention_flops += flops
-        return output
 
     def block_watched(
         self, block: nn.Module, frame: CallFrame, run: Callable[[], Any], output: Any

@@ -198,7 +198,8 @@ class PlanSource:
         for damaged in self._given.damaged:
             self._say(f"{damaged}; it is passed over")
         if chosen is None:
-            self._say(f"{self.config.plan} has no plan any more that meets the target")
+            if not self._given.damaged:
+                self._say(f"{self.config.plan} has no plan any more that meets the target")
             return None
         entry, plan = chosen
         sentence = plan.fingerprint.explain_mismatch(run)

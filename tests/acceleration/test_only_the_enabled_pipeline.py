@@ -26,6 +26,7 @@ from tiny_runs import (
     report,
     run_flux,
     stop_at,
+    traces,
 )
 
 import genaccel
@@ -69,6 +70,7 @@ class TestDirectCalls:
         given = flux_inputs()
         with handle.paused():
             plain = pipe.transformer(**given)
+        before = report(handle).plain_calls
         for _ in range(3):
             assert same(pipe.transformer(**given), plain)
         run_flux(pipe)
@@ -76,8 +78,8 @@ class TestDirectCalls:
             assert same(pipe.transformer(**given), plain)
         found = report(handle)
         assert found.calls == found.num_steps == 10
-        assert found.plain_calls == 6
-        assert "6 calls belonged to no run" in str(found)
+        assert found.plain_calls == before + 6
+        assert f"{before + 6} calls belonged to no run" in str(found)
 
     def test_between_the_steps_of_a_run(self, pipe, handle):
         given = flux_inputs()
@@ -131,7 +133,8 @@ class TestDirectCalls:
 
         assert torch.equal(run_flux(pipe, callback_on_step_end=train), replayed)
 
-    def test_under_autocast_and_in_another_dtype(self, pipe, handle):
+    @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+    def test_under_autocast(self, pipe, handle):
         given = flux_inputs()
         with torch.autocast("cpu", torch.bfloat16):
             with handle.paused():
@@ -470,7 +473,7 @@ class TestLostHandles:
         handle.disable()
         assert type(pipe) is FluxPipeline
         assert torch.equal(run_flux(pipe), plain)
-        assert not hasattr(pipe.transformer, "_diffusers_hook")
+        assert traces(pipe.transformer) == []
 
 
 class TestTwoEnabledPipelines:
@@ -512,8 +515,7 @@ class TestTwoEnabledPipelines:
         handles[second].disable()
         for p in two:
             assert torch.equal(run_flux(p), plain)
-        assert not any(hasattr(m, "_diffusers_hook") for m in two[0].transformer.modules())
-        assert not any("forward" in vars(m) for m in two[0].transformer.modules())
+        assert traces(two[0].transformer) == []
 
     def test_one_within_a_callback_of_the_other(self, two, config):
         first, second = two

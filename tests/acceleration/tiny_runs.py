@@ -257,3 +257,15 @@ def interrupt_at(step):
         return values
 
     return callback
+
+
+def traces(module):
+    """What of ours is in a module. An empty registry of hooks is diffusers' own."""
+    found = []
+    for name, part in module.named_modules():
+        own = vars(part)
+        registry = own.get("_diffusers_hook")
+        found += [f"{name}: {key}" for key in own if "genaccel" in key]
+        found += [f"{name}: {key}" for key in ("forward", "__deepcopy__") if key in own]
+        found += [] if registry is None else [f"{name}: hook {hook}" for hook in registry.hooks]
+    return found
