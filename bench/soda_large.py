@@ -20,7 +20,7 @@ from bench.soda_workload import Attached, Method, Setting, Workload
 _HEADS, _HEAD_DIM, _LATENT, _LAYERS = 16, 72, 32, 28
 _BATCH = 4
 # Runs of each kind, in turn, for the cost of a step.
-_ROUNDS = 3
+_ROUNDS = 2
 
 
 def large_workload(device: str, *, layers: int, steps: int) -> tuple[Workload, str]:

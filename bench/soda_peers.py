@@ -140,9 +140,9 @@ def _taylorseer(pipeline: Any, values: Mapping[str, Any]) -> Attached:
 def _taylorseer_ladder(steps: int, order: int, *, is_lite: bool) -> tuple[Setting, ...]:
     """One setting for each number of computed steps, the shortest intervals first."""
     by_count: dict[int, Setting] = {}
-    for interval in range(2, 9):
-        # Its default is 3; later starts give the speeds in between.
-        for before in (3, 2, 4, 6, 8, 10, 12):
+    for interval in range(2, 10):
+        # Its default is 3; others give the speeds in between.
+        for before in (3, 2, *range(4, 15)):
             if before >= steps:
                 continue
             # As its hook counts.

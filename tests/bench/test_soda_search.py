@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How ``bench/soda.py`` chooses settings and measures them: by what the processor works, not by the clock."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from bench.soda_quality import Judge
+from bench.soda_rounds import Outcome, median_cost, run_rounds
+from bench.soda_search import Cost, Search, Trial, _next_setting, cost_of_call
+from bench.soda_workload import Attached, Method, Setting, Workload
+
+_CPU = torch.device("cpu")
+
+
+def _fewer_steps(name: str, before_a_run: Callable[[], object], *steps: int) -> Method:
+    """Fewer steps, and something else that a run begins with."""
+
+    def attach(pipeline: Any, values: Any) -> Attached:
+        @contextlib.contextmanager
+        def around() -> Iterator[None]:
+            before_a_run()
+            yield
+
+        return Attached(pipeline, num_steps=values["steps"], around=around)
+
+    settings = tuple(Setting(f"{n} steps", {"steps": n}, expected=12 / n) for n in steps)
+    return Method(name=name, attach=attach, ladders=(settings,))
+
+
+def _work(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_a_cost_is_what_the_processor_worked_and_what_the_clock_showed() -> None:
+    slept = cost_of_call(lambda: time.sleep(0.2), _CPU)
+    worked = cost_of_call(lambda: _work(0.1), _CPU)
+
+    assert slept.wall >= 0.2
+    assert slept.seconds == slept.cpu
+    assert slept.cpu is not None
+    assert slept.cpu < 0.1
+    assert worked.seconds >= 0.1
+    assert Cost(wall=1.0, cpu=None).seconds == 1.0
+
+
+def test_settings_are_chosen_by_cpu_time(workload: Workload) -> None:
+    search = Search(workload)
+    # A plain run takes a tenth of a second of work.
+    waits = search.choose(_fewer_steps("waits", lambda: time.sleep(0.3), 10, 4, 2), 1.5)
+    works = search.choose(_fewer_steps("works", lambda: _work(0.3), 10, 4, 2), 1.5)
+
+    assert isinstance(waits, Trial)
+    assert isinstance(works, Trial)
+    assert waits.setting.label == "4 steps"
+    assert waits.speedup is not None
+    assert waits.speedup >= 1.455
+    # By FLOPs it would be the same setting; it does not get there with any.
+    assert works.setting.label == "2 steps"
+    assert works.speedup is not None
+    assert works.speedup < 1.455
+
+
+def test_settings_that_stay_far_below_a_speed_are_not_tried() -> None:
+    known = [Setting(str(ratio), {}, expected=ratio) for ratio in (1.5, 1.8, 2.2, 2.5, 3.0)]
+    unknown = [Setting(str(i), {}) for i in range(3)]
+
+    assert [_next_setting(known, 0, ratio) for ratio in (1.6, 2.2, 2.24, 2.4, 9.0)] == [
+        1,
+        2,
+        2,
+        3,
+        4,
+    ]
+    assert _next_setting(known, 2, 1.0) == 3
+    assert _next_setting(unknown, 0, 2.0) == 1
+
+
+def test_rounds_measure_and_keep_the_samples_of_every_batch(workload: Workload) -> None:
+    seen: list[list[torch.Tensor]] = []
+
+    class Keeper(Judge):
+        def __init__(self) -> None:
+            pass
+
+        def __call__(self, latents: Any) -> Any:
+            seen.append(list(latents))
+
+    search = Search(workload, is_timed=False)
+    trial = search.choose(_fewer_steps("waits", lambda: time.sleep(0.5), 4), 0.0)
+    assert isinstance(trial, Trial)
+    found = run_rounds(workload, [trial], rounds=2, judge=Keeper())
+
+    (outcome,) = found.outcomes
+    assert outcome.flop_ratio == pytest.approx(3.0)
+    assert outcome.cpu_speedup is not None
+    assert outcome.cpu_speedup > 1.5
+    assert outcome.speedup == outcome.cpu_speedup
+    assert outcome.wall_speedup < 1.5
+    assert outcome.efficiency == outcome.speedup / outcome.flop_ratio
+    assert found.plain.seconds > 0
+    (latents,) = seen
+    assert len(latents) == 3
+    expected = workload.latents(Attached(workload.copy(), num_steps=4), workload.test_samples(2))
+    assert torch.equal(latents[2], expected)
+
+
+def test_on_a_gpu_the_clock_counts() -> None:
+    trial = Trial(_fewer_steps("a", lambda: None, 4), Setting("4", {}), 3.0)
+    outcome = Outcome(trial, 3.0, None, 2.5, None)
+
+    assert outcome.speedup == 2.5
+    assert median_cost([Cost(3.0, None), Cost(1.0, None), Cost(2.0, None)]) == Cost(2.0, None)
+    assert median_cost([Cost(3.0, 1.0), Cost(1.0, 2.0), Cost(2.0, 9.0)]) == Cost(2.0, 2.0)
