@@ -138,7 +138,10 @@ def transformer_classes() -> list[str]:
     """Public names of every model class that diffusers keeps under models/transformers."""
     names = []
     for name in dir(diffusers):
-        value = getattr(diffusers, name)
+        # This imports all of it, and parts of transformers that warn of themselves.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = getattr(diffusers, name)
         if (
             inspect.isclass(value)
             and issubclass(value, diffusers.ModelMixin)
