@@ -23,6 +23,7 @@ from genaccel.hooks.clock import (
     current_run,
     stop_counting,
 )
+from genaccel.hooks.unhook import new_instance
 
 _NAME = "_genaccel_runs"
 
@@ -123,10 +124,10 @@ def _with_runs(stock: type) -> type:
     def reduce(self: Any, protocol: Any) -> Any:
         # A copy is a plain pipeline.
         reduction: Any = object.__reduce_ex__(self, protocol)
-        function, (_, *rest), state, *more = reduction
+        _, (_, *rest), state, *more = reduction
         if isinstance(state, dict):
             state = {key: value for key, value in state.items() if not key.startswith("_genaccel")}
-        return (function, (stock, *rest), state, *more)
+        return (new_instance, (stock, *rest), state, *more)
 
     made = type(
         stock.__name__,

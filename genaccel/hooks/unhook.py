@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from typing import Any
 
@@ -13,7 +12,8 @@ from torch import nn
 # Begins the names of all our hooks, and with an underscore of what else we leave at a module.
 PREFIX = "genaccel"
 
-_COPIER = "__deepcopy__"
+# Both copy and pickle ask the instance for it.
+_COPIER = "__reduce_ex__"
 
 
 def hook(module: nn.Module, ours: ModelHook, name: str) -> None:
@@ -31,7 +31,7 @@ def hook(module: nn.Module, ours: ModelHook, name: str) -> None:
 
 def copy_without_hooks(module: nn.Module) -> None:
     """Let deep copies of a module come without what is ours, until :func:`copy_as_it_is`."""
-    vars(module).setdefault(_COPIER, functools.partial(_copy_without_hooks, module))
+    vars(module).setdefault(_COPIER, functools.partial(_reduced, module))
 
 
 def copy_as_it_is(module: nn.Module) -> None:
@@ -71,7 +71,8 @@ def unhook(module: nn.Module, name: str) -> None:
         del module.forward
 
 
-def _copy_without_hooks(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+def _reduced(module: nn.Module, protocol: Any) -> tuple[Any, ...]:
+    """How to build a copy of a module without what is ours."""
     ours = f"_{PREFIX}"
     state = {k: v for k, v in vars(module).items() if k != _COPIER and not k.startswith(ours)}
     registry = state.get("_diffusers_hook")
@@ -79,7 +80,9 @@ def _copy_without_hooks(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         del state["_diffusers_hook"]
         state.pop("forward", None)
     state.pop("_compiled_call_impl", None)  # as in a copy that torch makes
-    copied = type(module).__new__(type(module))
-    memo[id(module)] = copied
-    vars(copied).update(copy.deepcopy(state, memo))
-    return copied
+    return new_instance, (type(module),), state
+
+
+def new_instance(cls: type, *args: Any) -> Any:
+    """An instance of a class that is still to get its state; pickles name this function."""
+    return cls.__new__(cls, *args)
