@@ -74,7 +74,9 @@ def doctor(
             name: {
                 **diagnosis.to_dict(),
                 "best_flop_ratio": diagnosis.best_flop_ratio,
-                "bytes_per_kept_step": _kept_bytes(handle, name, wanted, report) if run else None,
+                "bytes_per_kept_step": _kept_bytes(handle, name, wanted, steps, report)
+                if run
+                else None,
                 **(_outlook(handle.models[name], runs[name], wanted, steps) if run else {}),
             }
             for name, diagnosis in handle.doctor().items()
@@ -92,8 +94,8 @@ def doctor(
         _fail(f"no block of {type(pipeline).__name__} can be skipped")
 
 
-def _kept_bytes(handle: Any, name: str, config: SensitivityConfig, report: Any) -> int:
-    if config.granularity == "output":
+def _kept_bytes(handle: Any, name: str, config: SensitivityConfig, steps: int, report: Any) -> int:
+    if config.for_steps(steps).granularity == "output":
         structure = handle.attachments[name].structure
         return 0 if structure is None else int(structure.output_bytes)
     # A measured run keeps one output of each segment.
@@ -132,8 +134,9 @@ def _outlook(
     stored = model.director.source.stored_plan(
         planned_run(measured.fingerprint, pipeline.scheduler, steps)
     )
-    if config.granularity == "output":
-        from genaccel.sensitivity.output_planner import fewest_computed
+    is_of_outputs = config.for_steps(steps).granularity == "output"
+    if is_of_outputs:
+        from genaccel.sensitivity.config import fewest_computed
 
         most = steps / fewest_computed(steps, config.max_interval)
     else:
@@ -145,7 +148,7 @@ def _outlook(
             max_interval=config.max_interval,
         )
     does_nothing = []
-    if config.granularity != "output" and len(measured.segment_flops) < 2:
+    if not is_of_outputs and len(measured.segment_flops) < 2:
         does_nothing.append("shared_schedule: there is one segment at most")
     if sampler_gains(pipeline.scheduler, steps) is None:
         scheduler = type(pipeline.scheduler).__name__
@@ -163,7 +166,7 @@ def _lines(found: dict[str, Any], config: SensitivityConfig, steps: int, *, of: 
         return []
     megabytes = found["bytes_per_kept_step"] / 1e6
     limits = f"max_interval={config.max_interval}"
-    if config.granularity != "output":
+    if config.for_steps(steps).granularity != "output":
         limits = f"warmup_steps={config.planner.warmup_steps} and {limits}"
     lines = [
         f"{of}a run of {steps} steps can be {found['most']:.3g}x fewer FLOPs at most, with {limits}",

@@ -368,7 +368,7 @@ class _Measuring:
         self._num_steps = num_steps
         self._outputs = OutputMoments(num_steps)
         self._moments: CalibrationMoments | None = None
-        if config.granularity == "output" and director.sink is None:
+        if config.for_steps(num_steps).granularity == "output" and director.sink is None:
             return  # all that plans of outputs need
         self._moments = CalibrationMoments(
             num_steps=num_steps,
@@ -400,8 +400,13 @@ class _Measuring:
         return self._moments is not None
 
     def measurements(self) -> Measurements:
-        """All of it."""
+        """All of it; the outputs that it was made of are let go."""
         structure = self.structure
+        observed = None if self._observer is None else self._observer.moments
+        self._outputs.start_generation()
+        for sums in (self._moments, observed):
+            if sums is not None:
+                sums.start_generation()
         return Measurements(
             moments=self._moments,
             segment_flops=tuple(s.flops for s in structure.segments),
@@ -409,7 +414,7 @@ class _Measuring:
             fingerprint=self.run,
             gains=self._director.gains(self.run),
             layers=structure.layers,
-            feed_forwards=None if self._observer is None else self._observer.moments,
+            feed_forwards=observed,
             outputs=self._outputs,
             takes_windows=structure.takes_windows,
         )

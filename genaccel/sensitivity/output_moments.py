@@ -70,6 +70,11 @@ class OutputMoments:
         if not bool(torch.isfinite(self._sketch.gram[0, 0, step, step])):
             raise ValueError(f"the output of the model at step {step} is not finite")
 
+    def start_generation(self) -> None:
+        """Forget the projections of this run; the sums stay."""
+        self._sketch.start_generation()
+        self._seen.clear()
+
     def merge(self, other: OutputMoments) -> None:
         """Add the sums of another run.
 

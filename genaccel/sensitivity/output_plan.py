@@ -6,13 +6,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from genaccel.sensitivity.config import SensitivityConfig
-from genaccel.sensitivity.output_planner import fewest_computed, plan_outputs
+from genaccel.sensitivity.config import SensitivityConfig, computed_steps
+from genaccel.sensitivity.output_planner import plan_outputs
 from genaccel.sensitivity.plan import Plan
 from genaccel.sensitivity.planner import Measurements
-
-# A plan slower by this is what was asked for: steps are whole.
-_SPEEDUP_SLACK = 0.02
 
 
 def output_plan(measured: Measurements, config: SensitivityConfig, *, speedup: float) -> Plan:
@@ -31,7 +28,7 @@ def output_plan(measured: Measurements, config: SensitivityConfig, *, speedup: f
     gram = measured.outputs.gram
     begin, end = _called(gram)
     steps = end - begin
-    count = max(computed_steps(steps, speedup), fewest_computed(steps, config.max_interval))
+    count = computed_steps(steps, speedup, config.max_interval)
     if count >= steps:
         raise ValueError(f"a run of {steps} steps has none to leave out at {speedup:g}x")
     gains = None if measured.gains is None else measured.gains[begin:end]
@@ -43,16 +40,6 @@ def output_plan(measured: Measurements, config: SensitivityConfig, *, speedup: f
         has_windows=measured.takes_windows and config.planner.time_windows,
     )
     return plan_of_choice(measured, found.computed, found.orders, found.time_weights, begin=begin)
-
-
-def computed_steps(steps: int, speedup: float) -> int:
-    """Steps to compute of a run for a speed-up, at least 1.
-
-    Example:
-        >>> computed_steps(50, 2.0), computed_steps(8, 2.0)
-        (25, 4)
-    """
-    return max(1, int(steps / speedup * (1 + _SPEEDUP_SLACK) + 1e-9))
 
 
 def plan_of_choice(

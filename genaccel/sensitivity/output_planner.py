@@ -72,7 +72,7 @@ def plan_outputs(
         gram: Inner products of the model's outputs at each two steps of a measured run, ``[S, S]``.
         gains: Effect of an error at each step on the finished sample, ``[S]``; None where that is
             unknown, and all count alike.
-        count: Computed steps, at least :func:`fewest_computed`.
+        count: Computed steps, at least :func:`~genaccel.sensitivity.config.fewest_computed`.
         max_interval: Largest distance between computed steps, and from the last one to the end.
         has_windows: Whether the model can be given the mean of several times.
 
@@ -87,17 +87,6 @@ def plan_outputs(
             f"no schedule computes {count} of {steps} steps with intervals up to {max_interval}"
         )
     return min(choices, key=lambda choice: choice.price)
-
-
-def fewest_computed(steps: int, max_interval: int) -> int:
-    """Steps that have to be computed where none may be further than that from the one before.
-
-    Example:
-        >>> fewest_computed(50, 8), fewest_computed(2, 8), fewest_computed(4, 1)
-        (8, 2, 4)
-    """
-    first = min(2, steps)
-    return first + max(0, math.ceil((steps - first + 1) / max_interval) - 1)
 
 
 def spread_steps(steps: int, count: int) -> NDArray[np.bool_]:

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,11 +56,12 @@ def plan_for_speedup(measured: Measurements, config: SensitivityConfig, *, speed
     Raises:
         ValueError: If no plan reaches the speed-up, or the model has no modules to prune.
     """
+    config = _resolved(measured, config.changed(speedup=speedup))
     if config.granularity == "output":
         return output_plan(measured, config, speedup=speedup)
     if not config.has_partial_steps:
         return make_plan(measured, config, speedup=speedup)
-    granularity = config.granularity or "segment"
+    granularity: Literal["segment", "module", "mixed"] = config.granularity  # type: ignore[assignment]
     costs = _Costs.of(measured)
     begin, end = used_steps(measured, config)
     steps = end - begin
@@ -92,6 +94,7 @@ def best_plan(measured: Measurements, config: SensitivityConfig) -> Plan | None:
     Returns:
         The plan; None where no step can be left out.
     """
+    config = _resolved(measured, config)
     if config.granularity == "output":
         speedup = math.inf if config.speedup in (None, "max") else float(config.speedup)
         try:
@@ -121,6 +124,14 @@ def best_plan(measured: Measurements, config: SensitivityConfig) -> Plan | None:
             # Partial steps, or edges that were not measured, may allow less than whole ones.
             speedup = 1 + (speedup - 1) * 0.9 if speedup > _LEAST_SPEEDUP else 1.0
     return None
+
+
+def _resolved(measured: Measurements, config: SensitivityConfig) -> SensitivityConfig:
+    """With the granularity that is planned for, of what was measured."""
+    resolved = config.for_steps(measured.fingerprint.num_inference_steps)
+    if config.granularity == "auto" and measured.moments is None:
+        return config.changed(granularity="output")
+    return resolved
 
 
 def _module_mask(

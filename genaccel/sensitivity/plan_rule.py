@@ -11,19 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genaccel.hooks.director import Structure
-from genaccel.sensitivity.config import SensitivityConfig
+from genaccel.sensitivity.config import SensitivityConfig, computed_steps
 from genaccel.sensitivity.fingerprint import Fingerprint
-from genaccel.sensitivity.output_plan import computed_steps
-from genaccel.sensitivity.output_planner import (
-    fewest_computed,
-    forecast_weights,
-    spread_steps,
-)
+from genaccel.sensitivity.output_planner import forecast_weights, spread_steps
 from genaccel.sensitivity.plan import Plan
 from genaccel.sensitivity.time_windows import quiet_shares, window_table
 
 _ORDER = 2
 _FORECASTER = f"taylor{_ORDER}"
+# Where few steps are computed they are far apart.
+_FORECASTER_OF_SEGMENTS = "taylor1"
 # Of what the smooth part of an output changes by in a step over its noise: windows must not move steps in time.
 _DRIFT = 2.0
 
@@ -44,26 +41,33 @@ def plan_by_rule(
         gains: Effect of an error at each step on the finished sample, ``[S]``; None where unknown.
 
     Returns:
-        A plan of granularity "output" that reaches the speed-up, or comes as close to it as
-        ``max_interval`` allows; None where no step can be skipped.
+        A plan of outputs, or of segments where few steps are computed, that reaches the speed-up or
+        comes as close to it as ``max_interval`` allows; None where no step can be skipped.
     """
     if config.speedup is None or config.has_floor:
         return None
     steps, segments = run.num_inference_steps, len(structure.segments)
-    fewest = fewest_computed(steps, config.max_interval)
-    asked = 0 if config.speedup == "max" else computed_steps(steps, float(config.speedup))
-    best = spread_steps(steps, min(steps, max(fewest, asked)))
+    count = computed_steps(steps, config.speedup, config.max_interval)
+    best = spread_steps(steps, count)
     if best.all():
         return None
     mask = np.repeat(best[:, None], segments, axis=1)  # [S, G]
+    is_of_outputs = config.for_steps(steps).granularity == "output"
+    windows = None
+    if is_of_outputs and config.planner.time_windows:
+        windows = _windows(best, gains)
+    # Segments leave what is around them to be computed.
+    rest = 0.0
+    if not is_of_outputs:
+        rest = 1 - sum(s.flops for s in structure.segments) / max(1, structure.total_flops)
     return Plan(
         fingerprint=run,
         compute_mask=mask,
-        forecasters=(_FORECASTER,),
+        forecasters=(_FORECASTER if is_of_outputs else _FORECASTER_OF_SEGMENTS,),
         forecaster_index=np.where(mask, -1, 0).astype(np.int8),
-        granularity="output",
-        time_weights=_windows(best, gains) if config.planner.time_windows else None,
-        flop_fraction=float(best.mean()),
+        granularity="output" if is_of_outputs else "segment",
+        time_weights=windows,
+        flop_fraction=float(best.mean() + (1 - best.mean()) * rest),
     )
 
 

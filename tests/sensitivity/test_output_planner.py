@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
+from genaccel.sensitivity.config import fewest_computed
 from genaccel.sensitivity.output_planner import (
-    fewest_computed,
     forecast_weights,
     plan_outputs,
     schedules,
