@@ -365,11 +365,10 @@ def _compare_large(bench: Bench) -> None:
     workload, note = large_workload(
         device,
         layers=bench.options["layers"] or (4 if on_cpu else 0),
-        steps=(2 if bench.quick else 6) if on_cpu else 50,
+        steps=(2 if bench.quick else 4) if on_cpu else 50,
     )
-    forecasters = ("taylor1",) if bench.quick else ("reuse", "taylor1")
     trials: list[Trial] = []
-    for found in large_trials(workload, forecasters=forecasters, with_peer=not bench.quick):
+    for found in large_trials(workload, is_quick=bench.quick):
         if isinstance(found, Failure):
             bench.rows.append(_failed_row(workload.name, found))
         else:
@@ -383,8 +382,10 @@ def _compare_large(bench: Bench) -> None:
         min((o.efficiency for o in mine), default=None),
         _LEAST_EFFICIENCY,
     )
-    if mine and mine[-1].trial.attached is not None:
-        print(f"{workload.name}, {note}: {cost_of_steps(workload, mine[-1].trial.attached)}")
+    for outcome in mine:
+        if outcome.trial.attached is not None:
+            costs = cost_of_steps(workload, outcome.trial.attached)
+            print(f"{workload.name}, {note}: {outcome.trial.method.name}: {costs}")
 
 
 def _row(

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,7 +42,8 @@ class Ours:
         self.workload = workload
         self.batches = batches
         # A pipeline that is enabled looks for plans; none of an earlier run must be found.
-        self._cache = tempfile.TemporaryDirectory()
+        self._folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._measured: Measurements | None = None
         self._reference: Tensor | None = None
 
@@ -65,8 +68,10 @@ class Ours:
         return self._measured
 
     def enable(self, pipeline: Any, config: genaccel.SensitivityConfig) -> Any:
-        """``genaccel.enable`` on a pipeline, with a cache of this benchmark's own."""
-        return genaccel.enable(pipeline, config.changed(cache_dir=self._cache.name))
+        """``genaccel.enable`` on a pipeline, with a cache of its own."""
+        # A config that only differs in its first run would find the other's plan in a shared one.
+        folder = tempfile.mkdtemp(dir=self._folder)
+        return genaccel.enable(pipeline, config.changed(cache_dir=folder))
 
     def attach_measured(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
         """What a user has who enabled one pipeline and ran it once: ``SensitivityConfig(**values)``.
@@ -88,20 +93,19 @@ class Ours:
         return attached
 
     def _enabled(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
-        """Enabled, run once on samples for calibration, and once more to hear which plan it follows."""
+        """Enabled, and run once on samples for calibration."""
         config = genaccel.SensitivityConfig(speedup=2.0).changed(**values)
         handle = self.enable(pipeline, config)
         attached = Attached(pipeline)
-        samples = self.workload.calibration_samples(0)
-        self.workload.latents(attached, samples)
-        if handle.report()["transformer"].flop_ratio <= 1:
-            self.workload.latents(attached, samples)
-        report = handle.report()["transformer"]
-        if report.flop_ratio <= 1:
+        self.workload.latents(attached, self.workload.calibration_samples(0))
+        report, plan = handle.report()["transformer"], handle.plans["transformer"]
+        if plan is None:
             raise ValueError(
                 f"no plan after the first run: {report.plan}; {' '.join(report.notes)}"
             )
         attached.note = report.plan or ""
+        if report.flop_ratio <= 1:
+            attached.note = f"measured, {1 / plan.flop_fraction:.2f}x fewer FLOPs"
         return attached
 
     def plan(self, values: Mapping[str, Any]) -> Plan:
@@ -139,7 +143,7 @@ class Ours:
         self, pipeline: Any, plan: Plan, values: Mapping[str, Any] | None = None
     ) -> Attached:
         """Any plan, through a folder as users' plans are."""
-        folder = Path(tempfile.mkdtemp(dir=self._cache.name))
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
         plan.save_pretrained(folder)
         others = {k: v for k, v in (values or {}).items() if k != "speedup"}
         config = genaccel.SensitivityConfig(speedup=2.0).changed(
@@ -153,13 +157,20 @@ class Ours:
         return self.attach_plan(pipeline, fixed_plan(self.measured, **values))
 
 
-def fixed_plan(measured: Measurements, *, count: int, forecaster: str) -> Plan:
+def fixed_plan(
+    measured: Measurements,
+    *,
+    count: int,
+    forecaster: str,
+    granularity: Literal["segment", "output"] = "segment",
+) -> Plan:
     """Computes ``count`` steps as evenly as they go, as FORA does where that is whole.
 
     Args:
         measured: Only for what the run is.
         count: Computed steps.
         forecaster: For the others.
+        granularity: "segment" or "output".
     """
     steps = measured.fingerprint.num_inference_steps
     segments = len(measured.segment_flops)
@@ -171,6 +182,7 @@ def fixed_plan(measured: Measurements, *, count: int, forecaster: str) -> Plan:
         compute_mask=mask,
         forecasters=(forecaster,),
         forecaster_index=np.where(mask, -1, 0).astype(np.int8),
+        granularity=granularity,
         flop_fraction=(count * measured.total_flops + (steps - count) * fixed)
         / (steps * measured.total_flops),
     )
@@ -234,17 +246,10 @@ def our_methods(ours: Ours) -> list[Method]:
             may_be_tuned=True,
         ),
         Method(
-            name=f"{OURS}, mixed",
-            attach=ours.attach_measured,
-            ladders=asked(granularity="mixed"),
-            role="variant",
-            may_be_tuned=True,
-        ),
-        Method(
             name=f"{OURS}, plans of the zoo",
             attach=ours.attach_shipped,
             ladders=(
-                (Setting("speedup 2", {"speedup": 2.0}), Setting("speedup 3", {"speedup": 3.0})),
+                tuple(Setting(f"speedup {s:g}", {"speedup": s}, expected=s) for s in (2.0, 3.0)),
             ),
             role="variant",
         ),
@@ -283,7 +288,7 @@ def ablation_methods(ours: Ours, speedup: float) -> list[Method]:
         ("DP, reuse, steps not weighed", {"forecasters": ("reuse",), "weigh_steps": False}),
         ("DP, reuse", {"forecasters": ("reuse",)}),
         ("DP, Taylor 1", {"forecasters": ("taylor1",)}),
-        ("DP, reuse + Taylor", {"forecasters": ("reuse", "taylor1", "taylor2")}),
+        ("DP, Taylor 2", {"forecasters": ("taylor2",)}),
         ("DP, affine", {"forecasters": ("affine",)}),
         ("DP, all forecasters", {}),
         ("DP, all, end-point cost", {"edge_cost": "endpoint"}),
@@ -298,49 +303,72 @@ def ablation_methods(ours: Ours, speedup: float) -> list[Method]:
         ("DP, all + pruning", {"pruning_share": _PRUNING_SHARE}),
         ("DP, all, of modules", {"granularity": "module"}),
         ("DP, all, mixed", {"granularity": "mixed"}),
+        ("outputs, no windows of times", {"granularity": "output", "time_windows": False}),
+        ("outputs", {"granularity": "output"}),
     ]
+
+    def only(label: str, **values: Any) -> tuple[tuple[Setting, ...], ...]:
+        return ((Setting(label, values),),)
+
+    # A hair less, which rounding could put above what so many steps give.
+    asked = ours.speedup_of(count) * (1 - 1e-9)
     return [
         *(
             Method(
                 name=f"fixed interval, {forecaster}",
                 attach=ours.attach_fixed,
-                ladders=(
-                    (
-                        Setting(
-                            f"every {steps / count:.2f}", {"count": count, "forecaster": forecaster}
-                        ),
-                    ),
-                ),
+                ladders=only(f"every {steps / count:.2f}", count=count, forecaster=forecaster),
             )
-            for forecaster in ("reuse", "taylor1")
+            for forecaster in ("reuse", "taylor1", "taylor2")
         ),
         *(
             Method(
                 name=name,
                 attach=ours.attach_planned,
-                ladders=(
-                    (
-                        Setting(
-                            f"speedup {speedup}",
-                            {"speedup": speedup, "weigh_steps": True, **values},
-                        ),
-                    ),
+                ladders=only(
+                    f"speedup {asked:.3g}", speedup=asked, **{"granularity": "segment", **values}
                 ),
             )
             for name, values in rows
         ),
+        *(
+            Method(
+                name=f"outputs by rule{name}",
+                attach=ours.attach_measured,
+                ladders=only(
+                    f"speedup {asked:.3g}", speedup=asked, first_run="plan", time_windows=windows
+                ),
+            )
+            for name, windows in ((", no windows of times", False), ("", True))
+        ),
     ]
 
 
-def alternating(ours: Ours, forecasters: Sequence[str]) -> list[Method]:
-    """Every second step: the pattern by which wall time is compared with FLOPs."""
-    values = {"count": ours.workload.num_steps // 2}
+def alternating(ours: Ours, *, only_segments: bool = False) -> list[Method]:
+    """Every second step: the pattern by which measured time is compared with FLOPs.
+
+    Args:
+        ours: With the workload.
+        only_segments: Or else outputs are forecast too, which costs less.
+    """
+    kinds = [("segment", "taylor1"), ("output", "taylor2")]
     return [
         Method(
-            name=f"genaccel, every second step, {forecaster}",
+            name=f"genaccel, every second step, {granularity}s, {forecaster}",
             attach=ours.attach_fixed,
-            ladders=((Setting("every 2", {**values, "forecaster": forecaster}),),),
+            ladders=(
+                (
+                    Setting(
+                        "every 2",
+                        {
+                            "count": ours.workload.num_steps // 2,
+                            "forecaster": forecaster,
+                            "granularity": granularity,
+                        },
+                    ),
+                ),
+            ),
             role="ours",
         )
-        for forecaster in forecasters
+        for granularity, forecaster in kinds[: 1 if only_segments else None]
     ]

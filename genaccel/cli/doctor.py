@@ -131,9 +131,7 @@ def _outlook(
     if measured is None:
         return {"stored_plan": None, "most": None, "does_nothing": []}
     pipeline = model.director.pipeline
-    stored = model.director.source.stored_plan(
-        planned_run(measured.fingerprint, pipeline.scheduler, steps)
-    )
+    stored = model.director.source.stored_plan(planned_run(measured.fingerprint, pipeline, steps))
     is_of_outputs = config.for_steps(steps).granularity == "output"
     if is_of_outputs:
         from genaccel.sensitivity.config import fewest_computed

@@ -54,10 +54,10 @@ def run_fingerprint(
         height=shape[-2] if len(shape) > 2 else 1,
         width=shape[-1] if len(shape) > 3 else 1,
         guidance_scale=_number(getattr(pipeline, "_guidance_scale", None)),
-        adapters=active_adapters(model),
+        adapters=active_adapters(model, call_scale(pipeline)),
         segments=segments_digest(structure),
         start_step=run.start,
-        schedule_digest=schedule_digest(run),
+        schedule_digest=schedule_digest(run, pipeline),
         weights=weights[0],
         weights_dtype=weights[1],
         control="" if control is None else type(control).__name__,
@@ -69,23 +69,35 @@ def run_fingerprint(
     )
 
 
-def planned_run(known: Fingerprint, scheduler: Any, num_inference_steps: int) -> Fingerprint:
+def planned_run(known: Fingerprint, pipeline: Any, num_inference_steps: int) -> Fingerprint:
     """Of a run from noise, of as many steps as asked for, that is otherwise like a known one."""
-    probe = copy.deepcopy(scheduler)
+    probe = copy.deepcopy(pipeline.scheduler)
     probe.set_timesteps(num_inference_steps)
     run = PipelineRun(0, scheduler=probe, num_steps=len(probe.timesteps))
     return dataclasses.replace(
         known,
         num_inference_steps=run.num_steps,
         start_step=0,
-        schedule_digest=schedule_digest(run),
+        schedule_digest=schedule_digest(run, pipeline),
     )
 
 
-def schedule_digest(run: Run) -> str:
-    """Of a run's timesteps and noise levels; empty where they are unknown."""
+def schedule_digest(run: Run, pipeline: Any = None) -> str:
+    """Of a run's timesteps and noise levels, and of where one model hands over to another.
+
+    Args:
+        run: The run.
+        pipeline: Its, or None.
+
+    Returns:
+        Empty where the schedule is unknown.
+    """
     values = run.schedule()
-    return _digest([float(f"{value:.5g}") for value in values]) if values else ""
+    if not values:
+        return ""
+    boundary = getattr(getattr(pipeline, "config", None), "boundary_ratio", None)
+    parts = [] if boundary is None else [float(boundary)]
+    return _digest([float(f"{value:.5g}") for value in [*values, *parts]])
 
 
 def segments_digest(structure: Structure) -> str:
@@ -93,8 +105,23 @@ def segments_digest(structure: Structure) -> str:
     return _digest(list(structure.names))
 
 
-def active_adapters(model: nn.Module) -> tuple[str, ...]:
-    """Adapters that take part in a call, each with its scale, such as ``style*0.8``."""
+def call_scale(pipeline: Any) -> float:
+    """The scale of adapters that a call of the pipeline gives, on top of their own."""
+    for name in ("_joint_attention_kwargs", "_attention_kwargs", "_cross_attention_kwargs"):
+        given = getattr(pipeline, name, None)
+        scale = given.get("scale") if isinstance(given, dict) else None
+        if isinstance(scale, int | float):
+            return float(scale)
+    return 1.0
+
+
+def active_adapters(model: nn.Module, scale: float = 1.0) -> tuple[str, ...]:
+    """Adapters that take part in a call, each with its scale, such as ``style*0.8``.
+
+    Args:
+        model: With layers of peft, or none.
+        scale: Of the call, for all of them.
+    """
     found: set[str] = set()
     for module in model.modules():
         scaling = getattr(module, "scaling", None)
@@ -103,7 +130,9 @@ def active_adapters(model: nn.Module) -> tuple[str, ...]:
             continue
         if getattr(module, "disable_adapters", False) or getattr(module, "merged_adapters", None):
             continue  # merged ones are in the weights
-        found |= {f"{name}*{float(scaling[name]):.4g}" for name in active if name in scaling}
+        found |= {
+            f"{name}*{scale * float(scaling[name]):.4g}" for name in active if name in scaling
+        }
     return tuple(sorted(found))
 
 
@@ -116,17 +145,13 @@ class WeightsSketch:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._key: Any = None
-        self._sketch: tuple[tuple[float, ...] | None, str | None] = (None, None)
 
     def __call__(self) -> tuple[tuple[float, ...] | None, str | None]:
-        """The sketch, of length 1, and the dtype of most weights; None where there are no values."""
-        parameters = [p for p in self._model.parameters() if p.device.type != "meta"]
-        # Read anew where a weight was changed, or moved to where it may have been.
-        key = tuple((id(p), _version(p), p.data_ptr()) for p in parameters)
-        if key != self._key:
-            self._key, self._sketch = key, _sketch(parameters)
-        return self._sketch
+        """The sketch, and the dtype of most weights; None where there are no values.
+
+        It is made anew each time, in milliseconds: nothing tells of all ways to change a weight.
+        """
+        return _sketch([p for p in self._model.parameters() if p.device.type != "meta"])
 
 
 def _sketch(
@@ -160,10 +185,6 @@ def _sketch(
     dtypes = Counter(p.dtype for p in parameters)
     sketch = tuple(float(f"{value:.6g}") for value in signs @ (values / length))
     return sketch, str(dtypes.most_common(1)[0][0]).removeprefix("torch.")
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _digest(value: Any) -> str:

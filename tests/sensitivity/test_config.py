@@ -26,7 +26,10 @@ def test_one_target_is_wanted():
         ({"speedup": "most"}, "speedup must be a number or \"max\", got 'most'"),
         ({"speedup": 2.0, "max_interval": 0}, "max_interval must be at least 1"),
         ({"speedup": 2.0, "first_run": "skip"}, "first_run must be one of measure, plan"),
-        ({"speedup": 2.0, "granularity": "token"}, "granularity must be one of segment, output, "),
+        (
+            {"speedup": 2.0, "granularity": "token"},
+            "granularity must be one of auto, output, segment, ",
+        ),
         ({"speedup": 2.0, "cache_megabytes": 0.0}, "cache_megabytes must be above 0 or None"),
         ({"speedup": 2.0, "planner": {"metric": "l2"}}, "planner must be PlannerOptions, got dict"),
     ],

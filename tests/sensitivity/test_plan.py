@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -68,8 +69,13 @@ def test_a_plan_of_version_1_is_read(make_plan: MakePlan, tmp_path: Path) -> Non
     fingerprint["lora"] = fingerprint.pop("adapters")
     path.write_text(json.dumps({**values, "version": 1, "fingerprint": fingerprint}))
     read = Plan.from_pretrained(tmp_path)
-    _same(plan, read)
     assert read.fingerprint.weights is None
+    # Its digests are of all keys of the configurations, which a run knows too.
+    run = dataclasses.replace(plan.fingerprint, old_digests=("1" * 32, "2" * 32))
+    assert read.fingerprint.differences(run) == []
+    other = dataclasses.replace(plan.fingerprint, old_digests=("3" * 32, "2" * 32))
+    assert read.fingerprint.differences(other) == ["model_config_digest"]
+    _same(dataclasses.replace(plan, fingerprint=read.fingerprint), read)
 
 
 def test_a_plan_of_outputs_has_one_schedule_and_no_tokens(

@@ -72,9 +72,15 @@ def test_the_best_is_kept_resumed_and_found_by_quality(
         sample(pipeline)
 
 
-def test_a_stopped_search_has_kept_what_is_done(pipeline, calls, tmp_path, short):
-    with pytest.raises(ValueError, match="a speed-up of 50 is out of reach"):
-        tune(pipeline, calls[:1], speedups=[1.5, 50.0], out=tmp_path)
+def test_a_stopped_search_has_kept_what_is_done(pipeline, calls, tmp_path, short, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    made = tune_module._Trials.result
+    results = iter([made, interrupted])
+    monkeypatch.setattr(tune_module._Trials, "result", lambda *args: next(results)(*args))
+    with pytest.raises(KeyboardInterrupt):
+        tune(pipeline, calls[:1], speedups=[1.5, 2.0], out=tmp_path)
     assert [e.folder for e in PlanLibrary(tmp_path).entries] == ["speedup-1.5-steps-8"]
     assert not hasattr(pipeline.transformer, "_diffusers_hook")
 
