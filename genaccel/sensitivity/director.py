@@ -323,9 +323,12 @@ class SensitivityRun:
         self._early.clear()
         measuring, self._measuring = self._measuring, None
         if self._first_step is not None and not self._is_decided and self._run.num_steps > 1:
-            self._notes.append(
-                "its steps can't be counted: neither the scheduler nor the timestep tells of them"
+            sentence = (
+                f"the steps of {self._director.name} can't be counted, as neither the scheduler nor the "
+                "timestep tells of them: it is computed in full, this time and later"
             )
+            self._notes.append(sentence)
+            self._director.say(sentence)
         if measuring is None:
             return
         if not whole or self._ended_early(measuring.run):

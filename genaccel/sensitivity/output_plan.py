@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,17 +13,21 @@ from genaccel.sensitivity.output_planner import plan_outputs
 from genaccel.sensitivity.plan import Plan
 from genaccel.sensitivity.planner import Measurements
 
+# A plan slower by this is what was asked for.
+_SLACK = 0.03
+
 
 def output_plan(measured: Measurements, config: SensitivityConfig, *, speedup: float) -> Plan:
-    """The plan of outputs for a speed-up, or the fastest below it.
+    """The plan of outputs for a speed-up.
 
     Args:
         measured: With the inner products of outputs.
         config: With the largest interval.
-        speedup: FLOPs without acceleration over those with it.
+        speedup: FLOPs without acceleration over those with it; infinite for the most there is.
 
     Raises:
-        ValueError: If outputs were not measured, or no step can be left out.
+        ValueError: If outputs were not measured, no step can be left out, or the speed-up is out of
+            reach.
     """
     if measured.outputs is None:
         raise ValueError("the model's outputs were not measured: calibrate anew")
@@ -29,6 +35,11 @@ def output_plan(measured: Measurements, config: SensitivityConfig, *, speedup: f
     begin, end = _called(gram)
     steps = end - begin
     count = computed_steps(steps, speedup, config.max_interval)
+    if not math.isinf(speedup) and steps / count < speedup * (1 - _SLACK):
+        raise ValueError(
+            f"a speed-up of {speedup:g} is out of reach: with {count} of {steps} steps computed, the first "
+            f"two and what max_interval wants, {steps / count:.3g} is the most"
+        )
     if count >= steps:
         raise ValueError(f"a run of {steps} steps has none to leave out at {speedup:g}x")
     gains = None if measured.gains is None else measured.gains[begin:end]

@@ -96,11 +96,12 @@ def best_plan(measured: Measurements, config: SensitivityConfig) -> Plan | None:
     """
     config = _resolved(measured, config)
     if config.granularity == "output":
-        speedup = math.inf if config.speedup in (None, "max") else float(config.speedup)
-        try:
-            return output_plan(measured, config, speedup=speedup)
-        except ValueError:
-            return None
+        for speedup in (_asked(config), math.inf):
+            try:
+                return output_plan(measured, config, speedup=speedup)
+            except ValueError:
+                continue
+        return None
     begin, end = used_steps(measured, config)
     most = best_speedup(
         segment_flops=measured.segment_flops,
@@ -109,7 +110,7 @@ def best_plan(measured: Measurements, config: SensitivityConfig) -> Plan | None:
         steps=end - begin,
         max_interval=config.max_interval,
     )
-    asked = most if config.speedup in (None, "max") else min(float(config.speedup), most)
+    asked = min(_asked(config), most)
     if config.has_partial_steps and not any(
         layer.segment >= 0 and layer.is_usable for layer in measured.layers
     ):
@@ -124,6 +125,11 @@ def best_plan(measured: Measurements, config: SensitivityConfig) -> Plan | None:
             # Partial steps, or edges that were not measured, may allow less than whole ones.
             speedup = 1 + (speedup - 1) * 0.9 if speedup > _LEAST_SPEEDUP else 1.0
     return None
+
+
+def _asked(config: SensitivityConfig) -> float:
+    """The speed-up, infinite for the most there is."""
+    return float(config.speedup) if isinstance(config.speedup, int | float) else math.inf
 
 
 def _resolved(measured: Measurements, config: SensitivityConfig) -> SensitivityConfig:

@@ -90,7 +90,7 @@ def test_options_of_the_plan(calibrate, tmp_path):
     library = PlanLibrary(tmp_path / "plans")
     plan = library.load(library.entries[0])
     assert plan.compute_mask[:2].all()
-    assert library.entries[0].config["weigh_steps"] is True
+    assert library.entries[0].config["planner"]["weigh_steps"] is True
     positions = [i for i, c in enumerate(plan.steps_computation_mask()) if c]
     assert max(b - a for a, b in zip(positions, [*positions[1:], 8], strict=True)) <= 3
 
@@ -152,7 +152,8 @@ def test_any_field_of_the_config_can_be_set(calibrate, tmp_path):
     [
         ("[1]", "--config must be a JSON object"),
         ('{"prune": 1}', "unknown keys ['prune']"),
-        ('{"metric": "l1"}', 'metric belongs into "planner"'),
+        ('{"metric": "l9"}', "metric must be one of cosine, l1, l2"),
+        ('{"planner": {"prune": 1}}', "unknown keys ['prune']"),
         ('{"speedup": 3}', "--config names speedup, which has an option of its own"),
         ('{"pruning_share": "a"}', "--config has a value of the wrong type"),
     ],

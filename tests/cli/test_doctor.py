@@ -17,6 +17,8 @@ def test_says_what_was_bound_and_what_it_is_worth(run, pipeline_folder):
     assert "a run of 50 steps can be " in result.stdout
     assert "each kept step takes " in result.stdout
     assert "no plan for 2x and 50 steps is kept: the first run will be" in result.stdout
+    assert "no effect here" not in result.stdout
+    result = run("doctor", pipeline_folder, "--config", '{"granularity": "segment"}')
     assert "no effect here: shared_schedule" in result.stdout
 
 
@@ -58,7 +60,7 @@ def test_without_a_run_only_the_blocks_are_known(run, pipeline_folder, monkeypat
 def test_a_speedup_out_of_reach_is_said(run, pipeline_folder):
     result = run("doctor", pipeline_folder, "--speedup", 40)
     assert result.exit_code == 0
-    assert "40x is out of reach: ask for less" in result.stdout
+    assert "40x is out of reach: runs get the most there is" in result.stdout
 
 
 def test_a_scheduler_that_draws_noise_has_no_weights_of_steps(run, pipeline_folder):
