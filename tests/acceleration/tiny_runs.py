@@ -159,6 +159,7 @@ def sd3_controlnet():
 
 def run_sd3(pipe, *, seed=0, steps=STEPS, **arguments):
     """Latents of a guided run."""
+    torch.manual_seed(seed)  # ControlNet's pipeline draws from the global generator
     text = torch.Generator().manual_seed(5)
     embeddings = {}
     for prefix in ("", "negative_"):

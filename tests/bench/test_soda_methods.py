@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from bench.soda_ours import BY_RULE, OURS, Ours, fixed_plan, our_methods
+from bench.soda_ours import BY_RULE, OURS, Ours, ablation_methods, fixed_plan, our_methods
 from bench.soda_peers import peers
 from bench.soda_search import Failure, Search, Trial
 from bench.soda_workload import Method, Setting, Workload
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 _NAMES = (
     OURS,
-    f"{OURS}, mixed",
+    f"{OURS}, segments",
     BY_RULE,
     "fixed interval (FORA)",
     "fixed interval, Taylor 1",
@@ -118,3 +118,17 @@ def test_a_method_that_raises_is_a_row_and_no_crash(workload: Workload) -> None:
 
     assert isinstance(found, Failure)
     assert found.reason == "AttributeError: no such block"
+
+
+def test_each_row_of_the_ablation_saves_the_same_flops(workload: Workload) -> None:
+    search = Search(workload, is_timed=False)
+    found = {
+        m.name: search.choose(m, 0.0) for m in ablation_methods(Ours(workload, batches=1), 2.0)
+    }
+
+    assert not [f for f in found.values() if isinstance(f, Failure)]
+    ratios = {n: t.flop_ratio for n, t in found.items() if isinstance(t, Trial)}
+    # Norms and gates of modules and embedded times cost much of so small a model.
+    low = {n for n, ratio in ratios.items() if ratio < 1.9}
+    assert low <= {n for n in ratios if "modul" in n or "mixed" in n or n.startswith("outputs")}
+    assert max(ratios.values()) < 2.6
