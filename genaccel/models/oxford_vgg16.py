@@ -115,15 +115,20 @@ class OxfordVgg16(nn.Module):
                 maps.append(x.float() / (length + _NORM_FLOOR))
         return maps
 
-    def forward(self, images: Tensor, references: Tensor) -> Tensor:
-        """Distances ``[B]`` of ``[B, 3, H, W]`` in [0, 1]: squared differences, summed over channels and stages."""
-        with torch.no_grad():
-            expected = self.features(references)
+    @staticmethod
+    def distance(maps: Sequence[Tensor], references: Sequence[Tensor]) -> Tensor:
+        """Distances ``[B]`` of two images' :meth:`features`: squared differences, summed over channels and stages."""
         distances = [
-            (found - wanted).square().sum(dim=1).mean(dim=(1, 2))
-            for found, wanted in zip(self.features(images), expected, strict=True)
+            (found - expected).square().sum(dim=1).mean(dim=(1, 2))
+            for found, expected in zip(maps, references, strict=True)
         ]
         return torch.stack(distances).sum(dim=0)
+
+    def forward(self, images: Tensor, references: Tensor) -> Tensor:
+        """Distances ``[B]`` of ``[B, 3, H, W]`` in [0, 1]; no gradient reaches the references."""
+        with torch.no_grad():
+            expected = self.features(references)
+        return self.distance(self.features(images), expected)
 
 
 def _installed_file() -> Path:

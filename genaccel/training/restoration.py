@@ -147,8 +147,10 @@ class RestorationTraining(TrainingLoop):
         middle = slice(first, first + config.feature_size)
         base, target, picture = (x[chosen, :, middle, middle] for x in (bases, targets, pictures))
         with torch.no_grad():
-            before = self.features(base, target)
-        distance = (self.features(picture, target) / (before + _LEAST_DISTANCE)).mean()
+            expected = self.features.features(target)
+            before = self.features.distance(self.features.features(base), expected)
+        after = self.features.distance(self.features.features(picture), expected)
+        distance = (after / (before + _LEAST_DISTANCE)).mean()
         loss = error + config.feature_weight * distance
         return loss, {"relative_error": error, "relative_distance": distance}
 

@@ -82,6 +82,20 @@ def test_a_run_can_begin_with_a_model(data, tmp_path):
         assert torch.equal(found, expected)
 
 
+def test_features_of_vgg16_count_if_asked_for(data, tmp_path):
+    config = dataclasses.replace(CONFIG, feature_weight=0.5, feature_size=16)
+    options = {"data": data, "run": tmp_path / "run", "cpu": True}
+    try:
+        training = RestorationTraining(MODEL, config, PAIRS, LOOP, **options)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    loss, parts = training.loss(training.batch(range(4)), torch.Generator())
+    assert 0.2 < float(parts["relative_distance"].detach()) <= 1  # that of the base, as yet
+    total = parts["relative_error"] + 0.5 * parts["relative_distance"]
+    torch.testing.assert_close(loss, total)
+    training.train()
+
+
 def test_other_options_are_refused(data, tmp_path):
     run_training(data, tmp_path / "run")
     with pytest.raises(ValueError, match="holds a run with other options"):
@@ -141,6 +155,12 @@ def test_the_error_of_the_base_itself_is_one():
         (lambda: PairsConfig(view_size=30), "view_size must be a multiple of 8"),
         (lambda: PairsConfig(seed=-1), "seed must not be negative"),
         (lambda: RestorationTrainingConfig(window_size=0), "window_size must be at least 1"),
+        (lambda: RestorationTrainingConfig(feature_weight=-1.0), "feature_weight must not be neg"),
+        (
+            lambda: RestorationTrainingConfig(feature_weight=1.0, feature_size=8),
+            "feature_size must be within 16 to 128",
+        ),
+        (lambda: RestorationTrainingConfig(feature_fraction=0.0), "feature_fraction must be in"),
     ],
 )
 def test_configurations_out_of_range_are_refused(make, message):
