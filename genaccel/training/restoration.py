@@ -43,7 +43,7 @@ class RestorationTrainingConfig:
     window_size: int = 128
     feature_weight: float = 0.0
     feature_size: int = 64
-    feature_fraction: float = 0.5
+    feature_fraction: float = 0.25
 
     def __post_init__(self) -> None:
         if self.window_size < 1:

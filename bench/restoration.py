@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What restoration adds to AVIF, at full, half and quarter size, on photographs that it was not trained on.
+
+    python bench/restoration.py [--quick] [--json FILE] [--model FOLDER] [--vgg16 FILE] [--keep FILE] [--sheet PNG]
+
+Both sides decode the same file; the plain side enlarges a smaller base by Lanczos. Bits are those of whole files without
+metadata. Distances of VGG16 features are those of ``genaccel.models.oxford_vgg16``: neither LPIPS nor comparable with it, and a
+model may have been trained on the first four of its five stages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench.harness import Bench, alternate
+from bench.rdvq_curves import pareto_front
+from genaccel import zoo
+from genaccel.eval.bjontegaard_delta import bd_rate
+from genaccel.eval.held_out import held_out_photographs
+from genaccel.eval.ms_ssim import ms_ssim_of_images
+from genaccel.eval.psnr import psnr
+from genaccel.eval.results import Metric
+from genaccel.eval.ssimulacra2 import ssimulacra2_of_images
+from genaccel.models.oxford_vgg16 import INSTALL_COMMAND, OxfordVgg16
+from genaccel.models.restoration import Restoration, lanczos_enlarged
+from genaccel.training.restoration_pairs import coded_base
+
+# Side of the picture over that of the base -> qualities, from about 0.03 to about 0.4 bits per pixel.
+QUALITIES = {1: (0, 15, 25, 35, 45), 2: (10, 30, 45, 60, 75), 4: (50, 90)}
+QUICK_QUALITIES = {1: (15,), 2: (45,)}
+QUICK_SIDE = 224
+TIMED_SIZES = ((640, 427), (1920, 1280))  # width, height
+
+Pixels = NDArray[np.uint8]
+METRICS: dict[str, Metric] = {
+    "psnr": Metric(key="psnr", title="PSNR", unit="dB", higher_is_better=True),
+    "ms_ssim": Metric(key="ms_ssim", title="MS-SSIM", higher_is_better=True),
+    "ssimulacra2": Metric(key="ssimulacra2", title="SSIMULACRA2", higher_is_better=True),
+    "vgg": Metric(key="vgg", title="VGG distance", higher_is_better=False),
+}
+
+
+def main() -> None:
+    """Run the benchmark."""
+    bench = Bench.from_command_line(
+        "restoration",
+        __doc__.splitlines()[0],
+        {
+            "model": (Path, None, None, "model folder; by default that of the zoo"),
+            "vgg16": (Path, None, None, "ONNX file of VGG16; by default that of the package"),
+            "keep": (Path, None, None, "JSON file of judgements, which are not made again"),
+            "sheet": (Path, None, None, "also draw crops, coded and restored"),
+        },
+    )
+    model = Restoration.from_pretrained(bench.options["model"] or zoo.path("photo-restoration"))
+    judges = _judges(bench.options["vgg16"])
+    kept = _Kept(bench.options["keep"])
+    photographs = held_out_photographs()
+    if bench.quick:
+        photographs = {
+            name: image[:QUICK_SIDE, :QUICK_SIDE].copy()
+            for name, image in list(photographs.items())[:2]
+        }
+    points: dict[str, dict[str, list[dict[str, object]]]] = {}
+    for scale, qualities in (QUICK_QUALITIES if bench.quick else QUALITIES).items():
+        for quality in qualities:
+            values: dict[str, list[dict[str, float]]] = {"plain": [], "restored": []}
+            bits = []
+            for name, image in photographs.items():
+                base, num_bytes = coded_base(image, scale=scale, quality=quality)
+                bits.append(8 * num_bytes / (image.shape[0] * image.shape[1]))
+                size = (image.shape[0], image.shape[1])
+                for side, decoded in (
+                    ("plain", enlarged(base, scale, size)),
+                    ("restored", restored(model, base, scale, quality, size)),
+                ):
+                    found = {
+                        key: kept.judgement(key, judge, image, decoded)
+                        for key, judge in judges.items()
+                    }
+                    values[side].append(found)
+                    curve = points.setdefault(name, {}).setdefault(side, [])
+                    curve.append({"bits_per_pixel": bits[-1], "metrics": found})
+            row: dict[str, object] = {"scale": scale, "quality": quality}
+            row["bits_per_pixel"] = statistics.mean(bits)
+            for key in judges:
+                for side, all_found in values.items():
+                    row[f"{key} {side}"] = statistics.mean(found[key] for found in all_found)
+            bench.rows.append(row)
+            print(row, file=sys.stderr, flush=True)
+            kept.write()
+    if not bench.quick:
+        bench.tables["bits at equal quality, the better of the sizes at each rate"] = [
+            _bd_row(name, sides, list(judges)) for name, sides in points.items()
+        ]
+    bench.tables["milliseconds, one thread"] = _speeds(model, quick=bench.quick)
+    if bench.options["sheet"] is not None:
+        draw_sheet(model, photographs, bench.options["sheet"])
+    bench.finish(["pillow", "ssimulacra2"])
+
+
+def enlarged(base: Pixels, scale: int, size: tuple[int, int]) -> Pixels:
+    """The base ``[h, w, 3]`` at the size of its picture."""
+    with torch.inference_mode():
+        return _pixels(lanczos_enlarged(_planes(base), scale), size)
+
+
+def restored(
+    model: Restoration, base: Pixels, scale: int, quality: int, size: tuple[int, int]
+) -> Pixels:
+    """The base ``[h, w, 3]`` after restoration."""
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        picture = model(_planes(base), torch.tensor([float(quality)]), scale=scale, size=size)
+    return _pixels(picture, size)
+
+
+def _planes(image: Pixels) -> torch.Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+
+
+def _pixels(planes: torch.Tensor, size: tuple[int, int]) -> Pixels:
+    image = planes[0, :, : size[0], : size[1]].clamp(0, 1).mul(255).round().to(torch.uint8)
+    pixels: Pixels = image.permute(1, 2, 0).contiguous().numpy()
+    return pixels
+
+
+def _judges(vgg16: Path | None) -> dict[str, Callable[[Pixels, Pixels], float]]:
+    judges: dict[str, Callable[[Pixels, Pixels], float]] = {
+        "psnr": psnr,
+        "ms_ssim": ms_ssim_of_images,
+        "ssimulacra2": ssimulacra2_of_images,
+    }
+    try:
+        network = OxfordVgg16.from_pretrained(vgg16)
+    except FileNotFoundError as error:
+        print(f"VGG16 is left out: {error} ({INSTALL_COMMAND})", file=sys.stderr)
+        return judges
+
+    @torch.inference_mode()
+    def vgg_distance(original: Pixels, decoded: Pixels) -> float:
+        return float(network(_planes(decoded), _planes(original)))
+
+    judges["vgg"] = vgg_distance
+    return judges
+
+
+class _Kept:
+    """Judgements by digest of what was judged, in a file if one is given."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._values: dict[str, float] = {}
+        if path is not None and path.is_file():
+            self._values = json.loads(path.read_text())
+
+    def judgement(
+        self, key: str, judge: Callable[[Pixels, Pixels], float], original: Pixels, decoded: Pixels
+    ) -> float:
+        digest = hashlib.sha256(original.tobytes() + decoded.tobytes()).hexdigest()
+        name = f"{key} {digest}"
+        if name not in self._values:
+            self._values[name] = judge(original, decoded)
+        return self._values[name]
+
+    def write(self) -> None:
+        if self._path is not None:
+            partial = self._path.with_name(self._path.name + ".partial")
+            partial.write_text(json.dumps(self._values))
+            os.replace(partial, self._path)
+
+
+def _bd_row(
+    name: str, sides: dict[str, list[dict[str, object]]], judges: list[str]
+) -> dict[str, object]:
+    row: dict[str, object] = {"photograph": name}
+    for key in judges:
+        metric = METRICS[key]
+        fronts = [pareto_front(sides[side], metric) for side in ("plain", "restored")]
+        try:
+            found = bd_rate(*fronts, higher_is_better=metric.higher_is_better).percent
+        except ValueError:
+            row[metric.title] = None
+        else:
+            row[metric.title] = f"{found:.1f} %"
+    return row
+
+
+def _speeds(model: Restoration, *, quick: bool) -> list[dict[str, object]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rows: list[dict[str, object]] = []
+    for width, height in TIMED_SIZES[:1] if quick else TIMED_SIZES:
+        for scale in QUALITIES:
+            base = torch.rand(1, 3, -(-height // scale), -(-width // scale))
+
+            def restore(
+                dtype: torch.dtype,
+                base: torch.Tensor = base,
+                scale: int = scale,
+                size: tuple[int, int] = (height, width),
+            ) -> None:
+                with (
+                    torch.inference_mode(),
+                    torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16),
+                ):
+                    model(base, torch.tensor([20.0]), scale=scale, size=size)
+
+            seconds = alternate(
+                {
+                    "fp32": lambda: restore(torch.float32),
+                    "bf16": lambda: restore(torch.bfloat16),
+                },
+                2 if quick else 5,
+            )
+            times = {key: 1e3 * value for key, value in seconds.items()}
+            rows.append({"size": f"{width}x{height}", "scale": scale, **times})
+    torch.set_num_threads(threads)
+    return rows
+
+
+def draw_sheet(model: Restoration, photographs: dict[str, Pixels], path: Path) -> None:
+    """Middles of the photographs, enlarged twice: the original, then the base and its restoration at two rates."""
+    side, points = 160, ((2, 30), (2, 60), (1, 20))
+    rows = []
+    for image in photographs.values():
+        size = (image.shape[0], image.shape[1])
+        top, left = ((length - side) // 2 for length in size)
+        cells = [image]
+        for scale, quality in points:
+            base, _ = coded_base(image, scale=scale, quality=quality)
+            cells.append(enlarged(base, scale, size))
+            cells.append(restored(model, base, scale, quality, size))
+        cut = [cell[top : top + side, left : left + side] for cell in cells]
+        rows.append(np.concatenate(cut, axis=1))
+    sheet = Image.fromarray(np.concatenate(rows))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST).save(path)
+
+
+if __name__ == "__main__":
+    main()
