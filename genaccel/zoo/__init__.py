@@ -31,7 +31,7 @@ def _entry(name: str) -> dict[str, Any]:
 
 
 def names(kind: str | None = None) -> list[str]:
-    """Names of the shipped models, sorted; of one ``kind`` ("codec", "pipeline") if given.
+    """Names of the shipped models, sorted; of one ``kind`` ("codec", "pipeline", "restoration") if given.
 
     Example:
         >>> names("codec")

@@ -10,6 +10,7 @@ from genaccel.cli.train import app
 from genaccel.codec.image_codec import ImageCodec
 from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.masked_entropy_model import MaskedEntropyModel
+from genaccel.models.restoration import Restoration
 
 
 @pytest.fixture
@@ -145,3 +146,26 @@ def test_two_commands_make_a_pipeline(tmp_path):
     index = json.loads((tmp_path / "dit/pipeline/model_index.json").read_text())
     assert index["_class_name"] == "DiTPipeline"
     assert index["id2label"] == {"0": "beach"}
+
+
+def test_restoration_is_one_command(photographs, tmp_path):
+    run = tmp_path / "run"
+    # Views of 256 pixels: a picture is reduced to nine tenths at most before one is cut out.
+    random = np.random.default_rng(0)
+    large = Image.fromarray(random.integers(0, 256, (30, 36, 3), dtype=np.uint8))
+    large.resize((360, 300), Image.Resampling.BICUBIC).save(photographs / "large.png")
+    options = ["--data", photographs, "--cpu", "--steps", 2, "--batch-size", 2, "--views", 4]
+    options += ["--channels", 8, "--blocks", 2, "--inner-blocks", 1, "--window-size", 32]
+
+    def invoke(*arguments):
+        return CliRunner().invoke(app, ["restoration", *map(str, arguments)])
+
+    result = invoke(*options, "--out", run)
+    assert result.exit_code == 0, result.output
+    assert Restoration.from_pretrained(run / "model").config.channels == 8
+    start = ["--pairs", run / "pairs", "--start", run / "model"]
+    result = invoke(*options, *start, "--out", tmp_path / "next")
+    assert result.exit_code == 0, result.output
+    result = invoke(*options, "--out", run, "--learning-rate", 1e-3)
+    assert result.exit_code == 2
+    assert "holds a run with other options" in " ".join(result.output.replace("│", " ").split())

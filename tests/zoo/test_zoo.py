@@ -8,6 +8,7 @@ import torch
 import genaccel
 from genaccel import zoo
 from genaccel.errors import UnknownModelError
+from genaccel.models.restoration import Restoration
 
 
 def test_every_model_has_its_files_and_a_card():
@@ -45,6 +46,19 @@ def test_each_quality_has_a_codec_and_better_ones_have_higher_rates():
 def test_unknown_names_list_the_known_ones(call):
     with pytest.raises(UnknownModelError, match="photo-codec-small"):
         call("photo-codec-smal")
+
+
+def test_restorations_load_and_are_small():
+    assert zoo.names("restoration") == ["photo-restoration"]
+    folder = zoo.path("photo-restoration")
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 8_000_000
+    model = Restoration.from_pretrained(folder)
+    assert sum(parameter.numel() for parameter in model.parameters()) <= 2_000_000
+    with torch.inference_mode():
+        picture = model(torch.full((1, 3, 9, 7), 0.5), torch.tensor([30.0]), scale=2, size=(17, 14))
+    assert picture.shape == (1, 3, 17, 14)
+    # A grey base says nothing but that the picture is grey.
+    assert (picture - 0.5).abs().max() < 0.1
 
 
 def test_landscapes_dit_runs_on_the_plan_beside_it(tmp_path):
