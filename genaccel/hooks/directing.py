@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from genaccel.hooks.blocks import PLAIN, SKIP, STORE
@@ -12,6 +13,7 @@ from genaccel.hooks.memory import Memory, Stream
 from genaccel.hooks.run_state import DecidedCall
 from genaccel.hooks.submodule_memory import SubmoduleMemory
 from genaccel.hooks.submodules import SubmoduleFrame
+from genaccel.hooks.time_window import TimeWindow, make_window
 
 
 def stream_of(call: DecidedCall) -> Stream:
@@ -96,3 +98,25 @@ def direct(
     made = iter(make_forecasts(requests))
     for i in skipped:
         frame.forecasts[i] = tuple(next(made) for _ in decisions[i].weights)
+
+
+def window_of(call: DecidedCall, decision: CallDecision, device: torch.device) -> TimeWindow | None:
+    """The times that the model is given the mean of; None for its own.
+
+    Args:
+        call: Which.
+        decision: With the steps and what they count.
+        device: Of the model's inputs.
+    """
+    times = call.run.times()
+    if call.layout is None or call.layout.time_scale is None or not times:
+        return None
+    steps = [step for step, _ in decision.time_weights]
+    if not all(0 <= step < len(times) for step in steps):
+        return None
+    return make_window(
+        [times[step] for step in steps],
+        [weight for _, weight in decision.time_weights],
+        call.layout.time_scale,
+        device,
+    )

@@ -29,14 +29,13 @@ from genaccel.hooks.blocks import SKIP, CallFrame, Parameters
 from genaccel.hooks.call_kind import call_kind, first_states_shape, first_tensor
 from genaccel.hooks.call_record import CallRecord, record_call
 from genaccel.hooks.clock import Clock, PipelineClock, Run, Tick, current_run
-from genaccel.hooks.directing import direct, stream_of, submodule_memory_of
-from genaccel.hooks.director import CallDecision, Director, Structure
+from genaccel.hooks.directing import direct, stream_of, submodule_memory_of, window_of
+from genaccel.hooks.director import Director, Structure
 from genaccel.hooks.flop_count import FlopCount
 from genaccel.hooks.learning import CallWatcher, KnownLayouts, Layout
 from genaccel.hooks.run_state import DecidedCall, RunState
 from genaccel.hooks.segments import Segment
 from genaccel.hooks.submodule_memory import TokenScore
-from genaccel.hooks.time_window import TimeWindow, make_window
 
 _logger = logging.getLogger(__name__)
 
@@ -331,26 +330,9 @@ class Engine:
             states = first_tensor(args, kwargs)
             direct(call, stream, decision, states)
             if decision.time_weights and states is not None:
-                frame.time_window = self._window(call, layout, decision, states.device)
+                frame.time_window = window_of(call, decision, states.device)
         call.began = time.perf_counter()
         return call
-
-    def _window(
-        self, call: DecidedCall, layout: Layout, decision: CallDecision, device: torch.device
-    ) -> TimeWindow | None:
-        """The times that the model is given the mean of."""
-        times = call.run.times()
-        if layout.time_scale is None or not times:
-            return None
-        steps = [step for step, _ in decision.time_weights]
-        if not all(0 <= step < len(times) for step in steps):
-            return None
-        return make_window(
-            [times[step] for step in steps],
-            [weight for _, weight in decision.time_weights],
-            layout.time_scale,
-            device,
-        )
 
     def _forecast_output(self, call: DecidedCall) -> Any:
         """What the model would return, without running it."""
