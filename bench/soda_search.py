@@ -22,7 +22,7 @@ SLACK = 0.03
 # Steps of the plain run that tells how fast the machine is just then.
 _PROBE_STEPS = 5
 # One run tells enough of a setting that is further from the wanted speed than its noise.
-_NEAR, _ROUNDS_IF_NEAR = 0.05, 3
+_NEAR, _ROUNDS_IF_NEAR = 0.03, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A method that does not run."""
+    """A method that has no row of figures."""
 
     method: Method
     reason: str
