@@ -322,7 +322,8 @@ class SensitivityRun:
         """See :class:`~genaccel.hooks.director.RunDirector`."""
         self._early.clear()
         measuring, self._measuring = self._measuring, None
-        if self._first_step is not None and not self._is_decided and self._run.num_steps > 1:
+        is_uncounted = whole and self._first_step is not None and not self._is_decided
+        if is_uncounted and self._run.num_steps > 1:
             sentence = (
                 f"the steps of {self._director.name} can't be counted, as neither the scheduler nor the "
                 "timestep tells of them: it is computed in full, this time and later"

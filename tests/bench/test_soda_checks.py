@@ -29,8 +29,8 @@ def test_one_pipeline_is_exact_and_has_its_counts(workload: Workload) -> None:
     }
     assert len(checks.run.schedule) == workload.num_steps
     # Of so small a model a tenth is embeddings, which a plan may ask for at several times.
-    assert 1.6 < checks.run.flop_ratio < 2.2
-    assert 5 <= checks.run.schedule.count("C") <= 7
+    assert 1.6 < checks.run.flop_ratio < 3.0
+    assert 4 <= checks.run.schedule.count("C") <= 7
     assert checks.measured_over_plain > 0
     assert checks.speedup > 0
 

@@ -131,4 +131,4 @@ def test_each_row_of_the_ablation_saves_the_same_flops(workload: Workload) -> No
     # Norms and gates of modules and embedded times cost much of so small a model.
     low = {n for n, ratio in ratios.items() if ratio < 1.9}
     assert low <= {n for n in ratios if "modul" in n or "mixed" in n or n.startswith("outputs")}
-    assert max(ratios.values()) < 2.6
+    assert max(ratios.values()) < 3.0
