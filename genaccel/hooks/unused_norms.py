@@ -55,7 +55,11 @@ class NormHook(ModelHook):
             action = frame.submodules.norms[self.layer]
         if (
             action == COMPUTE
-            or not (self.is_tried if action == POISON else self.leaves_out[action == WITH_TOKENS])
+            or not (
+                self.is_tried
+                if action == POISON
+                else self.leaves_out[1 if action == WITH_TOKENS else 0]
+            )
             or not args
             or not isinstance(args[0], Tensor)
             or args[0].ndim < 3
@@ -113,7 +117,7 @@ class BlockNorms:
                 is_unused = _is_same(run(), output)
             except Exception:  # whatever a model does with a shape that it did not expect
                 is_unused = False
-            norm_hook.leaves_out[has_tokens] = norm_hook.is_tried = is_unused
+            norm_hook.leaves_out[int(has_tokens)] = norm_hook.is_tried = is_unused
         for norm_hook in self._hooks:
             norm_hook.is_tried = False
 
