@@ -146,6 +146,9 @@ _FORMULAS: dict[str, Callable[[Sequence[Any]], int]] = {
     "aten::_efficient_attention_forward": _maybe_packed(_forward, _heads_last, 0, 4),
     "aten::_efficient_attention_backward": _maybe_packed(_backward, _heads_last, 1, 6),
     "aten::_cudnn_attention_forward": _maybe_packed(_forward, _heads_first, 0, 4),
+    "aten::_cudnn_attention_forward_no_dropout_inplace": _maybe_packed(
+        _forward, _heads_first, 1, 4
+    ),
     "aten::_cudnn_attention_backward": _maybe_packed(_backward, _heads_first, 1, 9),
     "aten::_native_multi_head_attention": _multi_head_attention,
     "aten::_triton_multi_head_attention": _multi_head_attention,
