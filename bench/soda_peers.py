@@ -36,6 +36,7 @@ def peers(workload: Workload) -> list[Method]:
             name="diffusers FirstBlockCache",
             attach=_first_block_cache,
             ladders=(settings("threshold", _THRESHOLDS),),
+            adapts=True,
         ),
         *(
             Method(
@@ -79,11 +80,13 @@ def peers(workload: Workload) -> list[Method]:
             name="cache-dit DBCache",
             attach=_CacheDit(steps, taylor_order=None),
             ladders=(settings("threshold", _THRESHOLDS),),
+            adapts=True,
         ),
         Method(
             name="cache-dit DBCache + TaylorSeer",
             attach=_CacheDit(steps, taylor_order=1),
             ladders=(settings("threshold", _THRESHOLDS),),
+            adapts=True,
         ),
     ]
 

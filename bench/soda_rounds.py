@@ -69,7 +69,8 @@ def run_rounds(
 ) -> Rounds:
     """Run the plain pipeline and all trials on one batch after the other, in changing order.
 
-    FLOPs are counted on one batch more, the first, whose time is not taken: counting slows it down.
+    FLOPs are counted on one batch more, the first, whose time is not taken: counting slows it down. A method that
+    decides by the samples what it computes is run on the other batches once more for that.
 
     Args:
         workload: What is run.
@@ -85,26 +86,31 @@ def run_rounds(
         sides.append(trial.attached)
     latents: list[list[Tensor]] = [[] for _ in sides]
     costs: list[list[Cost]] = [[] for _ in sides]
-    flops: list[int] = []
+    flops: list[list[int]] = [[] for _ in sides]
 
     def run(side: int, batch: int) -> None:
-        made = workload.latents(sides[side], workload.test_samples(batch))
-        if judge is not None:
-            latents[side].append(made)
+        latents[side].append(workload.latents(sides[side], workload.test_samples(batch)))
+
+    def count(side: int, batch: int) -> None:
+        flops[side].append(flops_of_call(functools.partial(run, side, batch)) or 0)
 
     for side in range(len(sides)):
         if counts_flops:
-            flops.append(flops_of_call(functools.partial(run, side, 0)) or 0)
+            count(side, 0)
         else:
             run(side, 0)
     for batch in range(1, rounds + 1):
         for name in round_order([str(i) for i in range(len(sides))], batch):
             call = functools.partial(run, int(name), batch)
             costs[int(name)].append(cost_of_call(call, workload.device))
+        for side, trial in enumerate(trials, start=1):
+            if counts_flops and trial.method.adapts:
+                count(side, batch)
+                latents[side].pop()
     outcomes = [
         Outcome(
             trial,
-            flops[0] / flops[side] if counts_flops else trial.flop_ratio,
+            flops[0][0] / statistics.fmean(flops[side]) if counts_flops else trial.flop_ratio,
             cpu_speedup=_speedup([c.cpu for c in costs[0]], [c.cpu for c in costs[side]]),
             wall_speedup=_speedup([c.wall for c in costs[0]], [c.wall for c in costs[side]]) or 0.0,
             quality=None if judge is None else judge(latents[side]),

@@ -76,6 +76,7 @@ class Method:
             but asks its user for more.
         may_be_tuned: Whether it is one of the candidates for the row of the plan that was chosen on
             samples for calibration.
+        adapts: Whether it decides by the samples what it computes.
         note: For the table.
     """
 
@@ -84,6 +85,7 @@ class Method:
     ladders: tuple[tuple[Setting, ...], ...]
     role: Literal["ours", "variant", "other"] = "other"
     may_be_tuned: bool = False
+    adapts: bool = False
     note: str = ""
 
 

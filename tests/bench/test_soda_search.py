@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -123,3 +125,31 @@ def test_on_a_gpu_the_clock_counts() -> None:
     assert outcome.speedup == 2.5
     assert median_cost([Cost(3.0, None), Cost(1.0, None), Cost(2.0, None)]) == Cost(2.0, None)
     assert median_cost([Cost(3.0, 1.0), Cost(1.0, 2.0), Cost(2.0, 9.0)]) == Cost(2.0, 2.0)
+
+
+def test_a_method_that_adapts_is_counted_on_every_batch(workload: Workload) -> None:
+    fixed = _fewer_steps("fixed", lambda: None, 6)
+    runs: list[int] = []
+    trials = []
+    for method in (fixed, dataclasses.replace(fixed, name="adapts", adapts=True)):
+        trial = Search(workload, is_timed=False).choose(method, 0.0)
+        assert isinstance(trial, Trial)
+        trials.append(trial)
+
+    def counts(attached: Attached, samples: Any, *, num_steps: int | None = None) -> torch.Tensor:
+        # As if it computed more of each batch than of the one before.
+        if attached is trials[1].attached:
+            runs.append(samples.seeds[0])
+            batch = (samples.seeds[0] - workload.test_samples(0).seeds[0]) // workload.batch_size
+            num_steps = 3 * (batch + 1)
+            attached = Attached(attached.pipeline)
+        return Workload.latents(workload, attached, samples, num_steps=num_steps)
+
+    shown = copy.copy(workload)
+    shown.latents = counts  # type: ignore[method-assign]
+    found = run_rounds(shown, trials, rounds=2)
+
+    assert found.outcomes[0].flop_ratio == pytest.approx(2.0)
+    # 3, 6 and 9 of 12 steps.
+    assert found.outcomes[1].flop_ratio == pytest.approx(2.0)
+    assert len(runs) == 5
