@@ -13,11 +13,12 @@ sampling, without the decoder; "with decoding" has it. What does not reach a spe
 below.
 
 A quick run checks on one pipeline what needs no statistics, and takes the rest from the full run that
-bench/results/soda.json records. On a CPU torch gets one thread.
+bench/results/soda.json records. On a CPU everything has one thread.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 import re
 import sys
@@ -70,7 +71,7 @@ def main() -> None:
         {
             "model": (str, "", "", "folder of a DiTPipeline, instead of the zoo's"),
             "device": (str, "cpu", "cpu", "cpu or cuda"),
-            "steps": (int, 50, 20, "DDIM steps"),
+            "steps": (int, 50, 30, "DDIM steps"),
             "samples": (
                 int,
                 32,
@@ -83,8 +84,11 @@ def main() -> None:
         },
     )
     if bench.options["device"] == "cpu":
-        # CPU time of one thread is work; that of several is also waiting for each other.
+        # CPU time of one thread is work; that of several is also waiting for each other. numpy's library has its own,
+        # which go on waiting for some 50 ms after each product.
         torch.set_num_threads(1)
+        blas: Any = importlib.import_module("threadpoolctl")  # it has no types
+        blas.threadpool_limits(1)
     warnings.filterwarnings("ignore", module="(torch|diffusers|cache_dit)")
     _quiet()
     folder = _model_folder(bench.options["model"])
