@@ -24,12 +24,12 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench._sensitivity.rounds import run_rounds
+from bench._sensitivity.search import SLACK, Failure, Search, Trial
+from bench._sensitivity.workload import Method
 from bench.gpu_methods import Soda, compile_for, other_methods
 from bench.gpu_subjects import MODES, SUBJECTS, Mode, PipelineWorkload, Subject
 from bench.harness import Bench
-from bench.soda_rounds import run_rounds
-from bench.soda_search import SLACK, Failure, Search, Trial
-from bench.soda_workload import Method
 from genaccel.eval.one_call import seconds_of_call
 
 NO_CUDA = "bench/gpu_end_to_end.py needs a CUDA device, and this PyTorch sees none"
@@ -203,7 +203,7 @@ def codec_rows(
         repeats: Timed calls, after one that is not.
     """
     from genaccel.codec import ImageCodec
-    from genaccel.codec.encode_options import EncodeOptions
+    from genaccel.codec.encoder.encode_options import EncodeOptions
 
     codec = ImageCodec.from_pretrained(device=device)
     rows = []

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.soda_workload import Attached, Samples, Workload
+from bench._sensitivity.workload import Attached, Samples, Workload
 
 Mode = str
 # How a model runs: as it is, compiled, and compiled with CUDA graphs.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.harness import Bench
 from genaccel import ops
-from genaccel.codec.entropy_index_coder import EntropyIndexCoder
+from genaccel.codec.coding.entropy_index_coder import EntropyIndexCoder
 from genaccel.models.integer_entropy_model import IntegerEntropyModel
 from genaccel.models.integer_export import integer_model_of, quantize
 from genaccel.models.masked_entropy_model import (

@@ -29,8 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench.harness import Bench, alternate
-from bench.rdvq_codecs import (
+from bench._codec.rdvq_codecs import (
     ANCHORS,
     HALF,
     REFINED,
@@ -41,7 +40,7 @@ from bench.rdvq_codecs import (
     models_of,
     our_points,
 )
-from bench.rdvq_curves import (
+from bench._codec.rdvq_curves import (
     anchor_front,
     comparisons,
     curve_of,
@@ -50,6 +49,7 @@ from bench.rdvq_curves import (
     quality_at,
     rate_at,
 )
+from bench.harness import Bench, alternate
 from genaccel.codec.image_codec import ImageCodec
 from genaccel.eval.codecs import Codec, OperatingPoint
 from genaccel.eval.curves import codec_records

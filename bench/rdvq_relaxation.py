@@ -27,16 +27,20 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.harness import Bench
-from genaccel.codec.codebook_upkeep import CodebookUpkeep
-from genaccel.codec.distortion import Distortion, DistortionWeights
-from genaccel.codec.joint_training import EntropyTraining, JointTraining
-from genaccel.codec.rate_distortion_model import RateDistortionModel
-from genaccel.codec.stage_config import CropConfig, EntropyTrainingConfig, JointTrainingConfig
+from genaccel.codec.training.joint import EntropyTraining, JointTraining
+from genaccel.codec.training.rate_distortion_model import RateDistortionModel
+from genaccel.codec.training.stage_config import (
+    CropConfig,
+    EntropyTrainingConfig,
+    JointTrainingConfig,
+)
 from genaccel.data.image_folder import RandomCropDataset
 from genaccel.eval.held_out import held_out_photographs
 from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
 from genaccel.models.efficient_backbone import EfficientParams
 from genaccel.models.masked_entropy_model import MaskedEntropyModel, MaskedEntropyParams
+from genaccel.training.codebook_upkeep import CodebookUpkeep
+from genaccel.training.distortion import Distortion, DistortionWeights
 from genaccel.training.loop import LoopConfig, TrainingLoop
 from genaccel.training.run_folder import RunFolder
 

@@ -36,7 +36,7 @@ from genaccel.eval.results import Metric
 from genaccel.eval.ssimulacra2 import ssimulacra2_of_images
 from genaccel.models.oxford_vgg16 import INSTALL_COMMAND, OxfordVgg16
 from genaccel.models.restoration import SCALES, Restoration, lanczos_enlarged
-from genaccel.training.restoration_pairs import coded_base
+from genaccel.training.recipes.restoration_pairs import coded_base
 
 # Side of the picture over that of the base -> qualities, from about 0.03 to about 0.4 bits per pixel.
 QUALITIES = {1: (0, 15, 25, 35, 45), 2: (10, 30, 45, 60, 75)}

@@ -30,16 +30,16 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench._sensitivity.checks import check_pipeline, measured_over_plain, run_by_rule
+from bench._sensitivity.large_model import cost_of_steps, large_trials, large_workload
+from bench._sensitivity.ours import OURS, Ours, ablation_methods, our_methods
+from bench._sensitivity.peers import peers
+from bench._sensitivity.quality import Judge
+from bench._sensitivity.rounds import Outcome, run_rounds
+from bench._sensitivity.search import SLACK, Failure, Search, Trial, cost_of_call
+from bench._sensitivity.statistics import Against, against, nearest
+from bench._sensitivity.workload import Method, Workload
 from bench.harness import Bench
-from bench.soda_checks import check_pipeline, measured_over_plain, run_by_rule
-from bench.soda_large import cost_of_steps, large_trials, large_workload
-from bench.soda_ours import OURS, Ours, ablation_methods, our_methods
-from bench.soda_peers import peers
-from bench.soda_quality import Judge
-from bench.soda_rounds import Outcome, run_rounds
-from bench.soda_search import SLACK, Failure, Search, Trial, cost_of_call
-from bench.soda_statistics import Against, against, nearest
-from bench.soda_workload import Method, Workload
 from genaccel import zoo
 from genaccel.errors import UnknownModelError
 

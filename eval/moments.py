@@ -17,7 +17,7 @@ import torch.distributed as distributed
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genaccel.codec.atomic_file import write_atomically
+from genaccel.files.atomic import write_atomically
 
 # Key of the JSON text that says how the features were made; pytorch-fid does not look at it.
 _PROVENANCE_KEY = "genaccel"

@@ -16,7 +16,6 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from genaccel.codec.atomic_file import refuse_existing, write_atomically
 from genaccel.errors import UnknownModelError
 from genaccel.eval.codecs import OperatingPoint, parse_codec
 from genaccel.eval.commands import AsJson, Convert, Device, Label, Strict
@@ -24,6 +23,7 @@ from genaccel.eval.curves import bd_rates, codec_records, common_images, picture
 from genaccel.eval.paired import PAIRED_METRICS, PairedMetric, load_paired_metric
 from genaccel.eval.results import SOME_FILES_SKIPPED, record, to_json
 from genaccel.eval.sweep import finish, load_originals, sweep
+from genaccel.files.atomic import refuse_existing, write_atomically
 
 RUN_FILE = "run.json"
 

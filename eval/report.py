@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 
-from genaccel.codec.atomic_file import refuse_existing, write_atomically
 from genaccel.eval import report_page
 from genaccel.eval.report_page.markup import Html, element, join
 from genaccel.eval.report_page.pictures import PictureStore
@@ -25,6 +24,7 @@ from genaccel.eval.report_page.sections import (
     speed_section,
     speed_up,
 )
+from genaccel.files.atomic import refuse_existing, write_atomically
 
 _TITLE = "Evaluation"
 

@@ -23,7 +23,6 @@ from PIL import Image
 from tqdm import tqdm
 
 import genaccel
-from genaccel.codec.atomic_file import write_atomically
 from genaccel.data.image_files import find_images
 from genaccel.eval.codecs import Coder, OperatingPoint
 from genaccel.eval.held_out import held_out_photographs
@@ -31,6 +30,7 @@ from genaccel.eval.images import UNUSABLE, load_image
 from genaccel.eval.paired import PairedMetric
 from genaccel.eval.pairs import by_stem
 from genaccel.eval.rate import bits_per_pixel
+from genaccel.files.atomic import write_atomically
 
 HELD_OUT = "held-out"
 _PARTIAL = "partial.json"

@@ -13,8 +13,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.outputs import BaseOutput
 
 from genaccel import zoo
-from genaccel.codec.bitstream import CUSTOM_MODEL_NUMBER
-from genaccel.codec.encode_options import EncodeOptions
+from genaccel.codec.encoder.encode_options import EncodeOptions
+from genaccel.codec.format.bitstream import CUSTOM_MODEL_NUMBER
 from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
 from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.integer_entropy_model import IntegerEntropyModel
@@ -143,7 +143,7 @@ class CodecPipeline(DiffusionPipeline):
         Args:
             images: PIL images, arrays ``[N, H, W, 3]``, tensors ``[N, 3, H, W]``, single ones or lists of them; uint8 or
                 floating point in [0, 1]. Sizes may differ.
-            encode_options: Of :class:`~genaccel.codec.encode_options.EncodeOptions`, such as ``bits_per_pixel=0.1``.
+            encode_options: Of :class:`~genaccel.codec.encoder.encode_options.EncodeOptions`, such as ``bits_per_pixel=0.1``.
 
         Raises:
             TypeError: If it is no image, or an option is unknown.

@@ -9,7 +9,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
-from genaccel.codec.encode_options import EncodeOptions
+from genaccel.codec.encoder.encode_options import EncodeOptions
 from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
 from genaccel.pipelines.image_arrays import to_pixels
 from genaccel.pipelines.pipeline_mixin import Flag, PipelineMixin, stock_call
@@ -96,7 +96,7 @@ class VQCompressionMixin(PipelineMixin):
 
         Args:
             codec: Name in the zoo, folder, :class:`~genaccel.codec.image_codec.ImageCodec`, or a ``CodecPipeline``.
-            encode_options: Of :class:`~genaccel.codec.encode_options.EncodeOptions`, such as ``bits_per_pixel=0.1``; they
+            encode_options: Of :class:`~genaccel.codec.encoder.encode_options.EncodeOptions`, such as ``bits_per_pixel=0.1``; they
                 go for other codecs of single calls, too.
 
         Returns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from diffusers import FluxPipeline
 
-from genaccel.pipelines.mixins import SensitivityMixin
+from genaccel.pipelines.accelerate_mixin import SensitivityMixin
 
 
 class FluxSensitivityPipeline(SensitivityMixin, FluxPipeline):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from diffusers import PixArtSigmaPipeline
 
-from genaccel.pipelines.mixins import SensitivityMixin
+from genaccel.pipelines.accelerate_mixin import SensitivityMixin
 
 
 class PixArtSigmaSensitivityPipeline(SensitivityMixin, PixArtSigmaPipeline):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from diffusers import StableDiffusion3Pipeline
 
-from genaccel.pipelines.mixins import SensitivityMixin
+from genaccel.pipelines.accelerate_mixin import SensitivityMixin
 
 
 class StableDiffusion3SensitivityPipeline(SensitivityMixin, StableDiffusion3Pipeline):

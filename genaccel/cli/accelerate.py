@@ -57,7 +57,7 @@ def accelerate(
         raise typer.BadParameter(str(error)) from error
     distance = load_distance(lpips, device)
     pipeline = pipeline_source.load_pipeline(model, device=device, dtype=dtype)
-    from genaccel.codec.atomic_file import write_atomically
+    from genaccel.files.atomic import write_atomically
     from genaccel.sensitivity.side_by_side import sheet, side_by_side
 
     try:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import typer
 
 from genaccel.cli.exit_codes import ExitCode, exit_code
-from genaccel.codec.atomic_file import remove_partial
-from genaccel.codec.worker_pool import OpenWork, Outcome, map_in_workers
 from genaccel.data.image_files import find_files
+from genaccel.files.atomic import remove_partial
+from genaccel.files.workers import OpenWork, Outcome, map_in_workers
 
 if TYPE_CHECKING:
-    from genaccel.codec.file_codec import FileReport
+    from genaccel.codec.batch.file_codec import FileReport
 
 STREAM = "-"
 

@@ -14,8 +14,8 @@ from genaccel.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from genaccel.sensitivity.config import SensitivityConfig
-    from genaccel.sensitivity.plan import Plan
-    from genaccel.sensitivity.planner import Measurements
+    from genaccel.sensitivity.planning.planner import Measurements
+    from genaccel.sensitivity.plans.plan import Plan
 
 app = typer.Typer()
 
@@ -70,7 +70,7 @@ def calibrate(
     if beside_model and not Path(pipeline_source.find_model(model)).is_dir():
         raise typer.BadParameter("--beside-model needs a model in a folder")
     pipeline = pipeline_source.load_pipeline(model, device=device, dtype=dtype)
-    from genaccel.sensitivity.calibrate import calibrate as measure
+    from genaccel.sensitivity.study.calibrate import calibrate as measure
 
     try:
         calls = pipeline_source.calls_of(
@@ -101,7 +101,7 @@ def calibrate(
 
 
 def _beside(model: str) -> Path:
-    from genaccel.sensitivity.plan_library import LIBRARY_FOLDER
+    from genaccel.sensitivity.plans.plan_library import LIBRARY_FOLDER
 
     return Path(model) / LIBRARY_FOLDER
 
@@ -115,8 +115,8 @@ def _make_plans(
     """Plan every speed-up for every model and keep it; what is out of reach, as sentences."""
     import dataclasses
 
-    from genaccel.sensitivity.partial_plan import plan_for_speedup
-    from genaccel.sensitivity.plan_library import PlanEntry, PlanLibrary
+    from genaccel.sensitivity.planning.partial_plan import plan_for_speedup
+    from genaccel.sensitivity.plans.plan_library import PlanEntry, PlanLibrary
 
     libraries = [PlanLibrary(folder) for folder in folders]
     plans, refused = [], []

@@ -24,7 +24,7 @@ def rdvq(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
 ) -> None:
     """The autoencoder, codebook and entropy model of an RDVQ checkpoint (251.8 M parameters)."""
-    from genaccel.codec.convert_rdvq import ENTROPY_FOLDER, convert_rdvq
+    from genaccel.codec.training.convert_rdvq import ENTROPY_FOLDER, convert_rdvq
 
     report = convert_rdvq(checkpoint, out)
     typer.echo(

@@ -12,10 +12,10 @@ import typer
 
 from genaccel.cli import options
 from genaccel.cli.batch import STREAM, Job, plan_jobs, run_jobs, without_existing
-from genaccel.codec.limits import DEFAULT_MAX_PIXELS, CodecLimits
+from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS, CodecLimits
 
 if TYPE_CHECKING:
-    from genaccel.codec.file_codec import FileReport
+    from genaccel.codec.batch.file_codec import FileReport
 
 app = typer.Typer()
 
@@ -62,7 +62,7 @@ def decode(
 
     IN alone is written beside itself as PNG. Several inputs, and folders, need --out-dir.
     """
-    from genaccel.codec.bitstream import EXTENSION
+    from genaccel.codec.format.bitstream import EXTENSION
     from genaccel.codec.images import WRITE_FORMATS
 
     if force and skip_existing:
@@ -126,8 +126,8 @@ def open_decoder(
     """
     import torch
 
-    from genaccel.codec.codec_pool import CodecPool
-    from genaccel.codec.file_codec import decode_file
+    from genaccel.codec.batch.codec_pool import CodecPool
+    from genaccel.codec.batch.file_codec import decode_file
 
     if threads is not None:
         torch.set_num_threads(threads)

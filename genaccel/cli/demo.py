@@ -36,11 +36,11 @@ def demo(
     import torch
     from rich.console import Console
 
-    from genaccel.codec.atomic_file import write_atomically
     from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
     from genaccel.eval.demo import codec_means, contact_sheet, run_demo, to_json
     from genaccel.eval.held_out import held_out_photographs
     from genaccel.eval.st_lpips import StLpipsOfImages
+    from genaccel.files.atomic import write_atomically
     from genaccel.models.st_lpips import StLpips
 
     codec = ImageCodec.from_pretrained(model or DEFAULT_MODEL, device=device)

@@ -14,7 +14,7 @@ from genaccel.cli.exit_codes import ExitCode
 if TYPE_CHECKING:
     from genaccel.sensitivity.config import SensitivityConfig
     from genaccel.sensitivity.enable import AcceleratedModel
-    from genaccel.sensitivity.measuring import MeasuredRuns
+    from genaccel.sensitivity.measure.measuring import MeasuredRuns
 
 app = typer.Typer()
 
@@ -46,10 +46,10 @@ def doctor(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     pipeline = pipeline_source.load_pipeline(model, device=device, dtype=dtype)
-    from genaccel.sensitivity.calibrate import run_call
     from genaccel.sensitivity.enable import enable_sensitivity
-    from genaccel.sensitivity.measuring import measuring
+    from genaccel.sensitivity.measure.measuring import measuring
     from genaccel.sensitivity.pipeline_calls import default_steps
+    from genaccel.sensitivity.study.calibrate import run_call
 
     try:
         handle = enable_sensitivity(pipeline, wanted)
@@ -123,9 +123,9 @@ def _outlook(
     model: AcceleratedModel, runs: MeasuredRuns, config: SensitivityConfig, steps: int
 ) -> dict[str, Any]:
     """What runs of so many steps would find and could reach."""
-    from genaccel.sensitivity.planner import best_speedup
-    from genaccel.sensitivity.run_identity import planned_run
-    from genaccel.sensitivity.sampler_gain import sampler_gains
+    from genaccel.sensitivity.measure.sampler_gain import sampler_gains
+    from genaccel.sensitivity.planning.planner import best_speedup
+    from genaccel.sensitivity.plans.run_identity import planned_run
 
     measured = runs.total
     if measured is None:

@@ -14,12 +14,12 @@ import typer
 from genaccel import zoo
 from genaccel.cli import options
 from genaccel.cli.batch import Job, plan_jobs, run_jobs, without_existing
-from genaccel.codec.limits import DEFAULT_MAX_PIXELS, CodecLimits
+from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS, CodecLimits
 
 if TYPE_CHECKING:
-    from genaccel.codec.encode_options import EncodeOptions
-    from genaccel.codec.file_codec import FileReport
-    from genaccel.codec.latent_refinement import StepReport
+    from genaccel.codec.batch.file_codec import FileReport
+    from genaccel.codec.encoder.encode_options import EncodeOptions
+    from genaccel.codec.encoder.latent_refinement import StepReport
 
 app = typer.Typer()
 
@@ -100,8 +100,8 @@ def encode(
 
     IN alone is written beside itself. Several inputs, and folders, need --out-dir.
     """
-    from genaccel.codec.bitstream import EXTENSION
-    from genaccel.codec.encode_options import EncodeOptions
+    from genaccel.codec.encoder.encode_options import EncodeOptions
+    from genaccel.codec.format.bitstream import EXTENSION
     from genaccel.codec.images import READ_SUFFIXES, parse_colour
 
     if force and skip_existing:
@@ -205,8 +205,8 @@ def open_encoder(
     """
     import torch
 
-    from genaccel.codec.codec_pool import CodecPool
-    from genaccel.codec.file_codec import encode_file
+    from genaccel.codec.batch.codec_pool import CodecPool
+    from genaccel.codec.batch.file_codec import encode_file
 
     if threads is not None:
         torch.set_num_threads(threads)

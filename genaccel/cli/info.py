@@ -14,7 +14,7 @@ import typer
 from genaccel.cli import options
 from genaccel.cli.batch import STREAM
 from genaccel.cli.exit_codes import ExitCode, exit_code
-from genaccel.codec.limits import DEFAULT_MAX_PIXELS
+from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS
 
 app = typer.Typer()
 
@@ -26,7 +26,7 @@ def info(
     max_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
 ) -> None:
     """Show what .gac files say about themselves, after checking their form and checksum."""
-    from genaccel.codec.file_codec import describe_file
+    from genaccel.codec.batch.file_codec import describe_file
 
     failed = 0
     for file in files:

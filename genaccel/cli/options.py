@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from genaccel.codec.limits import DEFAULT_MAX_MEMORY_BYTES, MAX_PIXELS
+from genaccel.codec.format.limits import DEFAULT_MAX_MEMORY_BYTES, MAX_PIXELS
 
 DEFAULT_MAX_MEMORY_MIB = DEFAULT_MAX_MEMORY_BYTES // 2**20
 

@@ -58,12 +58,12 @@ def vae(
 ) -> None:
     """Train the autoencoder of a latent diffusion model; the same command resumes."""
     try:
-        from genaccel.training.latent_autoencoder import (
+        from genaccel.training.loop import LoopConfig
+        from genaccel.training.recipes.latent_autoencoder import (
             LatentAutoencoderConfig,
             LatentAutoencoderTraining,
             load_latent_autoencoder,
         )
-        from genaccel.training.loop import LoopConfig
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
     try:
@@ -119,8 +119,12 @@ def dit(
 ) -> None:
     """Train a class-conditional diffusion transformer, a `DiTPipeline`; the same command resumes."""
     try:
-        from genaccel.training.class_dit import ClassDitConfig, ClassDitTraining, export_pipeline
         from genaccel.training.loop import LoopConfig
+        from genaccel.training.recipes.class_dit import (
+            ClassDitConfig,
+            ClassDitTraining,
+            export_pipeline,
+        )
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
     try:
@@ -190,12 +194,12 @@ def restoration(
     try:
         from genaccel.models.restoration import RestorationConfig
         from genaccel.training.loop import LoopConfig
-        from genaccel.training.restoration import (
+        from genaccel.training.recipes.restoration import (
             RestorationTraining,
             RestorationTrainingConfig,
             load_restoration,
         )
-        from genaccel.training.restoration_pairs import PairsConfig
+        from genaccel.training.recipes.restoration_pairs import PairsConfig
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
     try:

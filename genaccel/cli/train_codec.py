@@ -22,7 +22,7 @@ from genaccel.cli.train_options import (
 )
 
 if TYPE_CHECKING:
-    from genaccel.codec.export import ExportReport
+    from genaccel.codec.training.export import ExportReport
 
 Data = Annotated[Path, typer.Option(help="Folder of training images.")]
 Out = Annotated[Path, typer.Option(help="Run folder: checkpoints, logs, and the model at the end.")]
@@ -74,10 +74,10 @@ def codec(
 ) -> None:
     """Train the image codec; the same command resumes an interrupted run. On several GPUs: accelerate launch."""
     try:
-        from genaccel.codec.training import CodecTrainer
+        from genaccel.codec.training.autoencoder import CodecTrainer
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
-    from genaccel.codec.training_config import CodecTrainingConfig
+    from genaccel.codec.training.autoencoder_config import CodecTrainingConfig
 
     try:
         config = CodecTrainingConfig(
@@ -141,10 +141,10 @@ def entropy(
     try:
         import torch
 
-        from genaccel.codec.joint_training import EntropyTraining
-        from genaccel.codec.rate_distortion_model import entropy_params
-        from genaccel.codec.stage_config import CropConfig, EntropyTrainingConfig
-        from genaccel.codec.trained_networks import load_networks
+        from genaccel.codec.training.joint import EntropyTraining
+        from genaccel.codec.training.rate_distortion_model import entropy_params
+        from genaccel.codec.training.stage_config import CropConfig, EntropyTrainingConfig
+        from genaccel.codec.training.trained_networks import load_networks
         from genaccel.models.masked_entropy_model import MaskedEntropyModel
         from genaccel.training.loop import LoopConfig
     except ModuleNotFoundError as error:
@@ -232,10 +232,10 @@ def joint(
 ) -> None:
     """Train codec and entropy model together for rate and distortion; the same command resumes."""
     try:
-        from genaccel.codec.distortion import DistortionWeights
-        from genaccel.codec.joint_training import JointTraining
-        from genaccel.codec.stage_config import CropConfig, JointTrainingConfig
-        from genaccel.codec.trained_networks import load_networks
+        from genaccel.codec.training.joint import JointTraining
+        from genaccel.codec.training.stage_config import CropConfig, JointTrainingConfig
+        from genaccel.codec.training.trained_networks import load_networks
+        from genaccel.training.distortion import DistortionWeights
         from genaccel.training.loop import LoopConfig
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
@@ -299,7 +299,7 @@ def export(
     try:
         import torch
 
-        from genaccel.codec.export import export_model
+        from genaccel.codec.training.export import export_model
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
 
@@ -320,7 +320,7 @@ def export(
 
 
 def _export_at_the_end(run: Path, data: Path) -> None:
-    from genaccel.codec.export import export_model
+    from genaccel.codec.training.export import export_model
 
     typer.echo(_rates(export_model(run, run / "model", data=data)))
 

@@ -15,7 +15,7 @@ from genaccel.cli.distance import load_distance
 
 if TYPE_CHECKING:
     from genaccel.sensitivity.fewer_steps import FewerSteps
-    from genaccel.sensitivity.plan_library import PlanEntry, PlanLibrary
+    from genaccel.sensitivity.plans.plan_library import PlanEntry, PlanLibrary
 
 app = typer.Typer()
 
@@ -65,7 +65,7 @@ def tune(
     distance = load_distance(lpips, device)
     pipeline = pipeline_source.load_pipeline(model, device=device, dtype=dtype)
     from genaccel.sensitivity.fewer_steps import fewer_steps
-    from genaccel.sensitivity.tune import tune as search
+    from genaccel.sensitivity.study.tune import tune as search
 
     try:
         calls = pipeline_source.calls_of(
@@ -120,7 +120,7 @@ def _plotter() -> Callable[[Sequence[dict[str, Any]], int], bytes]:
 
 def _entries(library: PlanLibrary, speedups: Sequence[float], steps: int) -> list[PlanEntry]:
     """Those of this command, in its order; others may lie in the same folder."""
-    from genaccel.sensitivity.tune import find_entry
+    from genaccel.sensitivity.study.tune import find_entry
 
     found = [find_entry(library, None, speedup, steps) for speedup in dict.fromkeys(speedups)]
     return [entry for entry in found if entry is not None]
@@ -181,7 +181,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    from genaccel.codec.atomic_file import write_atomically
+    from genaccel.files.atomic import write_atomically
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, data, overwrite=True)

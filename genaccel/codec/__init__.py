@@ -10,11 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genaccel.codec.bitstream import Bitstream, BitstreamInfo, describe
-    from genaccel.codec.encode_options import EncodeOptions
+    from genaccel.codec.encoder.encode_options import EncodeOptions
+    from genaccel.codec.format.bitstream import Bitstream, BitstreamInfo, describe
+    from genaccel.codec.format.limits import CodecLimits
     from genaccel.codec.image_codec import ImageCodec
     from genaccel.codec.images import encode_image, read_image
-    from genaccel.codec.limits import CodecLimits
 
 __all__ = [
     "Bitstream",
@@ -28,12 +28,12 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Bitstream": "bitstream",
-    "BitstreamInfo": "bitstream",
-    "CodecLimits": "limits",
-    "EncodeOptions": "encode_options",
+    "Bitstream": "format.bitstream",
+    "BitstreamInfo": "format.bitstream",
+    "CodecLimits": "format.limits",
+    "EncodeOptions": "encoder.encode_options",
     "ImageCodec": "image_codec",
-    "describe": "bitstream",
+    "describe": "format.bitstream",
     "encode_image": "images",
     "read_image": "images",
 }

@@ -14,7 +14,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from genaccel import zoo
-from genaccel.codec.bitstream import (
+from genaccel.codec.coding.entropy_index_coder import DecodedPrefix, EntropyIndexCoder, IndexMaps
+from genaccel.codec.coding.index_coder import IndexCoder
+from genaccel.codec.coding.missing_slices import DEFAULT_SEED
+from genaccel.codec.encoder.encode_options import EncodeOptions
+from genaccel.codec.encoder.latent_refinement import LatentRefiner, StepReport, refinement_bytes
+from genaccel.codec.encoder.rate_control import LARGEST_RDO, LEAST_REFINE_RDO, largest_within
+from genaccel.codec.encoder.rate_distortion_quantizer import ChosenIndices, choose_indices
+from genaccel.codec.format.bitstream import (
     CUSTOM_MODEL_NUMBER,
     DIGEST_BYTES,
     ENTROPY_VERSION,
@@ -24,20 +31,13 @@ from genaccel.codec.bitstream import (
     describe,
     model_in_words,
 )
-from genaccel.codec.completion import DEFAULT_SEED
-from genaccel.codec.encode_options import EncodeOptions
-from genaccel.codec.entropy_index_coder import DecodedPrefix, EntropyIndexCoder, IndexMaps
-from genaccel.codec.half_size import RESIZING_BYTES_PER_PIXEL, half_sides, halved, resized
-from genaccel.codec.index_coder import IndexCoder
-from genaccel.codec.latent_refinement import LatentRefiner, StepReport, refinement_bytes
-from genaccel.codec.limits import CodecLimits
+from genaccel.codec.format.half_size import RESIZING_BYTES_PER_PIXEL, half_sides, halved, resized
+from genaccel.codec.format.limits import CodecLimits
 from genaccel.codec.memory_estimate import (
     activation_bytes_per_pixel,
     coding_bytes,
     entropy_bytes_per_window,
 )
-from genaccel.codec.rate_control import LARGEST_RDO, LEAST_REFINE_RDO, largest_within
-from genaccel.codec.rate_distortion_quantizer import ChosenIndices, choose_indices
 from genaccel.codec.tiling import Tiling, decode_tiles, encode_tiles, feature_tiles
 from genaccel.errors import (
     BitstreamError,

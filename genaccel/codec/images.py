@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageColor, UnidentifiedImageError
 
-from genaccel.codec.limits import DEFAULT_MAX_PIXELS, MAX_SIDE
+from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS, MAX_SIDE
 from genaccel.errors import BitstreamError, LimitExceededError
 
 # Named one by one: Pillow knows dozens of formats, and each is code that a hostile file can reach.

@@ -117,7 +117,7 @@ class Autoencoder(nn.Module):
 
     Buffers:
         index_cdfs: int32 ``[scales, K + 1]``: a static 16-bit cumulative table per scale, used to code the
-            indices; uniform until ``genaccel.codec.index_statistics`` has measured real ones.
+            indices; uniform until ``genaccel.codec.training.index_statistics`` has measured real ones.
 
     Example:
         >>> import torch

@@ -30,7 +30,7 @@ def predict_add(
     """Weighted sums of cached tensors, for many modules in one call.
 
     For each of T tensors, ``out[t] = bases[t] + offsets[t] + sum_h coefficients[t, h] * history[t, h]``. What the
-    forecasters of :mod:`genaccel.sensitivity.forecast` say, for all modules of a step at once; or, with T = 1, a whole
+    forecasters of :mod:`genaccel.sensitivity.run.forecast` say, for all modules of a step at once; or, with T = 1, a whole
     run of reused blocks. Each tensor is read once; sums are float32 (float64 for float64) and rounded once. On a GPU
     it is one launch for up to 60 tensors (48 of float64) and 128 history tensors in all, otherwise as few as needed.
     For inference: it has no gradient, and tensors that want one are refused.

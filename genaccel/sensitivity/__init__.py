@@ -10,52 +10,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genaccel.sensitivity.calibration_moments import CalibrationMoments
-    from genaccel.sensitivity.fingerprint import Fingerprint, config_digest
-    from genaccel.sensitivity.forecast import Affine, Forecaster, Reuse, Taylor
-    from genaccel.sensitivity.interpolate import interpolate_steps
-    from genaccel.sensitivity.plan import Plan
-    from genaccel.sensitivity.pruning import PruningConfig, PruningPlan, plan_pruning
-    from genaccel.sensitivity.schedule import Schedule, ScheduleConfig, solve_schedule
-    from genaccel.sensitivity.segment_schedule import solve_segment_schedules
+    from genaccel.sensitivity.config import PlannerOptions, SensitivityConfig
+    from genaccel.sensitivity.enable import SensitivityHandle, enable_sensitivity
+    from genaccel.sensitivity.plans.plan import Plan
 
 _MODULES = {
-    "Affine": "forecast",
-    "CalibrationMoments": "calibration_moments",
-    "Fingerprint": "fingerprint",
-    "Forecaster": "forecast",
-    "Plan": "plan",
-    "PruningConfig": "pruning",
-    "PruningPlan": "pruning",
-    "Reuse": "forecast",
-    "Schedule": "schedule",
-    "ScheduleConfig": "schedule",
-    "Taylor": "forecast",
-    "config_digest": "fingerprint",
-    "interpolate_steps": "interpolate",
-    "plan_pruning": "pruning",
-    "solve_schedule": "schedule",
-    "solve_segment_schedules": "segment_schedule",
+    "Plan": "plans.plan",
+    "PlannerOptions": "config",
+    "SensitivityConfig": "config",
+    "SensitivityHandle": "enable",
+    "enable_sensitivity": "enable",
 }
 
-__all__ = [
-    "Affine",
-    "CalibrationMoments",
-    "Fingerprint",
-    "Forecaster",
-    "Plan",
-    "PruningConfig",
-    "PruningPlan",
-    "Reuse",
-    "Schedule",
-    "ScheduleConfig",
-    "Taylor",
-    "config_digest",
-    "interpolate_steps",
-    "plan_pruning",
-    "solve_schedule",
-    "solve_segment_schedules",
-]
+__all__ = ["Plan", "PlannerOptions", "SensitivityConfig", "SensitivityHandle", "enable_sensitivity"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,10 +18,10 @@ from genaccel.hooks.handle import AccelerationHandle
 from genaccel.hooks.pipeline_runs import PipelineRuns
 from genaccel.hooks.report import ModelReport
 from genaccel.sensitivity.config import SensitivityConfig
-from genaccel.sensitivity.director import SensitivityDirector, SensitivityRun
-from genaccel.sensitivity.plan import Plan
-from genaccel.sensitivity.plan_library import PlanEntry, PlanLibrary
-from genaccel.sensitivity.plan_source import PlanSource
+from genaccel.sensitivity.plans.plan import Plan
+from genaccel.sensitivity.plans.plan_library import PlanEntry, PlanLibrary
+from genaccel.sensitivity.plans.plan_source import PlanSource
+from genaccel.sensitivity.run.director import SensitivityDirector, SensitivityRun
 
 _logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from genaccel.sensitivity.calibrate import PipelineCall, run_call
-from genaccel.sensitivity.tune import Distance, Images, image_psnr, images_of
+from genaccel.sensitivity.study.calibrate import PipelineCall, run_call
+from genaccel.sensitivity.study.tune import Distance, Images, image_psnr, images_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
-from genaccel.sensitivity.calibrate import PipelineCall, run_call
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.enable import enable_sensitivity
-from genaccel.sensitivity.tune import Distance, Images, image_psnr, images_of
+from genaccel.sensitivity.study.calibrate import PipelineCall, run_call
+from genaccel.sensitivity.study.tune import Distance, Images, image_psnr, images_of
 
 _GAP = 8
 _LABEL_WIDTH = 200

@@ -28,8 +28,8 @@ import genaccel
 from genaccel import SensitivityConfig
 from genaccel.hooks import segments
 from genaccel.hooks.memory import Memory
-from genaccel.sensitivity.director import SensitivityDirector, SensitivityRun
-from genaccel.sensitivity.plan_source import PlanSource
+from genaccel.sensitivity.plans.plan_source import PlanSource
+from genaccel.sensitivity.run.director import SensitivityDirector, SensitivityRun
 
 SODA = SensitivityConfig(speedup=2.0)
 

@@ -16,9 +16,9 @@ from tiny_runs import flux, is_fast, missing, problems, quiet, report, run_flux
 
 import genaccel
 from genaccel import SensitivityConfig
-from genaccel.sensitivity.interpolate import interpolate_steps
-from genaccel.sensitivity.plan import PLAN_NAME, PLAN_TENSORS_NAME, Plan
-from genaccel.sensitivity.plan_library import INDEX_NAME, PlanEntry, PlanLibrary
+from genaccel.sensitivity.plans.plan import PLAN_NAME, PLAN_TENSORS_NAME, Plan
+from genaccel.sensitivity.plans.plan_library import INDEX_NAME, PlanEntry, PlanLibrary
+from genaccel.sensitivity.plans.stretch import stretch_steps
 
 SODA = SensitivityConfig(speedup=2.0)
 
@@ -207,7 +207,7 @@ class TestPlansInTheCache:
         values = plan.fingerprint.to_dict()
         change({"fingerprint": values})
         if values["num_inference_steps"] == 12:
-            plan = interpolate_steps(plan, 12)
+            plan = stretch_steps(plan, 12)
         other = type(plan.fingerprint).from_dict(values)
         dataclasses.replace(plan, fingerprint=other).save_pretrained(folder)
         with genaccel.enable(pipe, SODA) as handle:

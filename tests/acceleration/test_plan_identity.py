@@ -36,8 +36,8 @@ from tiny_runs import (
 
 import genaccel
 from genaccel import SensitivityConfig
-from genaccel.sensitivity.fingerprint import config_digest
-from genaccel.sensitivity.plan_library import PlanEntry, PlanLibrary
+from genaccel.sensitivity.plans.fingerprint import config_digest
+from genaccel.sensitivity.plans.plan_library import PlanEntry, PlanLibrary
 
 SODA = SensitivityConfig(speedup=2.0)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from bench.soda_workload import Workload
+from bench._sensitivity.workload import Workload
 
 
 @pytest.fixture(scope="module")

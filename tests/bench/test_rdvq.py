@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from bench.rdvq_codecs import (
+from bench._codec.rdvq_codecs import (
     HALF,
     REFINED,
     WITH_RDO,
@@ -18,7 +18,7 @@ from bench.rdvq_codecs import (
     models_of,
     our_points,
 )
-from bench.rdvq_curves import (
+from bench._codec.rdvq_curves import (
     anchor_front,
     comparisons,
     our_front,

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from bench.soda_checks import check_pipeline, measured_over_plain, run_by_rule
-from bench.soda_large import StepCosts, cost_of_steps
-from bench.soda_ours import Ours, alternating
-from bench.soda_search import Search, Trial
-from bench.soda_workload import Workload
+from bench._sensitivity.checks import check_pipeline, measured_over_plain, run_by_rule
+from bench._sensitivity.large_model import StepCosts, cost_of_steps
+from bench._sensitivity.ours import Ours, alternating
+from bench._sensitivity.search import Search, Trial
+from bench._sensitivity.workload import Workload
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

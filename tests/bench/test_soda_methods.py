@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from bench.soda_ours import BY_RULE, OURS, Ours, ablation_methods, fixed_plan, our_methods
-from bench.soda_peers import peers
-from bench.soda_search import Failure, Search, Trial
-from bench.soda_workload import Method, Setting, Workload
+from bench._sensitivity.ours import BY_RULE, OURS, Ours, ablation_methods, fixed_plan, our_methods
+from bench._sensitivity.peers import peers
+from bench._sensitivity.search import Failure, Search, Trial
+from bench._sensitivity.workload import Method, Setting, Workload
 
 # Other people's code warns.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from bench.soda_quality import Judge
-from bench.soda_rounds import Outcome, median_cost, run_rounds
-from bench.soda_search import Cost, Search, Trial, _next_setting, cost_of_call
-from bench.soda_workload import Attached, Method, Setting, Workload
+from bench._sensitivity.quality import Judge
+from bench._sensitivity.rounds import Outcome, median_cost, run_rounds
+from bench._sensitivity.search import Cost, Search, Trial, _next_setting, cost_of_call
+from bench._sensitivity.workload import Attached, Method, Setting, Workload
 
 _CPU = torch.device("cpu")
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from bench._sensitivity.quality import Quality
+from bench._sensitivity.statistics import Interval, against, nearest, paired_interval
 from bench.harness import Bench
-from bench.soda_quality import Quality
-from bench.soda_statistics import Interval, against, nearest, paired_interval
 
 
 def test_the_interval_is_students() -> None:

@@ -7,8 +7,8 @@ from diffusers import DiTPipeline
 
 import genaccel
 from genaccel import SensitivityConfig
-from genaccel.sensitivity.plan import Plan
-from genaccel.sensitivity.plan_library import PlanLibrary
+from genaccel.sensitivity.plans.plan import Plan
+from genaccel.sensitivity.plans.plan_library import PlanLibrary
 
 
 @pytest.fixture

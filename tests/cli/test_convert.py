@@ -27,7 +27,7 @@ def test_full_folder_is_1(run, tmp_path):
 
 
 def test_report_and_warning(run, monkeypatch, tmp_path):
-    from genaccel.codec import convert_rdvq
+    from genaccel.codec.training import convert_rdvq
 
     report = convert_rdvq.ConversionReport(
         folder=tmp_path / "out",

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from genaccel.cli.encode import steps_bar
-from genaccel.codec.bitstream import Bitstream
+from genaccel.codec.format.bitstream import Bitstream
 
 
 def genaccel(*arguments, **options):

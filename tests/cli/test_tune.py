@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from genaccel.models.st_lpips import StLpips
-from genaccel.sensitivity import tune as tune_module
-from genaccel.sensitivity.plan_library import PlanLibrary
+from genaccel.sensitivity.plans.plan_library import PlanLibrary
+from genaccel.sensitivity.study import tune as tune_module
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ from dataclasses import asdict, replace
 import torch
 from test_training import TINY
 
-from genaccel.codec import training, training_config
-from genaccel.codec.distortion import DistortionWeights
-from genaccel.codec.joint_training import JointTraining
-from genaccel.codec.rate_distortion_model import entropy_params
-from genaccel.codec.stage_config import CropConfig, JointTrainingConfig
+from genaccel.codec.training import autoencoder as training
+from genaccel.codec.training import autoencoder_config as training_config
+from genaccel.codec.training.joint import JointTraining
+from genaccel.codec.training.rate_distortion_model import entropy_params
+from genaccel.codec.training.stage_config import CropConfig, JointTrainingConfig
 from genaccel.models.autoencoder import PRESETS, Autoencoder
 from genaccel.models.masked_entropy_model import MaskedEntropyModel
+from genaccel.training.distortion import DistortionWeights
 from genaccel.training.loop import LoopConfig
 
 presets = {**PRESETS, "tiny": TINY}

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from genaccel.codec.atomic_file import write_atomically
+from genaccel.files.atomic import write_atomically
 
 
 def test_writes_a_file_and_leaves_nothing_else(tmp_path):

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from genaccel import zoo
-from genaccel.codec.encode_options import EncodeOptions
+from genaccel.codec.encoder.encode_options import EncodeOptions
 from genaccel.codec.image_codec import ImageCodec
 
 FOLDER = Path(__file__).parents[1] / "golden" / "gac"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from genaccel import _coder
-from genaccel.codec.bitstream import MAGIC, Bitstream, describe
-from genaccel.codec.index_coder import IndexCoder
+from genaccel.codec.coding.index_coder import IndexCoder
+from genaccel.codec.format.bitstream import MAGIC, Bitstream, describe
 from genaccel.errors import BitstreamError, LimitExceededError
 
 FORMAT_PAGE = Path(__file__).parents[2] / "docs" / "format.md"

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from genaccel.codec.convert_rdvq import DRIFT_WARNING, ENTROPY_FOLDER, convert_rdvq
-from genaccel.codec.windows import WindowGrid
+from genaccel.codec.coding.window_grid import WindowGrid
+from genaccel.codec.training.convert_rdvq import DRIFT_WARNING, ENTROPY_FOLDER, convert_rdvq
 from genaccel.errors import UnknownModelError
 from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
 from genaccel.models.masked_entropy_model import (

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as functional
 
-from genaccel.codec.entropy_index_coder import EntropyIndexCoder, group_size_of
+from genaccel.codec.coding.entropy_index_coder import EntropyIndexCoder, group_size_of
 from genaccel.errors import BitstreamError
 from genaccel.models.integer_export import quantize
 from genaccel.models.masked_entropy_model import MaskedEntropyModel, MaskedEntropyParams

@@ -6,7 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from genaccel.codec.escape_coding import EscapeDecoder, EscapeEncoder, residual_rows, top_rows
+from genaccel.codec.coding.escape_coding import (
+    EscapeDecoder,
+    EscapeEncoder,
+    residual_rows,
+    top_rows,
+)
 from genaccel.errors import BitstreamError
 from genaccel.models.masked_entropy_model import (
     MaskedEntropyModel,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from genaccel.codec.encode_options import EncodeOptions
+from genaccel.codec.encoder.encode_options import EncodeOptions
 
 SCRIPT = Path(__file__).with_name("fuzz_decoder.py")
 

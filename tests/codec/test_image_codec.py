@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from genaccel import zoo
-from genaccel.codec.bitstream import Bitstream
-from genaccel.codec.codec_pool import CodecPool
+from genaccel.codec.batch.codec_pool import CodecPool
+from genaccel.codec.format.bitstream import Bitstream
+from genaccel.codec.format.limits import CodecLimits
 from genaccel.codec.image_codec import ImageCodec
-from genaccel.codec.limits import CodecLimits
 from genaccel.codec.memory_estimate import activation_bytes_per_pixel
 from genaccel.codec.tiling import Tiling
 from genaccel.errors import BitstreamError, LimitExceededError, UnknownModelError

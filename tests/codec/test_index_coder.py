@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from genaccel.codec.index_coder import IndexCoder, lane_count
+from genaccel.codec.coding.index_coder import IndexCoder, lane_count
 from genaccel.errors import BitstreamError
 
 TABLES = np.array([[0, 60000, 65000, 65500, 65536], [0, 1, 2, 3, 65536]], np.int32)

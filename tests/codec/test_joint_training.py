@@ -10,16 +10,20 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from genaccel.codec.distortion import DistortionWeights
-from genaccel.codec.export import export_model
 from genaccel.codec.image_codec import ImageCodec
-from genaccel.codec.index_statistics import has_index_cdfs
-from genaccel.codec.joint_training import EntropyTraining, JointTraining
-from genaccel.codec.stage_config import CropConfig, EntropyTrainingConfig, JointTrainingConfig
-from genaccel.codec.trained_networks import load_networks, load_scales
+from genaccel.codec.training.export import export_model
+from genaccel.codec.training.index_statistics import has_index_cdfs
+from genaccel.codec.training.joint import EntropyTraining, JointTraining
+from genaccel.codec.training.stage_config import (
+    CropConfig,
+    EntropyTrainingConfig,
+    JointTrainingConfig,
+)
+from genaccel.codec.training.trained_networks import load_networks, load_scales
 from genaccel.models.integer_export import integer_model_of
 from genaccel.models.masked_entropy_model import MaskedEntropyModel
 from genaccel.models.quantization_aware import QuantizationAwareEntropyModel
+from genaccel.training.distortion import DistortionWeights
 from genaccel.training.loop import LoopConfig
 
 LOOP = LoopConfig(steps=6, batch_size=2, learning_rate=1e-3, warmup_steps=2, log_every=2)

@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from genaccel.codec import latent_refinement
-from genaccel.codec.bitstream import Bitstream
-from genaccel.codec.encode_options import EncodeOptions
-from genaccel.codec.half_size import halved
+from genaccel.codec.encoder import latent_refinement
+from genaccel.codec.encoder.encode_options import EncodeOptions
+from genaccel.codec.encoder.latent_refinement import (
+    LatentRefiner,
+    RefinementSettings,
+    refinement_bytes,
+)
+from genaccel.codec.format.bitstream import Bitstream
+from genaccel.codec.format.half_size import halved
+from genaccel.codec.format.limits import CodecLimits
 from genaccel.codec.image_codec import ImageCodec
-from genaccel.codec.latent_refinement import LatentRefiner, RefinementSettings, refinement_bytes
-from genaccel.codec.limits import CodecLimits
 from genaccel.codec.memory_estimate import activation_bytes_per_pixel
 from genaccel.codec.tiling import feature_tiles
 from genaccel.errors import LimitExceededError, OptionError

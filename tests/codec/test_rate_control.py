@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from genaccel import zoo
-from genaccel.codec.bitstream import Bitstream, describe
-from genaccel.codec.codec_pool import CodecPool
-from genaccel.codec.completion import draws, most_likely, pick
-from genaccel.codec.encode_options import EncodeOptions
-from genaccel.codec.half_size import halved, resized
+from genaccel.codec.batch.codec_pool import CodecPool
+from genaccel.codec.coding.missing_slices import draws, most_likely, pick
+from genaccel.codec.encoder.encode_options import EncodeOptions
+from genaccel.codec.encoder.rate_control import largest_within
+from genaccel.codec.encoder.rate_distortion_quantizer import choose_indices
+from genaccel.codec.format.bitstream import Bitstream, describe
+from genaccel.codec.format.half_size import halved, resized
+from genaccel.codec.format.limits import CodecLimits
 from genaccel.codec.image_codec import ImageCodec
-from genaccel.codec.limits import CodecLimits
-from genaccel.codec.rate_control import largest_within
-from genaccel.codec.rate_distortion_quantizer import choose_indices
 from genaccel.codec.tiling import Tiling, feature_tiles
 from genaccel.errors import (
     BitstreamError,

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from genaccel.codec.index_statistics import predicted_bits
-from genaccel.codec.rate_distortion_model import RateDistortionModel, entropy_params
+from genaccel.codec.training.index_statistics import predicted_bits
+from genaccel.codec.training.rate_distortion_model import RateDistortionModel, entropy_params
 from genaccel.models.autoencoder import PRESETS
 from genaccel.models.masked_entropy_model import MaskedEntropyModel
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from genaccel.codec.batch.ray_files import FileCoder, find_jobs
 from genaccel.codec.image_codec import ImageCodec
-from genaccel.codec.ray_files import FileCoder, find_jobs
 from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
 from genaccel.models.efficient_backbone import EfficientParams
 
@@ -132,7 +132,7 @@ def test_jobs_keep_the_folders_and_refuse_two_of_one_name(photographs, tmp_path)
 def test_on_ray_a_killed_worker_loses_nothing(photographs, model_folder, tmp_path):
     pytest.importorskip("ray")
     folder, out = photographs(40, side=1024), tmp_path / "out"
-    command = [sys.executable, "-m", "genaccel.codec.ray_files", "encode", folder, out]
+    command = [sys.executable, "-m", "genaccel.codec.batch.ray_files", "encode", folder, out]
     command += ["--workers", 2, "--model", model_folder, "--log", tmp_path / "log.jsonl"]
     command = [str(part) for part in command]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}

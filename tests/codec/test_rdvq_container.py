@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from genaccel.codec.rdvq_container import RdvqFile
+from genaccel.codec.format.rdvq_container import RdvqFile
 from genaccel.errors import BitstreamError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rdvq_bitstream"

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from genaccel.codec.distortion import DistortionWeights
-from genaccel.codec.stage_config import (
+from genaccel.codec.training.stage_config import (
     CropConfig,
     EntropyTrainingConfig,
     JointTrainingConfig,
     default_temperature,
 )
+from genaccel.training.distortion import DistortionWeights
 
 PAPER_STRIDES = (64, 32, 16)
 

@@ -7,20 +7,20 @@ import pytest
 import torch
 from PIL import Image
 
-from genaccel.codec import training
-from genaccel.codec.codebook_upkeep import CodebookUpkeep
-from genaccel.codec.distortion import grid_error
-from genaccel.codec.export import export_model
-from genaccel.codec.index_statistics import (
+from genaccel.codec.training import autoencoder as training
+from genaccel.codec.training.autoencoder import CodecTrainer, learning_rate_at, load_trained
+from genaccel.codec.training.autoencoder_config import CodecTrainingConfig
+from genaccel.codec.training.export import export_model
+from genaccel.codec.training.index_statistics import (
     bits_per_pixel,
     count_indices,
     set_index_cdfs,
     static_bits,
 )
-from genaccel.codec.training import CodecTrainer, learning_rate_at, load_trained
-from genaccel.codec.training_config import CodecTrainingConfig
 from genaccel.models.autoencoder import PRESETS, Autoencoder, AutoencoderParams
 from genaccel.models.efficient_backbone import EfficientParams
+from genaccel.training.codebook_upkeep import CodebookUpkeep
+from genaccel.training.distortion import grid_error
 from genaccel.training.loop import NonFiniteLossError
 
 TINY = AutoencoderParams(
@@ -52,7 +52,7 @@ def photographs(tmp_path):
 def tiny_preset(monkeypatch):
     presets = {**PRESETS, "tiny": TINY}
     monkeypatch.setattr(training, "PRESETS", presets)
-    monkeypatch.setattr("genaccel.codec.training_config.PRESETS", presets)
+    monkeypatch.setattr("genaccel.codec.training.autoencoder_config.PRESETS", presets)
 
 
 def config(**changes):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from genaccel.codec.atomic_file import remove_partial
-from genaccel.codec.worker_pool import map_in_workers
 from genaccel.errors import WorkerDiedError
+from genaccel.files.atomic import remove_partial
+from genaccel.files.workers import map_in_workers
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
-from genaccel.codec.atomic_file import write_atomically
-from genaccel.codec.worker_pool import map_in_workers
+from genaccel.files.atomic import write_atomically
+from genaccel.files.workers import map_in_workers
 
 
 class AwkwardError(Exception):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from genaccel import ops
-from genaccel.sensitivity.forecast import Reuse, Taylor
+from genaccel.sensitivity.run.forecast import Reuse, Taylor
 
 
 def test_weighted_sum(device):

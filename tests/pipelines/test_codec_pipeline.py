@@ -11,8 +11,8 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 import genaccel.pipelines.codec_pipeline
+from genaccel.codec.format.limits import CodecLimits
 from genaccel.codec.image_codec import ImageCodec
-from genaccel.codec.limits import CodecLimits
 from genaccel.errors import (
     BitstreamError,
     LimitExceededError,

@@ -9,13 +9,13 @@ import pytest
 from diffusers import DiffusionPipeline, DiTPipeline
 
 import genaccel.pipelines.dit_compression
+from genaccel.codec.format.limits import CodecLimits
 from genaccel.codec.image_codec import ImageCodec
-from genaccel.codec.limits import CodecLimits
 from genaccel.errors import LimitExceededError, UnknownModelError
+from genaccel.pipelines.accelerate_mixin import SensitivityMixin
 from genaccel.pipelines.codec_pipeline import CodecPipeline
 from genaccel.pipelines.compression_mixin import VQCompressionMixin
 from genaccel.pipelines.dit_compression import DiTCompressionPipeline
-from genaccel.pipelines.mixins import SensitivityMixin
 
 # diffusers 0.42's DPMSolverMultistepScheduler, which is PixArt-Sigma's, with numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

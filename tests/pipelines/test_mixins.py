@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline, DiTPipeline, PixArtSigmaPipeline
 
 import genaccel
 from genaccel.hooks.binding import AlreadyEnabledError
-from genaccel.pipelines.mixins import SensitivityMixin
+from genaccel.pipelines.accelerate_mixin import SensitivityMixin
 from genaccel.sensitivity.config import SensitivityConfig
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import genaccel.pipelines.mixins
-from genaccel.pipelines.mixins import SensitivityMixin
+import genaccel.pipelines.accelerate_mixin
+from genaccel.pipelines.accelerate_mixin import SensitivityMixin
 
 # The folder that the files are in, wherever the package is installed.
-FOLDER = Path(genaccel.pipelines.mixins.__file__).parent
+FOLDER = Path(genaccel.pipelines.accelerate_mixin.__file__).parent
 
 # diffusers 0.42's DPMSolverMultistepScheduler, which is PixArt-Sigma's, with numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from genaccel.sensitivity.fingerprint import Fingerprint
-from genaccel.sensitivity.plan import Plan
+from genaccel.sensitivity.plans.fingerprint import Fingerprint
+from genaccel.sensitivity.plans.plan import Plan
 
 
 def _make_plan(steps: int = 12, **changes: Any) -> Plan:

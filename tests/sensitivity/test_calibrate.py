@@ -5,9 +5,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from genaccel.sensitivity.calibrate import calibrate, run_call
 from genaccel.sensitivity.config import SensitivityConfig
-from genaccel.sensitivity.planner import make_plan
+from genaccel.sensitivity.planning.planner import make_plan
+from genaccel.sensitivity.study.calibrate import calibrate, run_call
 
 
 @pytest.fixture

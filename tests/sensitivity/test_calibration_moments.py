@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from genaccel.sensitivity.calibration_moments import (
+from genaccel.sensitivity.measure.calibration_moments import (
     METRICS,
     CalibrationMoments,
     relative_errors,
 )
-from genaccel.sensitivity.forecast import Taylor
+from genaccel.sensitivity.run.forecast import Taylor
 
 STEPS, WIDTH = 9, 3
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genaccel.sensitivity.deviation import Candidate, Deviation, improve, is_allowed
-from genaccel.sensitivity.forecast import Reuse, Taylor
+from genaccel.sensitivity.planning.deviation import Candidate, Deviation, improve, is_allowed
+from genaccel.sensitivity.run.forecast import Reuse, Taylor
 
 NAMES = ("reuse", "taylor1", "taylor2")
 STEPS = 10

@@ -13,10 +13,10 @@ from genaccel.hooks.clock import Run, Tick
 from genaccel.hooks.director import Structure
 from genaccel.hooks.memory import Memory, Stream
 from genaccel.sensitivity.config import SensitivityConfig
-from genaccel.sensitivity.director import SensitivityDirector
-from genaccel.sensitivity.measuring import MeasuredRuns
-from genaccel.sensitivity.plan_source import PlanSource
-from genaccel.sensitivity.replay import Replay
+from genaccel.sensitivity.measure.measuring import MeasuredRuns
+from genaccel.sensitivity.plans.plan_source import PlanSource
+from genaccel.sensitivity.run.director import SensitivityDirector
+from genaccel.sensitivity.run.replay import Replay
 
 CONFIG = SensitivityConfig(speedup=2.0)
 SEGMENTS = tuple(

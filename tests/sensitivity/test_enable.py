@@ -10,8 +10,8 @@ import torch
 
 import genaccel
 from genaccel import SensitivityConfig
-from genaccel.sensitivity.plan import Plan
-from genaccel.sensitivity.plan_library import PlanEntry, PlanLibrary
+from genaccel.sensitivity.plans.plan import Plan
+from genaccel.sensitivity.plans.plan_library import PlanEntry, PlanLibrary
 
 
 def folders_of_plans(tmp_path):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from genaccel.sensitivity.fingerprint import Fingerprint, config_digest
+from genaccel.sensitivity.plans.fingerprint import Fingerprint, config_digest
 
 
 def _fingerprint(**changes: Any) -> Fingerprint:

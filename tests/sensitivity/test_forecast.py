@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genaccel.hooks.forecast_batch import ForecastRequest, make_forecasts
-from genaccel.sensitivity.forecast import Affine, Forecaster, Reuse, Taylor, affine_fit
+from genaccel.sensitivity.run.forecast import Affine, Forecaster, Reuse, Taylor, affine_fit
 
 
 def _affine(slope: float = 0.5, intercept: float = 2.0, steps: int = 40, width: int = 20) -> Affine:

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from genaccel.sensitivity.config import fewest_computed
-from genaccel.sensitivity.output_planner import (
+from genaccel.sensitivity.planning.output_planner import (
     forecast_weights,
     plan_outputs,
     schedules,
     spread_steps,
 )
-from genaccel.sensitivity.time_windows import (
+from genaccel.sensitivity.planning.time_windows import (
     hat_shares,
     hat_windows,
     noise_and_drift,

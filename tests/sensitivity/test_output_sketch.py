@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genaccel.sensitivity.output_sketch import OutputSketch
+from genaccel.sensitivity.measure.output_sketch import OutputSketch
 
 STEPS = 6
 

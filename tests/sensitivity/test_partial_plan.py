@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 
 import genaccel
-from genaccel.sensitivity.calibrate import calibrate
 from genaccel.sensitivity.config import SensitivityConfig
-from genaccel.sensitivity.interpolate import interpolate_steps
-from genaccel.sensitivity.partial_plan import MAX_STEP_KINDS, limit_step_kinds, plan_for_speedup
-from genaccel.sensitivity.plan import Plan
-from genaccel.sensitivity.planner import make_plan, segment_errors
+from genaccel.sensitivity.planning.partial_plan import (
+    MAX_STEP_KINDS,
+    limit_step_kinds,
+    plan_for_speedup,
+)
+from genaccel.sensitivity.planning.planner import make_plan, segment_errors
+from genaccel.sensitivity.plans.plan import Plan
+from genaccel.sensitivity.plans.stretch import stretch_steps
+from genaccel.sensitivity.study.calibrate import calibrate
 
 PRUNED = {"pruning_share": 0.2, "forecasters": ("reuse",)}
 
@@ -81,7 +85,7 @@ def test_a_mixed_plan_runs_both_kinds_of_steps_and_survives_the_disk(
         report = handle.report()["transformer"]
     assert report.schedule.replace(".", "f") == "".join(letters)
     assert report.flop_ratio == pytest.approx(1 / plan.flop_fraction)
-    longer = interpolate_steps(plan, 16)
+    longer = stretch_steps(plan, 16)
     assert longer.partial_mask.any()
     assert (longer.partial_mask != ~longer.compute_mask).any()
 
@@ -201,7 +205,7 @@ def test_plans_with_tokens_survive_the_disk_and_stretching(measured, tmp_path):
     read = Plan.from_pretrained(tmp_path)
     np.testing.assert_array_equal(read.token_counts, plan.token_counts)
     assert read.granularity == "segment"
-    longer = interpolate_steps(read, 14)
+    longer = stretch_steps(read, 14)
     assert longer.partial_mask.any()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from genaccel.sensitivity.plan import PLAN_NAME, PLAN_TENSORS_NAME, Plan
+from genaccel.sensitivity.plans.plan import PLAN_NAME, PLAN_TENSORS_NAME, Plan
 
 MakePlan = Callable[..., Plan]
 ARRAYS = (

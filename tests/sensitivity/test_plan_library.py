@@ -4,9 +4,9 @@ import dataclasses
 import pytest
 
 from genaccel import zoo
-from genaccel.sensitivity import plan_library
 from genaccel.sensitivity.config import SensitivityConfig
-from genaccel.sensitivity.plan_library import PlanEntry, PlanLibrary, cached_plan_folder
+from genaccel.sensitivity.plans import plan_library
+from genaccel.sensitivity.plans.plan_library import PlanEntry, PlanLibrary, cached_plan_folder
 
 
 def chosen(library, run=None, component="transformer", **target):

@@ -5,18 +5,18 @@ import numpy as np
 import pytest
 import torch
 
-from genaccel.sensitivity.calibration_moments import CalibrationMoments
 from genaccel.sensitivity.config import SensitivityConfig
-from genaccel.sensitivity.deviation import Candidate, Deviation
-from genaccel.sensitivity.fingerprint import Fingerprint
-from genaccel.sensitivity.planner import (
+from genaccel.sensitivity.measure.calibration_moments import CalibrationMoments
+from genaccel.sensitivity.planning.deviation import Candidate, Deviation
+from genaccel.sensitivity.planning.planner import (
     Measurements,
     best_speedup,
     check_reachable,
     make_plan,
     segment_errors,
 )
-from genaccel.sensitivity.schedule import ScheduleConfig, solve_schedule
+from genaccel.sensitivity.planning.schedule import ScheduleConfig, solve_schedule
+from genaccel.sensitivity.plans.fingerprint import Fingerprint
 
 STEPS = 12
 

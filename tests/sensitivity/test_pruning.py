@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genaccel.sensitivity.pruning import (
+from genaccel.sensitivity.pruning.pruning import (
     PruningConfig,
     partial_update_error,
     plan_pruning,

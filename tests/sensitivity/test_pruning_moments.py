@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from genaccel.sensitivity.pruning import partial_update_error
-from genaccel.sensitivity.pruning_moments import PruningMoments
+from genaccel.sensitivity.pruning.pruning import partial_update_error
+from genaccel.sensitivity.pruning.pruning_moments import PruningMoments
 
 
 def moments():

@@ -10,7 +10,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 
-from genaccel.sensitivity.sampler_gain import gaussian_response, sampler_gains
+from genaccel.sensitivity.measure.sampler_gain import gaussian_response, sampler_gains
 
 STEPS = 10
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genaccel.sensitivity.schedule import (
+from genaccel.sensitivity.planning.schedule import (
     EdgeTable,
     Schedule,
     ScheduleConfig,

@@ -4,9 +4,9 @@ import itertools
 import numpy as np
 import pytest
 
-from genaccel.sensitivity.deviation import Candidate, Deviation
-from genaccel.sensitivity.schedule import ScheduleConfig
-from genaccel.sensitivity.schedule_search import even_schedules, search_schedule
+from genaccel.sensitivity.planning.deviation import Candidate, Deviation
+from genaccel.sensitivity.planning.schedule import ScheduleConfig
+from genaccel.sensitivity.planning.schedule_search import even_schedules, search_schedule
 
 NAMES = ("reuse", "taylor1", "taylor2")
 ANY_END = ScheduleConfig(edge_cost="cumulative", objective="minimax", last_step_computes=False)

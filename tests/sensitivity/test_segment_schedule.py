@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genaccel.sensitivity.schedule import EdgeTable, ScheduleConfig
-from genaccel.sensitivity.segment_schedule import solve_segment_schedules
+from genaccel.sensitivity.planning.schedule import EdgeTable, ScheduleConfig
+from genaccel.sensitivity.planning.segment_schedule import solve_segment_schedules
 
 
 def _errors(seed: int, segments: int, steps: int, width: int) -> list[np.ndarray]:

@@ -5,7 +5,7 @@ import torch
 
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.side_by_side import sheet, side_by_side
-from genaccel.sensitivity.tune import image_psnr
+from genaccel.sensitivity.study.tune import image_psnr
 
 
 def test_sides_are_what_they_say(pipeline, calls, sample):

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 import genaccel
-from genaccel.sensitivity import tune as tune_module
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.fewer_steps import fewer_steps
-from genaccel.sensitivity.plan_library import PlanLibrary
-from genaccel.sensitivity.tune import find_entry, image_psnr, images_of, move_step, tune
+from genaccel.sensitivity.plans.plan_library import PlanLibrary
+from genaccel.sensitivity.study import tune as tune_module
+from genaccel.sensitivity.study.tune import find_entry, image_psnr, images_of, move_step, tune
 
 
 def absolute(a, b):

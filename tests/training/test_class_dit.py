@@ -10,7 +10,8 @@ import torch
 from diffusers import DiTPipeline
 from PIL import Image
 
-from genaccel.training.class_dit import (
+from genaccel.training.loop import LoopConfig, NonFiniteLossError
+from genaccel.training.recipes.class_dit import (
     NO_CLASS,
     ClassDitConfig,
     ClassDitTraining,
@@ -18,12 +19,11 @@ from genaccel.training.class_dit import (
     classes_of,
     export_pipeline,
 )
-from genaccel.training.latent_autoencoder import (
+from genaccel.training.recipes.latent_autoencoder import (
     LatentAutoencoderConfig,
     LatentAutoencoderTraining,
     load_latent_autoencoder,
 )
-from genaccel.training.loop import LoopConfig, NonFiniteLossError
 
 LOOP = LoopConfig(steps=6, batch_size=2, learning_rate=1e-3, warmup_steps=2, log_every=2)
 VAE = LatentAutoencoderConfig(image_size=32, channels=(8, 16), perceptual_weight=0, min_scale=0.5)

@@ -5,12 +5,12 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from genaccel.training.latent_autoencoder import (
+from genaccel.training.loop import LoopConfig
+from genaccel.training.recipes.latent_autoencoder import (
     LatentAutoencoderConfig,
     LatentAutoencoderTraining,
     load_latent_autoencoder,
 )
-from genaccel.training.loop import LoopConfig
 
 CONFIG = {"image_size": 16, "channels": (8, 16), "perceptual_weight": 0.0}
 LOOP = LoopConfig(steps=3, batch_size=2, warmup_steps=0, learning_rate=1e-2, ema_decay=0.0)

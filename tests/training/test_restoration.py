@@ -8,13 +8,13 @@ from PIL import Image
 
 from genaccel.models.restoration import RestorationConfig
 from genaccel.training.loop import LoopConfig
-from genaccel.training.restoration import (
+from genaccel.training.recipes.restoration import (
     RestorationTraining,
     RestorationTrainingConfig,
     load_restoration,
     relative_error,
 )
-from genaccel.training.restoration_pairs import (
+from genaccel.training.recipes.restoration_pairs import (
     PairsConfig,
     PairStream,
     coded_base,

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain and accelerated runs in turn, batch by batch: what each takes, and what it makes of the samples."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bench._sensitivity.quality import Judge, Quality
+from bench._sensitivity.search import Cost, Trial, cost_of_call
+from bench._sensitivity.workload import Attached, Workload
+from genaccel.eval.one_call import flops_of_call
+from genaccel.eval.speed import round_order
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a trial.
+
+    Attributes:
+        trial: It.
+        flop_ratio: FLOPs of the plain run over those of this one, counted.
+        cpu_speedup: Plain CPU time over that of this one, median of the rounds; None on a GPU.
+        wall_speedup: The same of the clock.
+        quality: Of its samples; None where they were not judged.
+    """
+
+    trial: Trial
+    flop_ratio: float
+    cpu_speedup: float | None
+    wall_speedup: float
+    quality: Quality | None
+
+    @property
+    def speedup(self) -> float:
+        """What methods are compared by."""
+        return self.wall_speedup if self.cpu_speedup is None else self.cpu_speedup
+
+    @property
+    def efficiency(self) -> float:
+        """Measured speed-up over the FLOP ratio."""
+        return self.speedup / self.flop_ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """What alternating runs told.
+
+    Attributes:
+        outcomes: Of the trials, in their order.
+        plain: Median cost of a plain run of a batch.
+    """
+
+    outcomes: list[Outcome]
+    plain: Cost
+
+
+def run_rounds(
+    workload: Workload,
+    trials: Sequence[Trial],
+    *,
+    rounds: int,
+    judge: Judge | None = None,
+    counts_flops: bool = True,
+) -> Rounds:
+    """Run the plain pipeline and all trials on one batch after the other, in changing order.
+
+    FLOPs are counted on one batch more, the first, whose time is not taken: counting slows it down. A method that
+    decides by the samples what it computes is run on the other batches once more for that.
+
+    Args:
+        workload: What is run.
+        trials: With their pipelines.
+        rounds: Batches that are timed, at least 1.
+        judge: Of the samples of all ``rounds + 1`` batches.
+        counts_flops: Or else the trials' own ratios are taken, and the first batch is run all the
+            same.
+    """
+    sides: list[Attached] = [workload.plain]
+    for trial in trials:
+        assert trial.attached is not None
+        sides.append(trial.attached)
+    latents: list[list[Tensor]] = [[] for _ in sides]
+    costs: list[list[Cost]] = [[] for _ in sides]
+    flops: list[list[int]] = [[] for _ in sides]
+
+    def run(side: int, batch: int) -> None:
+        latents[side].append(workload.latents(sides[side], workload.test_samples(batch)))
+
+    def count(side: int, batch: int) -> None:
+        flops[side].append(flops_of_call(functools.partial(run, side, batch)) or 0)
+
+    for side in range(len(sides)):
+        if counts_flops:
+            count(side, 0)
+        else:
+            run(side, 0)
+    for batch in range(1, rounds + 1):
+        for name in round_order([str(i) for i in range(len(sides))], batch):
+            call = functools.partial(run, int(name), batch)
+            costs[int(name)].append(cost_of_call(call, workload.device))
+        for side, trial in enumerate(trials, start=1):
+            if counts_flops and trial.method.adapts:
+                count(side, batch)
+                latents[side].pop()
+    outcomes = [
+        Outcome(
+            trial,
+            flops[0][0] / statistics.fmean(flops[side]) if counts_flops else trial.flop_ratio,
+            cpu_speedup=_speedup([c.cpu for c in costs[0]], [c.cpu for c in costs[side]]),
+            wall_speedup=_speedup([c.wall for c in costs[0]], [c.wall for c in costs[side]]) or 0.0,
+            quality=None if judge is None else judge(latents[side]),
+        )
+        for side, trial in enumerate(trials, start=1)
+    ]
+    return Rounds(outcomes, median_cost(costs[0]))
+
+
+def _speedup(plain: Sequence[float | None], own: Sequence[float | None]) -> float | None:
+    """By round: what slowed one round down slowed both."""
+    ratios = [p / o for p, o in zip(plain, own, strict=True) if p is not None and o]
+    return statistics.median(ratios) if ratios else None
+
+
+def median_cost(costs: Sequence[Cost]) -> Cost:
+    """Of several runs."""
+    cpu = [cost.cpu for cost in costs if cost.cpu is not None]
+    return Cost(
+        statistics.median(cost.wall for cost in costs), statistics.median(cpu) if cpu else None
+    )

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds for each method of ``bench/soda.py`` the setting of a speed, by the time that the processor works for it.
+
+CPU time of a process with one thread says what a method costs on a machine that others use too: wall time of the same
+run changes up to twofold there, CPU time by a few percent. On a GPU it says nothing, and the device's clock is taken.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from bench._sensitivity.workload import Attached, Method, Samples, Setting, Workload
+from genaccel.eval.one_call import flops_of_call, seconds_of_call
+
+# A measured speed-up this much below a target still counts as it: it is a quotient of two times.
+SLACK = 0.03
+# Steps of the plain run that tells how fast the machine is just then.
+_PROBE_STEPS = 5
+# One run tells enough of a setting that is further from the wanted speed than its noise.
+_NEAR, _ROUNDS_IF_NEAR = 0.03, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of a call.
+
+    Attributes:
+        wall: On the clock; a GPU's own, there.
+        cpu: Of all threads of this process; None on a GPU.
+    """
+
+    wall: float
+    cpu: float | None
+
+    @property
+    def seconds(self) -> float:
+        """What methods are compared by."""
+        return self.wall if self.cpu is None else self.cpu
+
+
+def cost_of_call(run: Callable[[], object], device: torch.device) -> Cost:
+    """Call a function and see what it takes."""
+    before = time.process_time()
+    wall = seconds_of_call(run, device)
+    cpu = time.process_time() - before
+    return Cost(wall, cpu if device.type == "cpu" else None)
+
+
+@dataclass(slots=True)
+class Trial:
+    """A method with one setting, on its pipeline.
+
+    Attributes:
+        method: Which.
+        setting: Of it.
+        flop_ratio: FLOPs of the plain run over those of this one: what is known of the setting, or
+            counted.
+        speedup: Measured on samples for calibration; None if it was not.
+        attached: The pipeline; None once it is let go.
+    """
+
+    method: Method
+    setting: Setting
+    flop_ratio: float
+    speedup: float | None = None
+    attached: Attached | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A method that has no row of figures."""
+
+    method: Method
+    reason: str
+
+
+@dataclass(slots=True)
+class Search:
+    """Finds the slowest setting that reaches a speed.
+
+    Attributes:
+        workload: What is run.
+        is_timed: Whether settings are chosen by time; else by FLOPs.
+    """
+
+    workload: Workload
+    is_timed: bool = True
+    _trials: dict[tuple[str, str], Trial] = field(default_factory=dict)
+
+    def choose(self, method: Method, target: float) -> Trial | Failure:
+        """The slowest setting that reaches a speed, or the fastest of all where none does."""
+        try:
+            best: Trial | None = None
+            for ladder in method.ladders:
+                trial = self._choose(method, ladder, target)
+                if best is None or _reached(trial) > _reached(best):
+                    best = trial
+                if _reached(best) >= target * (1 - SLACK):
+                    break
+            assert best is not None
+            self._attach(best)
+            return best
+        except Exception as error:  # other people's code, on a class that it may not know
+            text = " ".join(str(error).split())
+            return Failure(method, f"{type(error).__name__}: {text[:150]}")
+
+    def next_faster(self, trial: Trial) -> Trial | None:
+        """The setting after this one, or None at the end."""
+        for ladder in trial.method.ladders:
+            if trial.setting in ladder[:-1]:
+                following = self._trial(trial.method, ladder[ladder.index(trial.setting) + 1])
+                self._attach(following)
+                return following
+        return None
+
+    def _choose(self, method: Method, ladder: Sequence[Setting], target: float) -> Trial:
+        wanted = target * (1 - SLACK)
+        low, high = 0, len(ladder) - 1
+        # FLOPs bound the speed from above, and need no clock.
+        while low < high:
+            middle = (low + high) // 2
+            expected = ladder[middle].expected
+            if expected is None:
+                expected = self._trial(method, ladder[middle]).flop_ratio
+            if expected >= wanted:
+                high = middle
+            else:
+                low = middle + 1
+        trial = self._trial(method, ladder[low])
+        while self.is_timed and target > 0:
+            self._time(trial, wanted)
+            assert trial.speedup is not None
+            if trial.speedup >= wanted or low + 1 == len(ladder):
+                break
+            low = _next_setting(ladder, low, wanted * trial.flop_ratio / trial.speedup)
+            trial = self._trial(method, ladder[low])
+        return trial
+
+    def _trial(self, method: Method, setting: Setting) -> Trial:
+        key = (method.name, setting.label)
+        if key not in self._trials:
+            self._trials[key] = Trial(method, setting, setting.expected or 0.0)
+            self._attach(self._trials[key])
+        return self._trials[key]
+
+    def _attach(self, trial: Trial) -> None:
+        """Build its pipeline and warm it up; only that of the last trial of a method is kept."""
+        if trial.attached is not None:
+            return
+        for other in self._trials.values():
+            if other.method is trial.method:
+                other.attached = None
+        workload = self.workload
+        attached = trial.method.attach(workload.copy(), trial.setting.values)
+        samples = workload.calibration_samples(0)
+        # What is measured must have nothing of a first run: ours watches there how a model is built.
+        workload.latents(attached, samples, num_steps=2)
+        if not trial.flop_ratio or not self.is_timed:
+            trial.flop_ratio = plain_flops(workload, samples) / flops_of_run(
+                workload, attached, samples
+            )
+        trial.attached = attached
+
+    def _time(self, trial: Trial, wanted: float) -> None:
+        """Runs between short plain ones that tell what a step costs just now; near the wanted speed, their median."""
+        if trial.speedup is not None and _is_clear([trial.speedup], wanted):
+            return
+        self._attach(trial)
+        workload, attached = self.workload, trial.attached
+        assert attached is not None
+        samples = workload.calibration_samples(0)
+
+        def probe() -> float:
+            return cost_of_call(
+                lambda: workload.latents(workload.plain, samples, num_steps=_PROBE_STEPS),
+                workload.device,
+            ).seconds
+
+        ratios: list[float] = []
+        plain = probe()
+        while not ratios or (len(ratios) < _ROUNDS_IF_NEAR and not _is_clear(ratios, wanted)):
+            own = cost_of_call(lambda: workload.latents(attached, samples), workload.device).seconds
+            before, plain = plain, probe()
+            ratios.append((before + plain) / 2 * workload.num_steps / _PROBE_STEPS / own)
+        trial.speedup = statistics.median(ratios)
+
+
+def _is_clear(ratios: Sequence[float], wanted: float) -> bool:
+    return abs(statistics.median(ratios) / wanted - 1) > _NEAR
+
+
+def _next_setting(ladder: Sequence[Setting], low: int, flop_ratio: float) -> int:
+    """The next setting that could reach a FLOP ratio: those known to stay far below it are not tried."""
+    for index in range(low + 1, len(ladder)):
+        expected = ladder[index].expected
+        if expected is None or expected >= flop_ratio * (1 - SLACK):
+            return index
+    return len(ladder) - 1
+
+
+def _reached(trial: Trial) -> float:
+    return trial.flop_ratio if trial.speedup is None else trial.speedup
+
+
+def plain_flops(workload: Workload, samples: Samples) -> int:
+    """Of a run without acceleration; its steps cost the same."""
+    run = flops_of_call(lambda: workload.latents(workload.plain, samples, num_steps=1))
+    assert run
+    return run * workload.num_steps
+
+
+def flops_of_run(workload: Workload, attached: Attached, samples: Samples) -> int:
+    """Of a run of an accelerated pipeline."""
+    flops = flops_of_call(lambda: workload.latents(attached, samples))
+    assert flops
+    return flops

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One file in, one file out: what the command line does per file."""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from genaccel.codec.coding.missing_slices import DEFAULT_SEED
+from genaccel.codec.encoder.encode_options import EncodeOptions
+from genaccel.codec.format.bitstream import BitstreamInfo, describe
+from genaccel.codec.images import WRITE_FORMATS, encode_image, read_image
+from genaccel.errors import LimitExceededError
+from genaccel.files.atomic import refuse_existing, write_atomically
+
+if TYPE_CHECKING:
+    from genaccel.codec.batch.codec_pool import CodecPool
+    from genaccel.codec.encoder.latent_refinement import StepReport
+
+# No file within the pixel limit needs more: 1.5 bytes a pixel, ten times the rate of the finest model.
+MAX_FILE_BYTES = 2**28
+# Uncompressed 16-bit RGB at the pixel limit takes 1.07e9 bytes.
+_MAX_IMAGE_BYTES = 2**30 + 2**27
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileReport:
+    """What became of one file.
+
+    Attributes:
+        bits_per_pixel: Of the whole ``.gac`` file.
+        model: Name or folder of the model.
+        coding_seconds: Encoding or decoding, the range coder included; loading the model, reading and writing apart.
+        notes: What was changed or dropped on the way.
+    """
+
+    input: str
+    output: str
+    width: int
+    height: int
+    file_bytes: int
+    payload_bytes: int
+    bits_per_pixel: float
+    model: str
+    model_digest: str
+    coding_seconds: float
+    notes: tuple[str, ...]
+
+
+def read_bounded(source: Path | BinaryIO, max_bytes: int) -> bytes:
+    """All of a file or stream.
+
+    Raises:
+        LimitExceededError: If there is more than ``max_bytes``.
+        OSError: If it cannot be read.
+    """
+    if isinstance(source, Path):
+        with source.open("rb") as stream:
+            return read_bounded(stream, max_bytes)
+    data = source.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise LimitExceededError(f"input is larger than the limit of {max_bytes} bytes")
+    return data
+
+
+def _write(target: Path | BinaryIO, data: bytes, overwrite: bool) -> None:
+    if isinstance(target, Path):
+        write_atomically(target, data, overwrite=overwrite)
+    else:
+        target.write(data)
+        target.flush()
+
+
+def _name(end: Path | BinaryIO) -> str:
+    return str(end) if isinstance(end, Path) else "-"
+
+
+def _report(
+    source: Path | BinaryIO,
+    target: Path | BinaryIO,
+    info: BitstreamInfo,
+    model: str,
+    seconds: float,
+    notes: tuple[str, ...],
+) -> FileReport:
+    return FileReport(
+        input=_name(source),
+        output=_name(target),
+        width=info.width,
+        height=info.height,
+        file_bytes=info.file_bytes,
+        payload_bytes=info.payload_bytes,
+        bits_per_pixel=info.bits_per_pixel,
+        model=model,
+        model_digest=info.model_digest,
+        coding_seconds=seconds,
+        notes=notes,
+    )
+
+
+def encode_file(
+    codecs: CodecPool,
+    source: Path | BinaryIO,
+    target: Path | BinaryIO,
+    *,
+    overwrite: bool = False,
+    background: tuple[int, int, int] | None = None,
+    reduce_depth: bool = False,
+    options: EncodeOptions = EncodeOptions(),  # noqa: B008 - frozen
+    on_step: StepReport | None = None,
+) -> FileReport:
+    """Compress an image file.
+
+    Args:
+        codecs: Where the model comes from.
+        source: Image file, or a binary stream of one.
+        target: ``.gac`` file to write, or a binary stream.
+        overwrite: Replace a file that is there already.
+        background: Red, green, blue to put transparent images on; without it they are refused.
+        reduce_depth: Take images of more than 8 bits per sample, at 8 bits; else they are refused.
+        options: Rate control.
+        on_step: As for :meth:`ImageCodec.encode`.
+
+    Raises:
+        BitstreamError: If the image is damaged or of an unknown format.
+        UnsupportedImageError: If it is transparent or deep and that was not allowed for.
+        UnknownModelError: If the model is not at hand.
+        LimitExceededError: If the image is larger than the limits allow.
+        TargetSizeError: If it does not fit the size that the options give.
+        OSError: If a file cannot be read or written, or exists already.
+    """
+    if isinstance(target, Path) and not overwrite:
+        refuse_existing(target)  # before the work, not after
+    seekable = (
+        source if isinstance(source, Path) else io.BytesIO(read_bounded(source, _MAX_IMAGE_BYTES))
+    )
+    image = read_image(
+        seekable,
+        max_pixels=codecs.limits.max_pixels,
+        background=background,
+        reduce_depth=reduce_depth,
+    )
+    start = time.perf_counter()
+    data, codec = codecs.encode(image.pixels, options, on_step=on_step)
+    seconds = time.perf_counter() - start
+    _write(target, data, overwrite)
+    return _report(source, target, codec.info(data), codec.model_name, seconds, image.notes)
+
+
+def decode_file(
+    codecs: CodecPool,
+    source: Path | BinaryIO,
+    target: Path | BinaryIO,
+    *,
+    file_format: str | None = None,
+    overwrite: bool = False,
+    prefix: int | None = None,
+    truncated: bool = False,
+    seed: int | None = DEFAULT_SEED,
+) -> FileReport:
+    """Restore an image file.
+
+    Args:
+        codecs: Where the model comes from.
+        source: ``.gac`` file, or a binary stream of one.
+        target: Image file to write, or a binary stream.
+        file_format: As :func:`genaccel.codec.images.encode_image` takes it; by default that of the target's suffix.
+        overwrite: Replace a file that is there already.
+        prefix: As :meth:`ImageCodec.decode` takes it, and so the others.
+        truncated: Likewise.
+        seed: Likewise.
+
+    Raises:
+        BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
+        UnknownModelError: If the model that wrote it is not at hand.
+        LimitExceededError: If the image is larger than the limits or the image format allow.
+        ValueError: If there are not so many slices, if the format is not given and cannot be told from the target.
+        OSError: If a file cannot be read or written, or exists already.
+    """
+    if file_format is None:
+        suffix = target.suffix.lower() if isinstance(target, Path) else ""
+        if suffix not in WRITE_FORMATS:
+            raise ValueError(
+                f"file_format must be given for {_name(target)!r}: known suffixes are {', '.join(WRITE_FORMATS)}"
+            )
+        file_format = WRITE_FORMATS[suffix]
+    if isinstance(target, Path) and not overwrite:
+        refuse_existing(target)
+    data = read_bounded(source, MAX_FILE_BYTES)
+    codec = codecs.for_file(data, truncated=truncated)
+    start = time.perf_counter()
+    pixels = codec.decode(data, prefix=prefix, truncated=truncated, seed=seed)
+    seconds = time.perf_counter() - start
+    _write(target, encode_image(pixels, file_format), overwrite)
+    info = describe(data, codecs.limits.max_pixels, truncated=truncated)
+    return _report(source, target, info, codec.model_name, seconds, ())
+
+
+def describe_file(source: Path | BinaryIO, max_pixels: int) -> BitstreamInfo:
+    """Header of a ``.gac`` file.
+
+    Raises:
+        BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
+        LimitExceededError: If the image has more than ``max_pixels``.
+        OSError: If the file cannot be read.
+    """
+    return describe(read_bounded(source, MAX_FILE_BYTES), max_pixels)

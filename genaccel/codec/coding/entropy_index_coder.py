@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Index maps to range-coded bytes and back, with the probabilities of an integer entropy model.
+
+All windows of an image are one batch, coded slice by slice: of each slice first the *groups* of all indices, then each
+index's place among the members of its group. Two tables of sqrt(K) entries are faster to make than one of K, and the
+slots that every entry of a table must have cost 0.001 bits per token, not 0.02 (K = 1024) or 0.09 (K = 4096).
+
+Slices run from the coarsest scale to the finest, so the first of them alone make an image: what is missing is made up
+from the entropy model (:mod:`genaccel.codec.coding.missing_slices`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genaccel import _coder, ops
+from genaccel.codec.coding.missing_slices import DEFAULT_SEED, draws, most_likely, pick
+from genaccel.codec.coding.window_grid import PADDING_INDEX, WindowGrid
+from genaccel.errors import BitstreamError, OptionError
+from genaccel.models.integer_entropy_model import WINDOWS_AT_ONCE, IntegerEntropyModel
+
+PRECISION = ops.integer.TABLE_BITS
+
+IndexMaps = list[NDArray[np.int32]]
+
+
+class DecodedPrefix(NamedTuple):
+    """What a payload held.
+
+    Attributes:
+        index_maps: int32 ``[h, w]`` per scale, coarse to fine, completed where slices were missing.
+        num_slices: Slices that were read.
+        slice_ends: For each of them the bytes of the payload up to its end.
+    """
+
+    index_maps: IndexMaps
+    num_slices: int
+    slice_ends: list[int]
+
+
+class SliceTables(NamedTuple):
+    """What the range coder takes of one slice: int32 symbols ``[N]`` of its coded tokens, and a row of a table for each."""
+
+    groups: NDArray[np.int32]
+    group_tables: NDArray[np.int32]  # [N, K / M + 1]
+    members: NDArray[np.int32]
+    member_tables: NDArray[np.int32]  # [N, M + 1]
+
+
+def group_size_of(codebook_size: int) -> int:
+    """Members of a group: the divisor of K that makes the two tables smallest together.
+
+    Example:
+        >>> group_size_of(1024), group_size_of(4096), group_size_of(1000)
+        (32, 64, 25)
+    """
+    divisors = [m for m in range(1, codebook_size + 1) if codebook_size % m == 0]
+    return min(divisors, key=lambda m: (m + codebook_size // m, m))
+
+
+def _kept(values: Tensor, coded: Tensor | None) -> Tensor:
+    """Rows ``[N, ...]`` of the coded tokens of ``[W, n, ...]``; None: of all."""
+    return values.flatten(0, 1) if coded is None else values[coded]
+
+
+def _spread(indices: Tensor, coded: Tensor | None, shape: torch.Size) -> Tensor:
+    """Inverse of :func:`_kept` for indices ``[N]``: int64 ``[W, n]``."""
+    if coded is None:
+        return indices.view(shape)
+    spread = torch.full(shape, PADDING_INDEX, dtype=torch.int64, device=indices.device)
+    spread[coded] = indices
+    return spread
+
+
+def _int32(values: Tensor) -> NDArray[np.int32]:
+    return np.ascontiguousarray(values.cpu().numpy(), dtype=np.int32)
+
+
+class EntropyIndexCoder:
+    """Codes the index maps of an image, coarse to fine.
+
+    Args:
+        model: Where it is, CPU or GPU, makes no difference to the bytes.
+    """
+
+    def __init__(self, model: IntegerEntropyModel) -> None:
+        self._model = model
+        self._group_size = group_size_of(model.params.entropy.codebook_size)
+
+    @property
+    def model(self) -> IntegerEntropyModel:
+        """Whose probabilities it codes with."""
+        return self._model
+
+    @property
+    def num_slices(self) -> int:
+        """Slices of a whole image."""
+        return self._model.slice_order.num_slices
+
+    def grid(self, shapes: Sequence[tuple[int, ...]]) -> WindowGrid:
+        """How maps of these shapes are cut into windows.
+
+        Raises:
+            ValueError: If they do not fit the model's windows.
+        """
+        return WindowGrid(
+            map_shapes=tuple((int(h), int(w)) for h, w in shapes),
+            grid_sides=self._model.slice_order.grid_sides,
+        )
+
+    def _require_slices(self, num_slices: int | None) -> int:
+        if num_slices is None:
+            return self.num_slices
+        if not 1 <= num_slices <= self.num_slices:
+            raise OptionError(
+                f"number of slices must be in [1, {self.num_slices}], got {num_slices}"
+            )
+        return num_slices
+
+    def coded_tokens(self, grid: WindowGrid) -> list[Tensor | None]:
+        """For each slice which tokens of all windows are coded, bool ``[W, n]``: those inside; None: all."""
+        model = self._model
+        inside = ~grid.padded().to(model.embedding.device)
+        if bool(inside.all()):
+            return [None] * self.num_slices
+        return [inside[:, model.tokens_of_slice(t)] for t in range(self.num_slices)]
+
+    def _group_tables(self, logits: Tensor) -> Tensor:
+        return ops.integer_frequencies(
+            logits, self._model.params.fraction_bits, self._group_size
+        )  # [N, K / M + 1]
+
+    def _member_tables(self, logits: Tensor, groups: Tensor) -> Tensor:
+        return ops.integer_frequencies(
+            logits, self._model.params.fraction_bits, self._group_size, groups
+        )  # [N, M + 1]
+
+    def _windows(self, index_maps: Sequence[NDArray[np.integer[Any]]]) -> tuple[WindowGrid, Tensor]:
+        grid = self.grid([m.shape for m in index_maps])
+        maps = [torch.from_numpy(m.astype(np.int64))[None] for m in index_maps]
+        windows = grid.cut(maps, fill=PADDING_INDEX)  # [W, L]
+        codebook_size = self._model.params.entropy.codebook_size
+        if int(windows.min()) < 0 or int(windows.max()) >= codebook_size:
+            raise ValueError(f"indices must be in [0, {codebook_size})")
+        return grid, windows.to(self._model.embedding.device)
+
+    @torch.no_grad()
+    def encode(
+        self, index_maps: Sequence[NDArray[np.integer[Any]]], num_slices: int | None = None
+    ) -> bytes:
+        """Code one integer map ``[h, w]`` per scale.
+
+        Args:
+            index_maps: Coarse to fine.
+            num_slices: How many slices to code, 1 to all of them; None codes all.
+
+        Raises:
+            ValueError: If the maps do not fit the model's windows, an index is not in [0, K), or there are not
+                so many slices.
+        """
+        model, size = self._model, self._group_size
+        self._require_slices(num_slices)
+        grid, windows = self._windows(index_maps)
+        in_order = windows[:, model.by_slice]
+        groups, members = in_order // size, in_order % size
+        tables: list[tuple[Tensor, Tensor]] = []  # [w, L, entries + 1] each
+        for begin in range(0, len(windows), WINDOWS_AT_ONCE):  # logits are 1.4 MB a window
+            chunk = slice(begin, begin + WINDOWS_AT_ONCE)
+            logits = model(windows[chunk], in_slice_order=True)
+            tables.append((self._group_tables(logits), self._member_tables(logits, groups[chunk])))
+        group_tables, member_tables = (torch.cat(parts) for parts in zip(*tables, strict=True))
+        starts = model.slice_order.slice_starts
+        whole = (groups, group_tables, members, member_tables)
+        return self.encode_tables(
+            (
+                SliceTables(
+                    *(_int32(_kept(part[:, starts[t] : starts[t + 1]], coded)) for part in whole)
+                )
+                for t, coded in enumerate(self.coded_tokens(grid))
+            ),
+            num_slices,
+        )
+
+    def tables_of_slice(self, logits: Tensor, indices: Tensor, coded: Tensor | None) -> SliceTables:
+        """What codes a slice.
+
+        Args:
+            logits: int32 ``[W, n, K]``, of the model's ``step``.
+            indices: int64 ``[W, n]``.
+            coded: Of :meth:`coded_tokens`.
+        """
+        rows, chosen = _kept(logits, coded), _kept(indices, coded)
+        groups, members = chosen // self._group_size, chosen % self._group_size
+        return SliceTables(
+            _int32(groups),
+            _int32(self._group_tables(rows)),
+            _int32(members),
+            _int32(self._member_tables(rows, groups)),
+        )
+
+    def encode_tables(self, slices: Iterable[SliceTables], num_slices: int | None = None) -> bytes:
+        """What :meth:`encode` gives for indices whose tables are known, in the order of the slices.
+
+        Args:
+            slices: Of the whole image.
+            num_slices: How many of them to code; None: all.
+
+        Raises:
+            OptionError: If there are not so many slices.
+        """
+        encoder = _coder.RansEncoder(lanes=1)
+        for part in islice(slices, self._require_slices(num_slices)):
+            encoder.push_cdfs(part.groups, part.group_tables, PRECISION)
+            encoder.push_cdfs(part.members, part.member_tables, PRECISION)
+        return encoder.finish()
+
+    def _read(self, decoder: _coder.RansDecoder, logits: Tensor) -> Tensor:
+        """The next indices, int64 ``[N]``, of the stream."""
+        tables = _int32(self._group_tables(logits))
+        groups = torch.from_numpy(decoder.pull_cdfs(tables, PRECISION)).to(logits.device).long()
+        tables = _int32(self._member_tables(logits, groups))
+        members = torch.from_numpy(decoder.pull_cdfs(tables, PRECISION)).to(logits.device)
+        return groups * self._group_size + members
+
+    def _completer(self, grid: WindowGrid, seed: int | None) -> Callable[[int, Tensor], Tensor]:
+        """Makes indices up; takes the slice and logits ``[W, n, K]``, gives int64 ``[W, n]``."""
+        model, size = self._model, self._group_size
+
+        def complete(t: int, predicted: Tensor) -> Tensor:
+            logits = predicted.flatten(0, 1)
+            if seed is None:
+                return most_likely(logits).view(predicted.shape[:2])
+            tokens = model.tokens_of_slice(t)  # [n]
+            windows = torch.arange(grid.num_windows, device=logits.device).unsqueeze(1)
+            places = 2 * (windows * model.slice_order.num_tokens + tokens).flatten()
+            groups = pick(self._group_tables(logits), draws(seed, places))
+            members = pick(self._member_tables(logits, groups), draws(seed, places + 1))
+            return (groups * size + members).view(predicted.shape[:2])
+
+        return complete
+
+    @torch.no_grad()
+    def decode_prefix(
+        self,
+        payload: bytes,
+        shapes: Sequence[tuple[int, int]],
+        *,
+        num_slices: int | None = None,
+        use: int | None = None,
+        truncated: bool = False,
+        seed: int | None = DEFAULT_SEED,
+    ) -> DecodedPrefix:
+        """Indices of the first slices, and the rest made up from them.
+
+        Args:
+            payload: What ``encode`` returned, with a model of the same digest.
+            shapes: Height and width of each map, coarse to fine.
+            num_slices: How many slices were coded; None: all.
+            use: Read only so many of them; None: all.
+            truncated: The payload may end early: take the slices that are whole. What follows the last slice
+                is not looked at, so damage may go unnoticed.
+            seed: Of what is made up; None takes the most likely index.
+
+        Raises:
+            BitstreamError: If the payload is not the code of exactly so many indices, or, truncated, not of a
+                single slice.
+            ValueError: If the shapes do not fit the model's windows, or there are not so many slices.
+        """
+        model = self._model
+        sent = self._require_slices(num_slices)
+        wanted = sent if use is None else min(self._require_slices(use), sent)
+        grid = self.grid(shapes)
+        complete = self._completer(grid, seed)
+        state = model.begin(grid.num_windows)
+        previous: Tensor | None = None
+        slices: list[Tensor] = []
+        ends: list[int] = []
+        try:
+            decoder = _coder.RansDecoder(payload[: len(payload) & ~1] if truncated else payload)
+            for t, coded in enumerate(self.coded_tokens(grid)):
+                predicted = model.step(state, previous)  # [W, n, K]
+                if len(ends) == t and t < wanted:
+                    try:
+                        indices = self._read(decoder, _kept(predicted, coded))
+                        ends.append(decoder.bytes_read)
+                        previous = _spread(indices, coded, predicted.shape[:2])
+                    except _coder.StreamError:
+                        if not truncated or t == 0:
+                            raise
+                        previous = complete(t, predicted)
+                else:
+                    previous = complete(t, predicted)
+                slices.append(previous)
+            if wanted == sent and not truncated:
+                decoder.finish()
+        except _coder.StreamError as error:
+            raise BitstreamError(f"payload does not decode: {error}") from error
+        windows = torch.cat(slices, dim=1)[:, model.from_slice]
+        return DecodedPrefix([_int32(m[0]) for m in grid.merge(windows)], len(ends), ends)
+
+    def decode(self, payload: bytes, shapes: Sequence[tuple[int, int]]) -> IndexMaps:
+        """Inverse of :meth:`encode`; every index is below K, whatever the payload holds.
+
+        Args:
+            payload: What ``encode`` returned, with a model of the same digest.
+            shapes: Height and width of each map, coarse to fine.
+
+        Raises:
+            BitstreamError: If the payload is not the code of exactly so many indices.
+            ValueError: If the shapes do not fit the model's windows.
+        """
+        return self.decode_prefix(payload, shapes).index_maps

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Indices chosen for what they cost in bits too, not for distance alone.
+
+The encoder runs the entropy model slice by slice, as a decoder does, and takes for each feature the code word with
+the least ``squared distance + mu * bits``. It keeps the tables that it made for this, and codes the indices with them:
+the model runs once. The decoder is not concerned: it reads indices, however they were chosen.
+So all of this is floating point, and need not be the same on two machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from genaccel.codec.coding.entropy_index_coder import EntropyIndexCoder, IndexMaps, SliceTables
+from genaccel.codec.coding.window_grid import PADDING_INDEX
+
+# Distances and bits of so many tokens at once: 4 MB each for 1024 code words.
+_ROWS_AT_ONCE = 1024
+
+
+class ChosenIndices(NamedTuple):
+    """Indices, and what codes them.
+
+    Attributes:
+        index_maps: int32 ``[h, w]`` per scale, coarse to fine.
+        tables: Of each slice, for :meth:`EntropyIndexCoder.encode_tables`.
+    """
+
+    index_maps: IndexMaps
+    tables: list[SliceTables]
+
+
+def cheapest(
+    rows: Tensor, logits: Tensor, codebook: Tensor, mu: float, fraction_bits: int
+) -> Tensor:
+    """Index of the least cost, int64 ``[N]``, for features ``[N, C]`` and integer logits ``[N, K]``."""
+    chosen = []
+    for features, octaves in zip(
+        rows.split(_ROWS_AT_ONCE), logits.split(_ROWS_AT_ONCE), strict=True
+    ):
+        # |f - c|^2 = 2 - 2 f.c for unit vectors; bits = log2(sum of 2**logits) - logit. Constants of a row are left out.
+        cost = features @ codebook.T  # [n, K]
+        cost.mul_(-2).sub_(octaves, alpha=mu * 2.0**-fraction_bits)
+        chosen.append(cost.argmin(dim=1))
+    return torch.cat(chosen)
+
+
+@torch.no_grad()
+def choose_indices(
+    coder: EntropyIndexCoder,
+    features: Sequence[Tensor],
+    codebook: Tensor,
+    mu: float,
+) -> ChosenIndices:
+    """Index maps with the least sum of squared distances and ``mu`` times bits, slice by slice.
+
+    Greedy: what an index means for the slices after it is not weighed.
+
+    Args:
+        coder: With the entropy model that the file is to be coded with.
+        features: ``[C, h, w]`` per scale, coarse to fine, as they enter the quantiser.
+        codebook: Unit vectors ``[K, C]``.
+        mu: Price of a bit; 0 gives the nearest code words.
+
+    Raises:
+        ValueError: If the maps do not fit the model's windows.
+    """
+    model = coder.model
+    grid = coder.grid([tuple(f.shape[-2:]) for f in features])
+    device = model.embedding.device
+    windows = grid.cut([f.to(device).float()[None] for f in features])  # [W, L, C]
+    windows = functional.normalize(windows, dim=2)
+    words = codebook.to(device).float()
+    state = model.begin(grid.num_windows)
+    previous: Tensor | None = None
+    slices: list[Tensor] = []
+    tables: list[SliceTables] = []
+    for t, coded in enumerate(coder.coded_tokens(grid)):
+        tokens = model.tokens_of_slice(t)
+        logits = model.step(state, previous)  # [W, n, K]
+        indices = cheapest(
+            windows[:, tokens].flatten(0, 1),
+            logits.flatten(0, 1),
+            words,
+            mu,
+            model.params.fraction_bits,
+        )
+        previous = indices.view(logits.shape[:2])
+        if coded is not None:
+            previous = previous.masked_fill(~coded, PADDING_INDEX)
+        slices.append(previous)
+        tables.append(coder.tables_of_slice(logits, previous, coded))
+    ordered = torch.cat(slices, dim=1)[:, model.from_slice]
+    return ChosenIndices([m[0].cpu().int().numpy() for m in grid.merge(ordered)], tables)

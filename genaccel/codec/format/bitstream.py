@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``.gac`` container: at most 21 bytes around the range coder's output. docs/format.md is its specification.
+
+    magic 4 | version and flags 1 | width 1..3 | height 1..3 | model number 1 | model digest 4 | [slices 1] | payload | CRC32C 4
+
+Version 1 holds indices coded with static tables, version 2 those coded with an entropy model. The parser is strict:
+one image has one header, and whatever does not follow the format to the bit is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from genaccel import _coder, zoo
+from genaccel.codec.format.half_size import half_sides
+from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS, MAX_SIDE
+from genaccel.errors import BitstreamError, LimitExceededError
+
+EXTENSION = ".gac"
+MAGIC = b"\xc1GAC"  # 0xC1 occurs nowhere in UTF-8, so no text file starts like this
+STATIC_VERSION = 1
+ENTROPY_VERSION = 2
+DIGEST_BYTES = 4
+CUSTOM_MODEL_NUMBER = 0
+
+_CRC_BYTES = 4
+_MAX_VARINT_BYTES = 3  # 21 bits hold MAX_SIDE
+_MIN_FILE_BYTES = len(MAGIC) + 1 + 1 + 1 + 1 + DIGEST_BYTES + _CRC_BYTES
+_PREFIX_FLAG = 1  # a byte with the number of slices follows the digest
+_HALF_FLAG = 2  # the indices are those of the image at half its width and height
+_FLAGS = {STATIC_VERSION: _HALF_FLAG, ENTROPY_VERSION: _PREFIX_FLAG | _HALF_FLAG}
+# A file that claims more than this is a bomb: photographs take some 50 pixels a byte, one flat colour a few thousand.
+# The tables of entropy models give no token less than 0.0014 bits: 277,000 pixels a byte.
+_MAX_PIXELS_PER_BYTE = {STATIC_VERSION: 2**16, ENTROPY_VERSION: 2**20}
+
+
+def _write_varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(data: bytes, position: int, name: str) -> tuple[int, int]:
+    value = 0
+    for i in range(_MAX_VARINT_BYTES):
+        if position + i >= len(data):
+            raise BitstreamError(f"file ends inside its {name}")
+        byte = data[position + i]
+        value |= (byte & 0x7F) << (7 * i)
+        if byte < 0x80:
+            if byte == 0 and i > 0:
+                raise BitstreamError(f"{name} is not written in its shortest form")
+            return value, position + i + 1
+    raise BitstreamError(f"{name} is longer than {_MAX_VARINT_BYTES} bytes")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bitstream:
+    """Contents of one ``.gac`` file.
+
+    Attributes:
+        width: Of the image in pixels, before padding.
+        height: Of the image in pixels, before padding.
+        model_number: Which zoo model decodes it; 0 for a model outside the zoo.
+        model_digest: First four bytes of the model's SHA-256.
+        payload: Range-coded indices.
+        version: 1 for static tables, 2 for an entropy model.
+        num_slices: Slices of the entropy model's order in the payload; None for all of them.
+        half_size: Whether the indices are those of the image at half its width and height.
+
+    Raises:
+        ValueError: If a field cannot be written.
+
+    Example:
+        >>> stream = Bitstream(width=3, height=2, model_number=1, model_digest=b"abcd", payload=b"xyz")
+        >>> len(stream.to_bytes())
+        19
+        >>> Bitstream.from_bytes(stream.to_bytes()) == stream
+        True
+    """
+
+    width: int
+    height: int
+    model_number: int
+    model_digest: bytes
+    payload: bytes
+    version: int = STATIC_VERSION
+    num_slices: int | None = None
+    half_size: bool = False
+
+    def __post_init__(self) -> None:
+        for name, side in (("width", self.width), ("height", self.height)):
+            if not 1 <= side <= MAX_SIDE:
+                raise ValueError(f"{name} must be in [1, {MAX_SIDE}], got {side}")
+        if not 0 <= self.model_number <= 255:
+            raise ValueError(f"model_number must be in [0, 255], got {self.model_number}")
+        if len(self.model_digest) != DIGEST_BYTES:
+            raise ValueError(
+                f"model_digest must have {DIGEST_BYTES} bytes, got {len(self.model_digest)}"
+            )
+        if self.version not in _MAX_PIXELS_PER_BYTE:
+            raise ValueError(f"version must be 1 or 2, got {self.version}")
+        if self.num_slices is not None:
+            if self.version != ENTROPY_VERSION:
+                raise ValueError("num_slices needs format version 2")
+            if not 1 <= self.num_slices <= 255:
+                raise ValueError(f"num_slices must be in [1, 255], got {self.num_slices}")
+        # One byte, that an empty payload be no special case.
+        most = _MAX_PIXELS_PER_BYTE[self.version]
+        height, width = self.coded_sides
+        if width * height > most * (len(self.payload) + 1):
+            raise ValueError(
+                f"payload of {len(self.payload)} bytes cannot hold {width}x{height} pixels: "
+                f"the format allows {most} pixels per byte"
+            )
+
+    @property
+    def coded_sides(self) -> tuple[int, int]:
+        """Height and width of the picture that the indices are of."""
+        return half_sides(self.height, self.width) if self.half_size else (self.height, self.width)
+
+    @property
+    def header_bytes(self) -> int:
+        """Length of all that comes before the payload."""
+        return len(self._header())
+
+    def _header(self) -> bytes:
+        prefix = b"" if self.num_slices is None else bytes([self.num_slices])
+        flags = (_PREFIX_FLAG if prefix else 0) | (_HALF_FLAG if self.half_size else 0)
+        return b"".join(
+            (
+                MAGIC,
+                bytes([self.version << 4 | flags]),
+                _write_varint(self.width),
+                _write_varint(self.height),
+                bytes([self.model_number]),
+                self.model_digest,
+                prefix,
+            )
+        )
+
+    def to_bytes(self) -> bytes:
+        """The file."""
+        body = self._header() + self.payload
+        return body + int(_coder.crc32c(body)).to_bytes(_CRC_BYTES, "little")
+
+    @classmethod
+    def from_bytes(
+        cls, data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, *, truncated: bool = False
+    ) -> Bitstream:
+        """Parse a file; allocates nothing but a copy of the payload.
+
+        Args:
+            data: The file.
+            max_pixels: Largest width times height to accept.
+            truncated: The file may have lost its end: everything behind the header is taken for payload, and no
+                checksum is looked at. For version 2 only.
+
+        Raises:
+            BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
+            LimitExceededError: If the image has more than ``max_pixels``.
+        """
+        if not data:
+            raise BitstreamError("file is empty")
+        if data[: len(MAGIC)] != MAGIC[: len(data)]:
+            raise BitstreamError(f"not a {EXTENSION} file: it starts with {data[:4].hex(' ')}")
+        if len(data) < _MIN_FILE_BYTES:
+            raise BitstreamError(
+                f"file is truncated: {len(data)} bytes, at least {_MIN_FILE_BYTES} expected"
+            )
+        version, flags = data[len(MAGIC)] >> 4, data[len(MAGIC)] & 0xF
+        # Before the checksum, whose place another version may have moved.
+        if version not in _MAX_PIXELS_PER_BYTE:
+            raise BitstreamError(
+                f"format version {version} is not known here (only 1 and 2 are); a newer genaccel may read it"
+            )
+        if flags & ~_FLAGS[version]:
+            raise BitstreamError(f"flags {flags:#x} are not known in format version {version}")
+        if truncated:
+            if version != ENTROPY_VERSION:
+                raise BitstreamError(
+                    "a file coded with static tables cannot be decoded in part: it has no slices"
+                )
+            end = len(data)
+        else:
+            end = len(data) - _CRC_BYTES
+            stored = int.from_bytes(data[end:], "little")
+            if _coder.crc32c(memoryview(data)[:end]) != stored:
+                raise BitstreamError("checksum does not match: the file is damaged or truncated")
+
+        width, position = _read_varint(data[:end], len(MAGIC) + 1, "width")
+        height, position = _read_varint(data[:end], position, "height")
+        number, digest = position, position + 1
+        position = digest + DIGEST_BYTES
+        has_prefix = bool(flags & _PREFIX_FLAG)
+        if end < position + has_prefix:
+            raise BitstreamError("file ends inside its model number or digest")
+        if width <= MAX_SIDE and height <= MAX_SIDE and width * height > max_pixels:
+            raise LimitExceededError(
+                f"image of {width}x{height} pixels exceeds the limit of {max_pixels} pixels"
+            )
+        try:
+            return cls(
+                width=width,
+                height=height,
+                model_number=data[number],
+                model_digest=data[digest:position],
+                payload=data[position + has_prefix : end],
+                version=version,
+                num_slices=data[position] if has_prefix else None,
+                half_size=bool(flags & _HALF_FLAG),
+            )
+        except ValueError as error:
+            raise BitstreamError(f"header is not valid: {error}") from error
+
+
+def model_in_words(stream: Bitstream) -> str:
+    """Which model a file needs."""
+    digest = f"digest {stream.model_digest.hex()}"
+    if stream.model_number == CUSTOM_MODEL_NUMBER:
+        return f"a model outside the zoo with {digest}"
+    name = zoo.codec_name(stream.model_number)
+    return (
+        f"model {name!r} with {digest}"
+        if name
+        else f"model number {stream.model_number} ({digest})"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BitstreamInfo:
+    """What a file says about itself; nothing is decoded for it.
+
+    Attributes:
+        model: Name in the zoo; None for a model outside the zoo or one that this version does not have.
+        model_digest: First four bytes of the model's SHA-256, hexadecimal.
+        bits_per_pixel: Of the whole file, header and checksum included.
+        entropy_model: Whether the model's entropy model coded it; otherwise its static tables did.
+        num_slices: Slices that were sent; None for all, or where there are none.
+        half_size: Whether it holds the image at half its width and height, to be enlarged.
+    """
+
+    width: int
+    height: int
+    format_version: int
+    model: str | None
+    model_number: int
+    model_digest: str
+    file_bytes: int
+    payload_bytes: int
+    bits_per_pixel: float
+    entropy_model: bool
+    num_slices: int | None
+    half_size: bool
+
+
+def describe(
+    data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, *, truncated: bool = False
+) -> BitstreamInfo:
+    """Header of a ``.gac`` file in readable form; the model needs not be at hand.
+
+    Args:
+        data: The file.
+        max_pixels: Largest width times height to accept.
+        truncated: The file may have lost its end.
+
+    Raises:
+        BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
+        LimitExceededError: If the image has more than ``max_pixels``.
+    """
+    stream = Bitstream.from_bytes(data, max_pixels, truncated=truncated)
+    return BitstreamInfo(
+        width=stream.width,
+        height=stream.height,
+        format_version=stream.version,
+        model=zoo.codec_name(stream.model_number),
+        model_number=stream.model_number,
+        model_digest=stream.model_digest.hex(),
+        file_bytes=len(data),
+        payload_bytes=len(stream.payload),
+        bits_per_pixel=8 * len(data) / (stream.width * stream.height),
+        entropy_model=stream.version == ENTROPY_VERSION,
+        num_slices=stream.num_slices,
+        half_size=stream.half_size,
+    )

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The networks of a training run of any stage, of a model folder, or of the zoo.
+
+A run of ``genaccel train codec`` has an autoencoder; runs of the stages ``entropy`` and ``joint`` have an entropy
+model too, and so has a model folder with a folder ``entropy`` in it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from genaccel import zoo
+from genaccel.codec.training.autoencoder import load_trained
+from genaccel.codec.training.joint import SCALES_KEY
+from genaccel.codec.training.rate_distortion_model import RateDistortionModel
+from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
+from genaccel.models.masked_entropy_model import MaskedEntropyModel, MaskedEntropyParams
+from genaccel.models.quantization_aware import ModelScales
+from genaccel.training.loop import averaged_weights
+from genaccel.training.run_folder import CONFIG_NAME, RunFolder
+
+# Inside a model folder: the float model, that can be trained further. What codes files is in image_codec's
+# INTEGER_ENTROPY_FOLDER.
+ENTROPY_FOLDER = "entropy"
+
+
+class TrainedNetworks(NamedTuple):
+    """In evaluation mode, on the CPU."""
+
+    autoencoder: Autoencoder
+    entropy_model: MaskedEntropyModel | None
+
+
+def load_networks(source: str | os.PathLike[str]) -> TrainedNetworks:
+    """Load what was trained; of a run, the averaged weights of its last checkpoint.
+
+    Args:
+        source: Run folder, model folder, or name of a codec in the zoo.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint, or no model.
+        ValueError: If weights and configuration do not fit each other.
+    """
+    name = os.fspath(source)
+    folder = zoo.path(name) if name in zoo.names("codec") else Path(name)
+    if (folder / CONFIG_NAME).is_file():
+        return load_run(folder)
+    entropy = folder / ENTROPY_FOLDER
+    return TrainedNetworks(
+        Autoencoder.from_pretrained(folder),
+        MaskedEntropyModel.from_pretrained(entropy) if entropy.is_dir() else None,
+    )
+
+
+def load_run(path: str | os.PathLike[str]) -> TrainedNetworks:
+    """The averaged weights of the last checkpoint of a run of any stage.
+
+    Raises:
+        FileNotFoundError: If ``path`` holds no checkpoint.
+    """
+    run = RunFolder(path)
+    options = run.options()
+    if "entropy_model" not in options:
+        return TrainedNetworks(load_trained(path), None)
+    model = RateDistortionModel(
+        Autoencoder(AutoencoderParams.from_dict(options["autoencoder"])),
+        MaskedEntropyModel(MaskedEntropyParams.from_dict(options["entropy_model"])),
+    )
+    averaged = averaged_weights(run, model)
+    return TrainedNetworks(averaged.autoencoder, averaged.entropy_model)
+
+
+def load_scales(path: str | os.PathLike[str]) -> ModelScales | None:
+    """Grids of the entropy model's activations that a quantisation-aware run has chosen; None of any other run.
+
+    Raises:
+        FileNotFoundError: If ``path`` holds no checkpoint.
+    """
+    scales = RunFolder(path).load().get(SCALES_KEY)
+    return None if scales is None else ModelScales.from_dict(scales)
