@@ -62,7 +62,7 @@ class SensitivityMixin(PipelineMixin):
             TypeError: If it is nothing of the kind.
         """
         _switch(self, config_of_flag(accelerate))
-        call = super().__call__
+        call = super().__call__  # type: ignore[misc]  # the pipeline's, behind the mixin
         handle = self.acceleration
         return call(*args, **kwargs) if handle is None else handle.run(self, call, args, kwargs)
 

@@ -52,6 +52,7 @@ class VQCompressionMixin(PipelineMixin):
 
     # Not set in __init__, which must stay the stock one: diffusers reads the components off its signature.
     _loaded_codec: tuple[str, str, ImageCodec] | None = None
+    _execution_device: Any  # of the pipeline
     _chosen_codec: Any = DEFAULT_MODEL
     _encode_options: EncodeOptions = EncodeOptions()
 
@@ -74,14 +75,14 @@ class VQCompressionMixin(PipelineMixin):
                 raise ValueError(
                     f'codec= goes with output_type="{OUTPUT_TYPE}", got output_type={asked!r}'
                 )
-            return super().__call__(*args, **kwargs)
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]  # the pipeline's, behind the mixin
         self._refuse_others_than_images(call)
         chosen = self._codec_of(self._chosen_codec if codec is None else codec)
         if position is None:
             kwargs["output_type"] = "pil"
         else:
             args = (*args[:position], "pil", *args[position + 1 :])
-        output = super().__call__(*args, **kwargs)
+        output = super().__call__(*args, **kwargs)  # type: ignore[misc]
         images = output[0] if isinstance(output, tuple) else getattr(output, "images", None)
         if images is None:
             raise ValueError(_no_images(self, f"its output has {', '.join(output)}"))

@@ -100,7 +100,7 @@ def _table(*, with_st_lpips: bool) -> Table:
 
 
 def _add_section(
-    table: Table, names: Sequence[str], rows: Sequence[Measurement] | Sequence[CodecMean]
+    table: Table, names: Sequence[str], rows: Sequence[Measurement | CodecMean]
 ) -> None:
     """One line a codec; the names stand at the beginning of the first lines."""
     for line, row in enumerate(rows):
