@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.architecture import imported_rooms, imports_of_rooms, levels, picture, room_of
 
@@ -67,10 +65,12 @@ def tracked(*patterns):
     return [ROOT / name for name in listed if (ROOT / name).is_file()]
 
 
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
 PYTHON_FILES = list(tracked("genaccel/*.py", "eval/*.py", "pipelines/*.py"))
 NATIVE_FILES = tracked("csrc/*.h", "csrc/*.cuh", "csrc/*.cpp", "csrc/*.cu")
-relative = [str(p.relative_to(ROOT)) for p in PYTHON_FILES]
-relative_native = [str(p.relative_to(ROOT)) for p in NATIVE_FILES]
 
 
 def test_the_walk_sees_the_house():
@@ -80,12 +80,15 @@ def test_the_walk_sees_the_house():
     assert "torch/csrc/stable/ops.h" in includes(ROOT / "csrc/bindings/torch_compat.h")
 
 
-@pytest.mark.parametrize("path", PYTHON_FILES, ids=relative)
-def test_python_file_imports_only_what_its_room_may(path):
-    room = room_of(path)
-    assert room in PYTHON_RULES, f"{room} is no room of the house"
-    allowed = PYTHON_RULES[room] | {room, "errors"}
-    assert imported_rooms(path) <= allowed
+def test_python_files_import_only_what_their_rooms_may():
+    rooms = {room_of(path) for path in PYTHON_FILES}
+    assert rooms <= set(PYTHON_RULES), "these are no rooms of the house"
+    wrong = {
+        name_of(path): imported - PYTHON_RULES[room] - {room, "errors"}
+        for path in PYTHON_FILES
+        for room, imported in [(room_of(path), imported_rooms(path))]
+    }
+    assert {name: rooms for name, rooms in wrong.items() if rooms} == {}
 
 
 def imported_files(path):
@@ -174,26 +177,37 @@ def allowed_include(path, header):
     return False
 
 
-@pytest.mark.parametrize("path", NATIVE_FILES, ids=relative_native)
-def test_native_file_includes_only_what_it_may(path):
-    assert [h for h in includes(path) if not allowed_include(path, h)] == []
+def test_native_files_include_only_what_they_may():
+    wrong = [
+        (name_of(path), header)
+        for path in NATIVE_FILES
+        for header in includes(path)
+        if not allowed_include(path, header)
+    ]
+    assert wrong == []
 
 
-@pytest.mark.parametrize("path", NATIVE_FILES, ids=relative_native)
-def test_device_code_does_not_allocate_or_wait(path):
-    if path.suffix in (".cu", ".cuh"):
-        assert not re.search(r"cudaMalloc|cudaFree|Synchronize\(|exit\(|abort\(", path.read_text())
+def test_device_code_does_not_allocate_or_wait():
+    waits = re.compile(r"cudaMalloc|cudaFree|Synchronize\(|exit\(|abort\(")
+    device = [path for path in NATIVE_FILES if path.suffix in (".cu", ".cuh")]
+    assert len(device) > 5
+    assert [name_of(path) for path in device if waits.search(path.read_text())] == []
 
 
 SOURCES = tracked("*.py", "*.cpp", "*.cu", "*.h", "*.cuh", "CMakeLists.txt", "Makefile")
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=[str(p.relative_to(ROOT)) for p in SOURCES])
-def test_file_means_one_thing_and_says_its_licence(path):
-    text = path.read_text(encoding="utf-8")
-    is_long = len(text.splitlines()) > MANY_LINES
-    assert is_long == (str(path.relative_to(ROOT)) in LONG_FILES), "see LONG_FILES"
-    assert not text or "SPDX-License-Identifier: Apache-2.0" in text[:200]
+def test_long_files_are_long_for_a_reason():
+    texts = {name_of(path): path.read_text(encoding="utf-8") for path in SOURCES}
+    assert {name for name, text in texts.items() if len(text.splitlines()) > MANY_LINES} == set(
+        LONG_FILES
+    )
+
+
+def test_files_say_their_licence():
+    texts = {name_of(path): path.read_text(encoding="utf-8") for path in SOURCES}
+    licence = "SPDX-License-Identifier: Apache-2.0"
+    assert [name for name, text in texts.items() if text and licence not in text[:200]] == []
 
 
 def test_the_picture_is_that_of_the_code():
