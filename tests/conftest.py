@@ -3,10 +3,15 @@
 
 import os
 import random
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+# What several folders of tests share stands beside this file: op_cases, tiny_codec.
+sys.path.insert(0, str(Path(__file__).parent))
 
 # Error messages come in frames: in narrow ones a long path of a temporary folder breaks in the middle of a word.
 os.environ["COLUMNS"] = "200"
@@ -46,3 +51,16 @@ def _same_numbers_every_time():
     yield
     torch.set_num_threads(threads)
     torch.random.set_rng_state(state)
+
+
+@pytest.fixture
+def fresh_compiler():
+    """torch.compile without what other tests compiled."""
+    import torch._dynamo
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+    counters.clear()

@@ -1,7 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
+import sys
+from pathlib import Path
+
 import pytest
-import torch
-from torch._dynamo.utils import counters
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny_runs import flux, run_flux
+
+import genaccel
+from genaccel import SensitivityConfig
 
 
 @pytest.fixture(autouse=True)
@@ -11,10 +18,27 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "plans"
 
 
+@pytest.fixture(params=["output", "segment"])
+def config(request):
+    """Two ways to forecast."""
+    return SensitivityConfig(speedup=2.0, granularity=request.param)
+
+
 @pytest.fixture
-def fresh_compiler():
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
-    counters.clear()
+def pipe():
+    """A tiny Flux pipeline."""
+    return flux()
+
+
+@pytest.fixture
+def plain(pipe):
+    """What the pipeline makes without acceleration."""
+    return run_flux(pipe)
+
+
+@pytest.fixture
+def handle(pipe, plain, config):
+    """The pipeline is enabled, and has measured a run."""
+    made = genaccel.enable(pipe, config)
+    run_flux(pipe)
+    return made

@@ -11,17 +11,12 @@ from diffusers import FluxPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_runs import Stopped, flux, flux_inputs, run_flux
+from tiny_runs import Stopped, flux, flux_inputs, run_flux, same
 
 import genaccel
 from genaccel import SensitivityConfig
 
 SODA = SensitivityConfig(speedup=2.0)
-
-
-@pytest.fixture
-def pipe():
-    return flux()
 
 
 @pytest.fixture(params=["output", "segment"])
@@ -30,10 +25,6 @@ def handle(request, pipe):
     made = genaccel.enable(pipe, SensitivityConfig(speedup=2.0, granularity=request.param))
     run_flux(pipe)
     return made
-
-
-def same(first, second):
-    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 class CallsBack:

@@ -35,17 +35,6 @@ def config(request):
 
 
 @pytest.fixture
-def pipe():
-    return flux()
-
-
-@pytest.fixture
-def plain(pipe):
-    """What the pipeline makes without acceleration."""
-    return run_flux(pipe)
-
-
-@pytest.fixture
 def handle(pipe, plain, config):
     """The pipeline is enabled, and has made a measured run and a fast one."""
     made = genaccel.enable(pipe, config)

@@ -12,49 +12,13 @@ from diffusers import (
 )
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_runs import (
-    flux,
-    is_fast,
-    quiet,
-    report,
-    run_flux,
-    traces,
-)
+from tiny_runs import flux, is_fast, quiet, report, run_flux, traces
 
 import genaccel
 from genaccel import SensitivityConfig
 from genaccel.hooks.binding import AlreadyEnabledError
 
 SODA = SensitivityConfig(speedup=2.0)
-
-
-@pytest.fixture(params=["output", "segment"])
-def config(request):
-    """Two ways to forecast."""
-    return SensitivityConfig(speedup=2.0, granularity=request.param)
-
-
-@pytest.fixture
-def pipe():
-    return flux()
-
-
-@pytest.fixture
-def plain(pipe):
-    """What the pipeline makes without acceleration."""
-    return run_flux(pipe)
-
-
-@pytest.fixture
-def handle(pipe, plain, config):
-    """The pipeline is enabled, and has measured a run."""
-    made = genaccel.enable(pipe, config)
-    run_flux(pipe)
-    return made
-
-
-def same(first, second):
-    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 class TestLostHandles:

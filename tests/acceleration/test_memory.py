@@ -38,11 +38,6 @@ def config(request):
     return SensitivityConfig(speedup=2.0, granularity=request.param)
 
 
-@pytest.fixture
-def pipe():
-    return flux()
-
-
 def direct_calls(pipe):
     with torch.no_grad():
         for tokens in (64, 16, 64):

@@ -19,6 +19,7 @@ from tiny_runs import (
     report,
     run_flux,
     run_wan,
+    the_only,
     traces,
     wan,
     wan_transformer,
@@ -34,22 +35,6 @@ from genaccel.sensitivity.run.director import SensitivityDirector, SensitivityRu
 SODA = SensitivityConfig(speedup=2.0)
 
 every_granularity = pytest.mark.parametrize("granularity", ["output", "segment", "module", "mixed"])
-
-
-@pytest.fixture
-def pipe():
-    return flux()
-
-
-@pytest.fixture
-def plain(pipe):
-    """What the pipeline makes without acceleration."""
-    return run_flux(pipe)
-
-
-def the_only(sentences):
-    (sentence,) = sentences
-    return sentence
 
 
 class TestTargetsOutOfReach:

@@ -24,6 +24,7 @@ from tiny_runs import (
     quiet,
     report,
     run_flux,
+    same,
     stop_at,
 )
 
@@ -31,35 +32,6 @@ import genaccel
 from genaccel import SensitivityConfig
 
 SODA = SensitivityConfig(speedup=2.0)
-
-
-@pytest.fixture(params=["output", "segment"])
-def config(request):
-    """Two ways to forecast."""
-    return SensitivityConfig(speedup=2.0, granularity=request.param)
-
-
-@pytest.fixture
-def pipe():
-    return flux()
-
-
-@pytest.fixture
-def plain(pipe):
-    """What the pipeline makes without acceleration."""
-    return run_flux(pipe)
-
-
-@pytest.fixture
-def handle(pipe, plain, config):
-    """The pipeline is enabled, and has measured a run."""
-    made = genaccel.enable(pipe, config)
-    run_flux(pipe)
-    return made
-
-
-def same(first, second):
-    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 class TestDirectCalls:

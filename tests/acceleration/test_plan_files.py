@@ -12,7 +12,7 @@ import torch
 from diffusers import FluxPipeline
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_runs import flux, is_fast, missing, problems, quiet, report, run_flux
+from tiny_runs import flux, is_fast, missing, problems, quiet, report, run_flux, the_only
 
 import genaccel
 from genaccel import SensitivityConfig
@@ -21,22 +21,6 @@ from genaccel.sensitivity.plans.plan_library import INDEX_NAME, PlanEntry, PlanL
 from genaccel.sensitivity.plans.stretch import stretch_steps
 
 SODA = SensitivityConfig(speedup=2.0)
-
-
-@pytest.fixture
-def pipe():
-    return flux()
-
-
-@pytest.fixture
-def plain(pipe):
-    """What the pipeline makes without acceleration."""
-    return run_flux(pipe)
-
-
-def the_only(sentences):
-    (sentence,) = sentences
-    return sentence
 
 
 class TestCacheThatCanNotBeWritten:

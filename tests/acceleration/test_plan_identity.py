@@ -42,11 +42,6 @@ from genaccel.sensitivity.plans.plan_library import PlanEntry, PlanLibrary
 SODA = SensitivityConfig(speedup=2.0)
 
 
-@pytest.fixture
-def pipe():
-    return flux()
-
-
 def plans_in(cache):
     return len(list(cache.iterdir())) if cache.exists() else 0
 

@@ -270,3 +270,14 @@ def traces(module):
         found += [f"{name}: {key}" for key in ("forward", "__deepcopy__") if key in own]
         found += [] if registry is None else [f"{name}: hook {hook}" for hook in registry.hooks]
     return found
+
+
+def same(first, second):
+    """Whether two lists of tensors are equal bit for bit."""
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def the_only(sentences):
+    """The one sentence that was said; an error if there were none or more."""
+    (sentence,) = sentences
+    return sentence

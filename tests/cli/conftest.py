@@ -7,49 +7,27 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from PIL import Image
+from tiny_codec import TINY_ENTROPY, save_tiny_codec
 from typer.testing import CliRunner
 
 from genaccel.cli import app
 from genaccel.codec.image_codec import INTEGER_ENTROPY_FOLDER
-from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
-from genaccel.models.efficient_backbone import EfficientParams
+from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.integer_export import quantize
-from genaccel.models.masked_entropy_model import MaskedEntropyModel, MaskedEntropyParams
+from genaccel.models.masked_entropy_model import MaskedEntropyModel
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
     """A small codec with random weights."""
-    torch.manual_seed(0)
-    backbone = EfficientParams(
-        widths=(16, 16),
-        encoder_blocks=(1, 1),
-        decoder_widths=(16, 16),
-        decoder_blocks=(1, 1),
-        tail_widths=(8, 8, 4),
-    )
-    params = AutoencoderParams(codebook_size=32, codebook_dim=4, backbone=backbone)
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    Autoencoder(params).save_pretrained(folder)
-    return folder
+    return save_tiny_codec(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def entropy_model_folder(model_folder, tmp_path_factory):
     """The same with an entropy model."""
     torch.manual_seed(0)
-    params = MaskedEntropyParams(
-        codebook_size=32,
-        codebook_dim=4,
-        num_scales=2,
-        window_side=2,
-        width=16,
-        layers=1,
-        heads=2,
-        feed_forward_width=24,
-        first_slice_without_position=False,
-    )
-    model = MaskedEntropyModel(params).eval()
+    model = MaskedEntropyModel(TINY_ENTROPY).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     folder = tmp_path_factory.mktemp("models") / "tiny"

@@ -2,48 +2,12 @@
 import numpy as np
 import pytest
 import torch
+from tiny_codec import TINY_EFFICIENT, TINY_ENTROPY, TINY_VQGAN, save_photographs
 
 from genaccel.codec.image_codec import INTEGER_ENTROPY_FOLDER, ImageCodec
-from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
-from genaccel.models.efficient_backbone import EfficientParams
+from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.integer_export import quantize
-from genaccel.models.masked_entropy_model import MaskedEntropyModel, MaskedEntropyParams
-from genaccel.models.vqgan_backbone import VqganParams
-
-LOCAL = AutoencoderParams(
-    codebook_size=32,
-    codebook_dim=4,
-    backbone=EfficientParams(
-        widths=(16, 16),
-        encoder_blocks=(1, 1),
-        decoder_widths=(16, 16),
-        decoder_blocks=(1, 1),
-        tail_widths=(8, 8, 4),
-    ),
-)
-# For it; windows of 32x32 pixels.
-LOCAL_ENTROPY = MaskedEntropyParams(
-    codebook_size=32,
-    codebook_dim=4,
-    num_scales=2,
-    window_side=2,
-    width=16,
-    layers=1,
-    heads=2,
-    feed_forward_width=24,
-    first_slice_without_position=False,
-)
-GLOBAL = AutoencoderParams(
-    codebook_size=32,
-    codebook_dim=4,
-    backbone=VqganParams(
-        base_channels=8,
-        channel_multipliers=(1, 2, 2),
-        num_scales=2,
-        latent_channels=8,
-        norm_groups=4,
-    ),
-)
+from genaccel.models.masked_entropy_model import MaskedEntropyModel
 
 
 def random_model(params, seed=0):
@@ -66,13 +30,13 @@ def random_model(params, seed=0):
 @pytest.fixture(scope="session")
 def local_model():
     """Efficient backbone: its tiles are exact."""
-    return random_model(LOCAL)
+    return random_model(TINY_EFFICIENT)
 
 
 @pytest.fixture(scope="session")
 def global_model():
     """VQGAN backbone: its group norms see the whole image."""
-    return random_model(GLOBAL)
+    return random_model(TINY_VQGAN)
 
 
 @pytest.fixture
@@ -81,7 +45,7 @@ def fresh_networks():
 
     def make():
         torch.manual_seed(0)
-        return Autoencoder(LOCAL), MaskedEntropyModel(LOCAL_ENTROPY)
+        return Autoencoder(TINY_EFFICIENT), MaskedEntropyModel(TINY_ENTROPY)
 
     return make
 
@@ -95,12 +59,12 @@ def codec(local_model):
 def integer_entropy_model(local_model):
     """For the local model: as if trained, it finds some indices likely and others not."""
     torch.manual_seed(0)
-    model = MaskedEntropyModel(LOCAL_ENTROPY).eval()
+    model = MaskedEntropyModel(TINY_ENTROPY).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     codebook = local_model.quantize.codebook.detach()
     tokens = model.slice_order.num_tokens
-    return quantize(model, codebook, torch.randint(LOCAL.codebook_size, (16, tokens)))
+    return quantize(model, codebook, torch.randint(TINY_EFFICIENT.codebook_size, (16, tokens)))
 
 
 @pytest.fixture(scope="session")
@@ -136,3 +100,9 @@ def picture():
         return noisy.clip(0, 255).astype(np.uint8)
 
     return make
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder with three smooth colour pictures."""
+    return save_photographs(tmp_path / "photographs")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from PIL import Image
+from tiny_codec import save_photographs
 
 from genaccel.codec.image_codec import ImageCodec
 from genaccel.codec.training.export import export_model
@@ -39,12 +39,7 @@ JOINT = JointTrainingConfig(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    random = np.random.default_rng(0)
-    for i in range(3):
-        coarse = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((96, 80), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
-    return folder
+    return save_photographs(tmp_path_factory.mktemp("data") / "photographs")
 
 
 @pytest.fixture

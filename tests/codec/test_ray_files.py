@@ -8,29 +8,16 @@ import time
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from tiny_codec import save_tiny_codec
 
 from genaccel.codec.batch.ray_files import FileCoder, find_jobs
 from genaccel.codec.image_codec import ImageCodec
-from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
-from genaccel.models.efficient_backbone import EfficientParams
 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
-    torch.manual_seed(0)
-    backbone = EfficientParams(
-        widths=(16, 16),
-        encoder_blocks=(1, 1),
-        decoder_widths=(16, 16),
-        decoder_blocks=(1, 1),
-        tail_widths=(8, 8, 4),
-    )
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    params = AutoencoderParams(codebook_size=32, codebook_dim=4, backbone=backbone)
-    Autoencoder(params).save_pretrained(folder)
-    return str(folder)
+    return str(save_tiny_codec(tmp_path_factory.mktemp("models") / "tiny"))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tiny_codec import TINY_EFFICIENT as TINY
 
 from genaccel.codec.training import autoencoder as training
 from genaccel.codec.training.autoencoder import CodecTrainer, learning_rate_at, load_trained
@@ -17,35 +17,10 @@ from genaccel.codec.training.index_statistics import (
     set_index_cdfs,
     static_bits,
 )
-from genaccel.models.autoencoder import PRESETS, Autoencoder, AutoencoderParams
-from genaccel.models.efficient_backbone import EfficientParams
+from genaccel.models.autoencoder import PRESETS, Autoencoder
 from genaccel.training.codebook_upkeep import CodebookUpkeep
 from genaccel.training.distortion import grid_error
 from genaccel.training.loop import NonFiniteLossError
-
-TINY = AutoencoderParams(
-    codebook_size=32,
-    codebook_dim=4,
-    backbone=EfficientParams(
-        widths=(16, 16),
-        encoder_blocks=(1, 1),
-        decoder_widths=(16, 16),
-        decoder_blocks=(1, 1),
-        tail_widths=(8, 8, 4),
-    ),
-)
-
-
-@pytest.fixture
-def photographs(tmp_path):
-    """A folder with three smooth colour pictures."""
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-    for i in range(3):
-        coarse = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((96, 80), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
-    return folder
 
 
 @pytest.fixture(autouse=True)

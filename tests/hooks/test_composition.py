@@ -22,15 +22,6 @@ every_model = pytest.mark.parametrize("name", NAMES)
 either_order = pytest.mark.parametrize("ours_first", [True, False])
 
 
-@pytest.fixture
-def fresh_compiler():
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
-    counters.clear()
-
-
 def outputs(model, name, steps=STEPS):
     tiny = TINY_TRANSFORMERS[name]
     return [part for step in steps for part in call(model, tiny.inputs(step))]

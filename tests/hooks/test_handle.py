@@ -21,15 +21,6 @@ MASK = [1, 1, 0, 1, 0, 0]
 LINEAR = 2 * 4 * handmade.WIDTH**2  # FLOPs of a linear layer; a model has five, its blocks three
 
 
-@pytest.fixture
-def fresh_compiler():
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
-    counters.clear()
-
-
 def accelerate(model, mask=MASK, **options):
     return AccelerationHandle({"model": attach(model, mask, **options)})
 

@@ -5,36 +5,14 @@ import pytest
 import torch
 import torch.nn.functional as functional
 from safetensors.torch import load_file
+from tiny_codec import TINY_EFFICIENT, TINY_VQGAN
 from torch.utils.flop_counter import FlopCounterMode
 
 from genaccel.models.autoencoder import PRESETS, Autoencoder, AutoencoderParams
-from genaccel.models.efficient_backbone import EfficientParams
 from genaccel.models.vqgan_backbone import VqganParams
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rdvq_autoencoder"
 
-TINY_VQGAN = AutoencoderParams(
-    codebook_size=32,
-    codebook_dim=4,
-    backbone=VqganParams(
-        base_channels=8,
-        channel_multipliers=(1, 2, 2),
-        num_scales=2,
-        latent_channels=8,
-        norm_groups=4,
-    ),
-)
-TINY_EFFICIENT = AutoencoderParams(
-    codebook_size=32,
-    codebook_dim=4,
-    backbone=EfficientParams(
-        widths=(16, 16),
-        encoder_blocks=(1, 1),
-        decoder_widths=(16, 16),
-        decoder_blocks=(1, 1),
-        tail_widths=(8, 8, 4),
-    ),
-)
 both = pytest.mark.parametrize("params", [TINY_VQGAN, TINY_EFFICIENT], ids=["vqgan", "efficient"])
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
+from tiny_codec import TINY_EFFICIENT
 
 import genaccel.pipelines.codec_pipeline
 from genaccel.codec.format.limits import CodecLimits
@@ -19,8 +20,7 @@ from genaccel.errors import (
     OptionError,
     UnknownModelError,
 )
-from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
-from genaccel.models.efficient_backbone import EfficientParams
+from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.integer_entropy_model import (
     IntegerBlockParams,
     IntegerEntropyModel,
@@ -35,15 +35,7 @@ FILE = genaccel.pipelines.codec_pipeline.__file__
 @pytest.fixture
 def autoencoder():
     torch.manual_seed(0)
-    backbone = EfficientParams(
-        widths=(16, 16),
-        encoder_blocks=(1, 1),
-        decoder_widths=(16, 16),
-        decoder_blocks=(1, 1),
-        tail_widths=(8, 8, 4),
-    )
-    params = AutoencoderParams(codebook_size=32, codebook_dim=4, backbone=backbone)
-    return Autoencoder(params).eval()
+    return Autoencoder(TINY_EFFICIENT).eval()
 
 
 @pytest.fixture
