@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an accelerator attaches to a diffusers model: found by signature, kept per instance, undone bit for bit."""
+"""Attaches accelerators to diffusers models: blocks are found by signature, hooks are per instance and undone bit for bit."""

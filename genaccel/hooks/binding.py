@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hooks on one model: who wants to see or change what it computes attaches here, and nowhere else.
+"""Hooks on one model: all that watches or changes what it computes attaches here, and nowhere else.
 
 A model is bound once, however many pipelines accelerate it; each of its calls goes to the host that
 claims it, and to none if no host does. A host gives its call a frame, which tells the hooks of the
@@ -47,7 +47,7 @@ class AlreadyEnabledError(ValueError):
 
 
 class CallHost(Protocol):
-    """Takes part in calls of a bound model."""
+    """An object that makes some of the calls of a bound model, in the model's place."""
 
     def claims(self) -> bool:
         """Whether the call that begins in this context is its own."""
@@ -57,7 +57,7 @@ class CallHost(Protocol):
 
 
 class _RootHook(ModelHook):
-    """On the model itself."""
+    """The hook on the model itself."""
 
     fn_ref: Any
 
@@ -70,17 +70,17 @@ class _RootHook(ModelHook):
 
 
 class Binding:
-    """The hooks on one model; get it by :meth:`of`.
+    """The hooks on one model; :meth:`of` finds or makes the binding of a model.
 
     Args:
         model: Any model with lists of transformer blocks, compiled or not.
 
     Attributes:
-        model: It, without what ``torch.compile`` wrapped around it.
-        lists: Its blocks.
-        current: The frame of the call that this thread is in.
-        submodules: Hooks within the blocks, where a host asked for them.
-        times: Hooks on what embeds the time, where a host asked for them.
+        model: The model, without what ``torch.compile`` wrapped around it.
+        lists: Its lists of blocks.
+        current: Tells the frame of the call that this thread is in.
+        submodules: Hooks on the submodules of blocks, where a host asked for them.
+        times: Hooks on the modules that embed the time, where a host asked for them.
         compiled: The model's forward as :meth:`compile` made it.
         copies_outputs: Whether outputs live in memory that the next call uses again.
         plain_calls: Calls that no host claimed.
@@ -134,7 +134,7 @@ class Binding:
 
     @property
     def block_hooks(self) -> Sequence[BlockHook]:
-        """By their index."""
+        """The hooks on blocks, in the order of their index."""
         return [block_hook for _, block_hook in self._hooks]
 
     def hook_of(self, block: nn.Module) -> BlockHook:
@@ -146,11 +146,11 @@ class Binding:
         return self._hooks[block_hook.index][0]
 
     def add(self, host: CallHost, *, first: bool = False) -> None:
-        """Let a host take part.
+        """Let a host take part in calls of the model.
 
         Args:
-            host: It.
-            first: Whether it is asked before those that are there.
+            host: The host.
+            first: Whether it is asked before the present hosts, and not after them.
         """
         with self._lock:
             self.hosts.insert(0 if first else len(self.hosts), host)
@@ -167,7 +167,7 @@ class Binding:
                     self._detach()
 
     def hook_submodules(self) -> SubmoduleHooks:
-        """Hooks on the attention modules, feed-forwards and norms of the blocks."""
+        """Hook the attention modules, feed-forwards and norms of the blocks, unless they are hooked."""
         with self._lock:
             if self.submodules is None:
                 self.submodules = SubmoduleHooks(self.lists, self.current)
@@ -175,7 +175,7 @@ class Binding:
             return self.submodules
 
     def hook_times(self) -> TimeHooks:
-        """Hooks on what embeds the time in the model."""
+        """Hook the modules that embed the time in the model, unless they are hooked."""
         with self._lock:
             if self.times is None:
                 self.times = TimeHooks(self.model, self.current)
@@ -188,7 +188,7 @@ class Binding:
         return self._wrapper is not None or id(self.model) in self._gates
 
     def refresh(self, model: nn.Module) -> None:
-        """Follow what was compiled since: decisions are taken outside of compiled code.
+        """Move the hooks before what was compiled since: decisions are taken outside of compiled code.
 
         Compiled blocks are called from their hooks, instead of holding them, so that nothing is
         compiled anew for each block.
@@ -252,7 +252,7 @@ class Binding:
         self.copies_outputs = options.get("mode") in ("reduce-overhead", "max-autotune")
 
     def run_call(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call of the model: its host's, or plain."""
+        """Make a call of the model: through the host that claims it, or plainly."""
         if torch.compiler.is_compiling():
             # By someone who compiled after the hooks came, and whom we could not follow.
             return self._run_uncompiled(forward, args, kwargs)
@@ -315,12 +315,12 @@ class Binding:
 
 
 class _Gate:
-    """Stands before compiled code: the hook decides, and the code computes if it is to.
+    """A callable in place of compiled code, which the hook runs if it decides to compute.
 
     Args:
-        compiled: The code.
-        block_hook: Of a block; None for a model.
-        run: Of a model; None for a block.
+        compiled: The compiled code.
+        block_hook: The hook of a block; None for a model.
+        run: Makes a call of a model, given the compiled code; None for a block.
     """
 
     def __init__(self, compiled: Forward, block_hook: Any, run: Any) -> None:

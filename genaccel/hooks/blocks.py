@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the transformer blocks of a model, and the hook on each of them.
+"""Finds the transformer blocks of a model, and hooks each of them.
 
-What a hook does is told by the frame of the call at hand, which belongs to one thread: weights may be
-shared by pipelines in many threads, and what one of them accelerates the others compute.
+The frame of the current call tells a hook what to do. It belongs to one thread: pipelines in several
+threads may share weights, and what one of them accelerates the others compute.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Parameters:
     """Names and positions of a module's arguments, so that keyword and positional calls are one.
 
     Args:
-        module: Its class says the names, as hooks replace the ``forward`` of the instance.
+        module: The module. Names are read off its class, as hooks replace the instance's ``forward``.
     """
 
     __slots__ = ("names", "position")
@@ -103,7 +103,7 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class OutputLayout:
-    """What a block returns.
+    """How the output of a block is built: a tensor, or a container of tensors and None.
 
     Attributes:
         sources: For each output the name of the argument that it continues; None for one that
@@ -121,7 +121,7 @@ class OutputLayout:
         return (output,) if self.container is None else tuple(output)
 
     def build(self, leaves: Sequence[Any]) -> Any:
-        """As the block would return them."""
+        """Build the output that the block would return from its leaves."""
         return leaves[0] if self.container is None else self.container(leaves)
 
 
@@ -133,9 +133,9 @@ class BlockPlace:
         segment: Index of the segment.
         is_first: Whether the segment begins with it.
         is_last: Whether the segment ends with it.
-        layout: What it returns.
-        entries: Of the segment: for each tensor that it returns the argument of its first block
-            that the tensor continues; None for one that continues none.
+        layout: How its output is built.
+        entries: For each tensor that the segment returns, the argument of its first block that the
+            tensor continues; None for one that continues none.
         forecast_of: For each output of the first block, which tensor of the segment continues it,
             or -1.
         joins: Argument and place in what the block before returned, for each tensor that goes from
@@ -152,7 +152,7 @@ class BlockPlace:
 
 
 class BlockWatcher(Protocol):
-    """Runs blocks of a call that something is to be learned from."""
+    """Runs the blocks of a call in their hooks' stead, to learn from it."""
 
     def watch(
         self,
@@ -161,28 +161,31 @@ class BlockWatcher(Protocol):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Run one block and take note of it."""
+        """Run one block and record it."""
 
 
 class CallFrame:
-    """What the hooks of a model read and write during one call. Lists only, for the compiler's sake.
+    """Instructions to the hooks of a model for one call, and what these hand back.
+
+    It holds lists only, which ``torch.compile`` can follow.
 
     Args:
-        places: Of each block, by the index of its hook; None for one in no segment.
-        num_segments: G.
+        places: Place of each block, by the index of its hook; None for one in no segment.
+        num_segments: Number of segments, G.
 
     Attributes:
         actions: What to do with each segment: ``PLAIN`` computes, ``STORE`` also keeps what it added,
             ``SKIP`` passes on with a forecast.
-        forecasts: Of what each skipped segment adds, a tensor for each that it returns.
-        added: What stored segments added.
+        forecasts: For each skipped segment, a forecast of what it adds to each tensor it returns.
+        added: For each stored segment, what it added to each tensor it returns.
         called: Indices of the hooks that were called, in their order.
         broken: A reason for each place where the call is not built as was learned.
-        captured: Outputs of the blocks whose index is in it.
+        captured: Outputs of blocks by index; only blocks that it has a key for are captured.
         watcher: Runs the blocks in their hooks' stead, where a call is learned from.
-        submodules: The same for the hooks within blocks; None where there are none.
-        time_window: Times that the model is given the mean of; None for its own.
-        seen_times: What the model embeds as a time, and where, if that is to be known.
+        submodules: The frame of the hooks within blocks; None where there are none.
+        time_window: Times that the model is given the mean of; None for its own time.
+        seen_times: What each ``Timesteps`` of the model is given, with the index of its pair; None
+            where nobody needs it.
     """
 
     __slots__ = (
@@ -221,28 +224,28 @@ class CallFrame:
 
 
 class CurrentFrame(threading.local):
-    """The frame of the call that this thread is in; None where the model computes plainly."""
+    """Holds the frame of the call that this thread is in; None where the model computes plainly."""
 
     def __init__(self) -> None:
         self.frame: CallFrame | None = None
 
 
 class BlockHost(Protocol):
-    """What a block's hook knows of its model: no more than the frame of the call at hand."""
+    """A model as a block's hook knows it: no more than the frame of the current call."""
 
     @property
     def current(self) -> CurrentFrame:
-        """Of this thread."""
+        """Tells the frame of the call that this thread is in."""
 
 
 class BlockHook(ModelHook):
-    """On one block: it computes, keeps what its segment added, or passes on with a forecast.
+    """The hook on one block: it computes, keeps what its segment added, or passes on with a forecast.
 
     Args:
-        host: Tells the frame.
-        index: Of the block among all of the model.
-        list_index: Which list it is in.
-        block_index: Where in the list.
+        host: Tells the frame of the current call.
+        index: Index of the block among all of the model.
+        list_index: Index of the list that it is in.
+        block_index: Index of the block in the list.
     """
 
     fn_ref: Any
@@ -264,7 +267,7 @@ class BlockHook(ModelHook):
     def run(
         self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """The block in the call at hand, with ``forward`` where it computes."""
+        """Do with the block what the frame of the current call says; ``forward`` computes it."""
         frame = self.current.frame
         if frame is None:
             return forward(*args, **kwargs)

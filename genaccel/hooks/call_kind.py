@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What kind of call a model gets: with or without residuals, skipped layers, caches, and of what shapes.
+"""Sorts calls of a model into kinds by their arguments: their shapes, residuals, caches, skipped layers.
 
-Calls of one kind are built alike, as far as arguments tell: blocks are called in the same order, and
-their states flow in the same way. Numbers that change from step to step do not count.
+In calls of one kind, as far as arguments tell, blocks are called in the same order and their states
+flow in the same way. Numbers that change from step to step do not count.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def call_kind(parameters: Parameters, args: tuple[Any, ...], kwargs: Mapping[str
     """The kind of a call, as a key.
 
     Args:
-        parameters: Of the model, so that keyword and positional arguments are one.
-        args: Of the call.
-        kwargs: Of the call.
+        parameters: Parameters of the model, so that keyword and positional arguments are one.
+        args: Positional arguments of the call.
+        kwargs: Keyword arguments of the call.
 
     Example:
         >>> from torch import zeros

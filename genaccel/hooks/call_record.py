@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happened in one call of an accelerated model."""
+"""Records of the calls of an accelerated model, which reports are made of."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from genaccel.hooks.submodules import Layer, PartialStep
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
-    """What happened in one call of the model.
+    """Record of one call: the segments that were computed, and the time it took.
 
     Attributes:
-        tick: Which call.
-        computed: For each segment whether it was.
-        seconds: Of the call, on the host; a GPU may still have been at work.
-        partial: For each segment whether it ran on forecasts of its modules.
-        saved_flops: What was not computed.
+        tick: Place of the call in its run.
+        computed: For each segment whether it was computed in full.
+        seconds: Duration of the call on the host; a GPU may still have been at work.
+        partial: For each segment whether it ran on forecasts of its submodules.
+        saved_flops: FLOPs that were not computed.
         is_watched: Whether it was learned from, which takes time.
     """
 
@@ -40,15 +40,15 @@ def record_call(
     partial: Mapping[int, PartialStep],
     layers: Sequence[Layer],
 ) -> CallRecord:
-    """Note a call.
+    """Make the record of a call.
 
     Args:
-        tick: Which call.
-        seconds: Of it.
-        segments: Of the model.
-        skipped: For each whether it was forecast as a whole.
-        partial: Those that ran on forecasts of their modules.
-        layers: With the costs of these.
+        tick: Place of the call in its run.
+        seconds: Duration of the call on the host.
+        segments: Segments of the model.
+        skipped: For each segment whether it was forecast as a whole.
+        partial: Segments that ran on forecasts of their submodules, by index.
+        layers: Layers of the model, with the FLOPs of their submodules.
     """
     saved = sum(s.flops for s, skips in zip(segments, skipped, strict=True) if skips)
     for segment, step in partial.items():

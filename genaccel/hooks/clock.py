@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which run, and which step of its sampler, a call of the model belongs to.
+"""Clocks: they tell which run, and which step of its sampler, a call of the model belongs to.
 
-No pipeline tells its model, but for Wan's. With a pipeline at hand, each of its calls is a run, a
-context of the thread that made it, and its scheduler tells of every step. A bare model has only the
-timestep that it is given.
+Pipelines do not pass the step number to their model; Wan's are the exception. Where a pipeline is at
+hand, each of its calls is a run, a context of the thread that made it, and its scheduler reports every
+step. A bare model has only the timestep that it is given.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CURRENT: ContextVar[Run | None] = ContextVar("genaccel_run", default=None)
 
 
 def current_run() -> Run | None:
-    """The run of the pipeline call that this context is in."""
+    """The run of the pipeline call that this context is in; None outside of one."""
     return _CURRENT.get()
 
 
@@ -37,10 +37,11 @@ class Tick:
     """One call of the model.
 
     Attributes:
-        run: Grows with every generation.
-        step: From 0, of those that this run has: one from an image begins later in the schedule.
-        call: From 0, among the calls of this step: the halves of classifier-free guidance, if they
-            come one after the other.
+        run: Number of the run; it grows with every generation.
+        step: Index of the step in this run, from 0. A run from an image begins later in the
+            schedule, and its first step is 0 all the same.
+        call: Index among the calls of this step, from 0: the halves of classifier-free guidance may
+            be two calls.
         num_steps: Steps of the run.
     """
 
@@ -51,15 +52,15 @@ class Tick:
 
 
 class RunHost(Protocol):
-    """Keeps something for the time of a run."""
+    """An object that keeps state for the duration of a run."""
 
     def run_ended(self, run: Run, state: Any, *, whole: bool) -> None:
-        """A run is over, and what was kept for it is let go.
+        """Take back the state of a run that is over.
 
         Args:
-            run: Which one.
-            state: What was kept.
-            whole: Whether it came to its last step.
+            run: The run.
+            state: The state that the host kept for it.
+            whole: Whether the run came to its last step.
         """
 
 
@@ -68,12 +69,12 @@ class Run:
     """One generation.
 
     Attributes:
-        number: Of the run, among those of its clock.
-        owner: What makes the runs; tells those of two pipelines apart.
-        step: At hand, from 0.
+        number: Number of the run, among those of its clock.
+        owner: The object that makes the runs; it tells those of two pipelines apart.
+        step: Index of the current step, from 0.
         num_steps: Steps of the run, as far as known.
         start: Place of its first step in the scheduler's timesteps.
-        states: What each host keeps for it.
+        states: State that each host keeps for it.
         is_over: Whether it ended.
     """
 
@@ -87,7 +88,7 @@ class Run:
     _calls: dict[Any, tuple[int, int]] = field(default_factory=dict)
 
     def call_begins(self, model: Any) -> Tick:
-        """Count a call of a model."""
+        """Count a call of a model, and return its place in the run."""
         step, call = self._calls.get(id(model), (-1, 0))
         call = call + 1 if step == self.step else 0
         self._calls[id(model)] = (self.step, call)
@@ -95,11 +96,11 @@ class Run:
 
     @property
     def steps_done(self) -> int:
-        """Steps that are over, or at hand where nothing tells of their ends."""
+        """Number of finished steps; the current one counts, as a bare model never tells that it ended."""
         return self.step + 1
 
     def end(self, *, whole: bool) -> None:
-        """Let go of all that is kept for the run; may be called more than once."""
+        """End the run and release all that is kept for it; may be called more than once."""
         states, self.states = self.states, {}
         for host, state in states.items():
             host.run_ended(self, state, whole=whole)
@@ -116,7 +117,7 @@ class Run:
 
 
 class Clock(Protocol):
-    """Counts steps, and knows nothing of what is done in them."""
+    """Counts the steps of runs; what is computed in them is the director's business."""
 
     def claims(self) -> bool:
         """Whether a call of the model in this context belongs to a run of this clock."""
@@ -124,17 +125,17 @@ class Clock(Protocol):
     def call_begins(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Run, Tick]:
-        """Count a call; only where it is claimed."""
+        """Count a call that the clock claims, and return its run and its place in it."""
 
     def call_ends(self, run: Run, tick: Tick) -> None:
-        """The call is over."""
+        """Note that a call is over."""
 
     def close(self) -> None:
-        """Leave everything as it was."""
+        """Undo whatever the clock changed, and end its runs."""
 
 
 class _Counted:
-    """A method of one scheduler object that also tells the run at hand."""
+    """A method of one scheduler object that also tells the current run that it was called."""
 
     def __init__(self, scheduler: Any, name: str) -> None:
         self._scheduler = scheduler
@@ -189,8 +190,8 @@ class PipelineRun(Run):
     """One call of a pipeline.
 
     Attributes:
-        pipeline: It.
-        scheduler: The one that it had when the call began.
+        pipeline: The pipeline.
+        scheduler: The scheduler that it had when the call began.
         told: Whether the scheduler tells its steps; else changes of the timestep do.
     """
 
@@ -203,11 +204,11 @@ class PipelineRun(Run):
 
     @property
     def steps_done(self) -> int:
-        """See :class:`Run`."""
+        """Number of finished steps; the current one counts where the scheduler reports no ends."""
         return self.step if self.told else self.step + 1
 
     def timesteps_set(self) -> None:
-        """The scheduler has new timesteps: a run begins, or another part of one."""
+        """Start counting anew: the scheduler has new timesteps, so a run or another part of one begins."""
         if self._calls:
             self.end(whole=self.step >= self.num_steps)
             self.is_over = False
@@ -217,7 +218,7 @@ class PipelineRun(Run):
         self._place(getattr(self.scheduler, "begin_index", None) or 0)
 
     def step_ends(self, timestep: Any) -> None:
-        """The scheduler made a step."""
+        """Count a step that the scheduler made."""
         if not self.told and not self._changed:
             self.told = True
             self._place(self._first_place(timestep))
@@ -229,7 +230,7 @@ class PipelineRun(Run):
         self.num_steps = self._count(start)
 
     def _first_place(self, timestep: Any) -> int:
-        """Where in the schedule the step was that just ended, the first one of this run."""
+        """Index in the schedule of the step that just ended, the first one of this run."""
         begin = getattr(self.scheduler, "begin_index", None)
         if isinstance(begin, int):
             return begin
@@ -252,7 +253,7 @@ class PipelineRun(Run):
         return known if type(known) is int and 0 < known < left else left
 
     def timestep_seen(self, value: Any) -> None:
-        """A model was called with a timestep: that counts where the scheduler tells nothing."""
+        """Count a change of the model's timestep as a step, where the scheduler reports none."""
         if self.told or value is None:
             return
         now = float(value.flatten()[0]) if isinstance(value, Tensor) else float(value)
@@ -262,7 +263,7 @@ class PipelineRun(Run):
         self._last = now
 
     def call_begins(self, model: Any) -> Tick:
-        """See :class:`Run`."""
+        """Count a call of a model; at the first ones the number of steps is read off the scheduler."""
         if not self._calls:
             self._place(getattr(self.scheduler, "begin_index", None) or 0)
         elif self.step == 1 and self._changed:
@@ -270,11 +271,11 @@ class PipelineRun(Run):
         return Run.call_begins(self, model)
 
     def schedule(self) -> list[float]:
-        """See :class:`Run`."""
+        """The scheduler's timesteps of this run, then its noise levels where it has them."""
         return self._values("timesteps") + self._values("sigmas")
 
     def times(self) -> list[float]:
-        """See :class:`Run`."""
+        """The scheduler's timesteps of this run, read once for as long as the schedule stays."""
         key = (self.start, self.num_steps, id(getattr(self.scheduler, "timesteps", None)))
         if self._times is None or self._times[0] != key:
             self._times = (key, self._values("timesteps"))
@@ -290,10 +291,10 @@ class PipelineRun(Run):
 
 
 class PipelineClock:
-    """Counts by the scheduler of a pipeline, in the runs that one owner makes of its calls.
+    """A clock that counts by a pipeline's scheduler, in the runs that one owner makes of its calls.
 
     Args:
-        owner: Of the runs; see :class:`~genaccel.hooks.pipeline_runs.PipelineRuns`.
+        owner: Owner of the runs, a :class:`~genaccel.hooks.pipeline_runs.PipelineRuns`.
     """
 
     def __init__(self, owner: Any) -> None:
@@ -301,14 +302,14 @@ class PipelineClock:
         self._parameters: dict[type, Parameters] = {}
 
     def claims(self) -> bool:
-        """See :class:`Clock`."""
+        """Whether this context is in a run of the owner's pipeline."""
         run = current_run()
         return run is not None and run.owner is self._owner
 
     def call_begins(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Run, Tick]:
-        """See :class:`Clock`."""
+        """Count a call in the current run, by the model's timestep if the scheduler reports no steps."""
         run = current_run()
         assert isinstance(run, PipelineRun)
         if not run.told:
@@ -318,19 +319,19 @@ class PipelineClock:
         return run, run.call_begins(model)
 
     def call_ends(self, run: Run, tick: Tick) -> None:
-        """See :class:`Clock`."""
+        """Do nothing: the call of the pipeline ends the run."""
 
     def close(self) -> None:
-        """See :class:`Clock`."""
+        """Do nothing: the owner of the runs gives the scheduler its own methods back."""
 
 
 class TimestepClock:
-    """Counts by the changes of the model's timestep argument, which costs a device a wait each step.
+    """A clock that counts changes of the model's timestep argument, at the cost of a device sync a call.
 
     A run ends where the timestep turns back, or after ``num_steps``. Each thread has runs of its own.
 
     Args:
-        model: Its signature says where the timestep is.
+        model: The model, whose signature says which argument is the timestep.
         num_steps: Steps of each run.
 
     Raises:
@@ -353,13 +354,13 @@ class TimestepClock:
         self._thread = _ThreadRun()
 
     def claims(self) -> bool:
-        """See :class:`Clock`: a bare model is always in some run, and in that of a pipeline not."""
+        """True for every call: those of a bare model all belong to runs of this clock."""
         return True
 
     def call_begins(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Run, Tick]:
-        """See :class:`Clock`."""
+        """Count a call: a new timestep is a new step, and one that turns back begins a new run."""
         value = self._parameters.get(self._name, args, kwargs)
         now = float(value.flatten()[0]) if isinstance(value, Tensor) else float(value or 0.0)
         mine = self._thread
@@ -380,7 +381,7 @@ class TimestepClock:
         return mine.run, tick
 
     def call_ends(self, run: Run, tick: Tick) -> None:
-        """See :class:`Clock`."""
+        """End the run after the last call of its last step."""
         if tick.step == self._num_steps - 1 and tick.call + 1 >= self._thread.calls_per_step:
             run.end(whole=True)
 
@@ -393,7 +394,7 @@ class TimestepClock:
         mine.direction = 0.0
 
     def close(self) -> None:
-        """See :class:`Clock`."""
+        """End the run of this thread."""
         if self._thread.run is not None:
             self._thread.run.end(whole=False)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a decision to the frame of a call: forecasts are made, and the hooks told what to do."""
+"""Turns a decision into the frame of a call: makes the forecasts, and tells the hooks what to do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from genaccel.hooks.time_window import TimeWindow, make_window
 
 
 def stream_of(call: DecidedCall) -> Stream:
-    """Of the calls at this place of each step; an empty one after a change of their kind."""
+    """The stream of the calls at this place of each step; an empty one after a change of their kind."""
     assert call.layout is not None
     structure = call.layout.structure
     streams, place = call.state.streams, call.tick.call
@@ -26,14 +26,14 @@ def stream_of(call: DecidedCall) -> Stream:
         stream = streams[place] = Stream(call.kind, [Memory() for _ in structure.segments])
         if call.state.submodules is not None:
             call.state.submodules[1].forget(place)
-    modules = submodule_memory_of(call)
+    submodules = submodule_memory_of(call)
     for g, memory in enumerate(stream.memories):
-        memory.module_steps = [] if modules is None else list(modules.steps_kept(g, place))
+        memory.submodule_steps = [] if submodules is None else list(submodules.steps_kept(g, place))
     return stream
 
 
 def submodule_memory_of(call: DecidedCall) -> SubmoduleMemory | None:
-    """What is kept of the modules within blocks, for calls built like this one; None where none are hooked."""
+    """The memory of submodules, for calls built like this one; None where no submodules are hooked."""
     assert call.layout is not None
     structure, state = call.layout.structure, call.state
     if not structure.layers:
@@ -52,31 +52,31 @@ def direct(
     """Tell the hooks what to do in a call, and make the forecasts for it.
 
     Args:
-        call: Its frame is written to.
-        stream: With what the forecasts are made of.
-        decision: For each segment.
+        call: The call; its frame is written to.
+        stream: The stream of the call, from whose memory the forecasts are made.
+        decision: The decision, with one for each segment.
         states: The first tensor that the model takes.
     """
     frame, decisions, director = call.frame, decision.segments, call.state.director
-    modules = submodule_memory_of(call)
-    if modules is not None:
+    submodules = submodule_memory_of(call)
+    if submodules is not None:
         wanted = {i: d.partial for i, d in enumerate(decisions) if d.partial is not None}
         call.partial = {
-            i: step for i, step in wanted.items() if modules.steps_kept(i, call.tick.call)
+            i: step for i, step in wanted.items() if submodules.steps_kept(i, call.tick.call)
         }
         computed = [
             i
             for i, d in enumerate(decisions)
             if d.compute or i in wanted.keys() - call.partial.keys()
         ]
-        frame.submodules = SubmoduleFrame(modules, len(modules.layers))
-        modules.begin_call(
+        frame.submodules = SubmoduleFrame(submodules, len(submodules.layers))
+        submodules.begin_call(
             frame.submodules,
             call.tick.call,
             call.tick.step,
             states,
             partial=call.partial,
-            stores=computed if director.module_history > 0 else (),
+            stores=computed if director.submodule_history > 0 else (),
             measures=director.observes_feed_forwards,
         )
     skipped = []
@@ -101,12 +101,12 @@ def direct(
 
 
 def window_of(call: DecidedCall, decision: CallDecision, device: torch.device) -> TimeWindow | None:
-    """The times that the model is given the mean of; None for its own.
+    """The window of times whose embeddings the model is given the mean of; None for its own time.
 
     Args:
-        call: Which.
-        decision: With the steps and what they count.
-        device: Of the model's inputs.
+        call: The call.
+        decision: The decision, with the steps of the window and their weights.
+        device: Device of the model's inputs.
     """
     times = call.run.times()
     if call.layout is None or call.layout.time_scale is None or not times:

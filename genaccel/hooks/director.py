@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who decides what a model computes, and what it is told: the protocol between the methods and the engine."""
+"""Directors decide what a model computes: the protocol between the methods and the engine."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from genaccel.hooks.submodules import Layer, PartialStep
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do with a segment at one call.
+    """Decision about one segment in one call: compute it, forecast it, or run it partially.
 
     Attributes:
-        compute: Run its blocks in full.
-        weights: If not: for each tensor that it returns the weights of what it added at the last
-            computed steps, the newest first.
+        compute: Whether to run its blocks in full.
+        weights: If not, for each tensor that the segment returns, the weights of what it added at
+            the last computed steps, the newest first.
         offsets: For each tensor a number to add to that.
-        partial: Instead of both: run its blocks on forecast outputs of their modules. Where these
-            are not known, the blocks are run in full.
+        partial: Instead of both, run its blocks on forecast outputs of their submodules. Where
+            these are not known, the blocks are run in full.
     """
 
     compute: bool
@@ -39,13 +39,13 @@ COMPUTE = Decision(compute=True)
 
 @dataclass(frozen=True, slots=True)
 class CallDecision:
-    """What to do at one call.
+    """Decisions about one call of the model.
 
     Attributes:
         segments: One decision for each segment.
-        output_weights: Instead: do not run the model at all, and return the sum of its outputs at
+        output_weights: Instead, do not run the model at all, and return the sum of its outputs at
             the last computed steps, the newest first, with these weights.
-        time_weights: Steps of the run and what each counts, where the model is to be given the mean
+        time_weights: Steps of the run with a weight each, where the model is to be given the mean
             of their embedded times instead of its own (:mod:`genaccel.hooks.time_window`). A model
             that embeds its time in another way gets its own.
     """
@@ -61,11 +61,11 @@ class Structure:
 
     Attributes:
         segments: Runs of blocks that can be skipped as one.
-        layers: Blocks that can run partially; none unless they are wanted.
-        total_flops: Of a call.
-        input_shape: Of the first tensor of more than two dimensions that the model takes.
+        layers: Blocks that can run partially; empty if the director wants no submodules.
+        total_flops: FLOPs of a call.
+        input_shape: Shape of the first tensor of more than two dimensions that the model takes.
         left_out: Blocks that are in no segment, and why.
-        output_bytes: Of what the model returns.
+        output_bytes: Bytes of the model's output.
         takes_windows: Whether it can be given the mean of several times.
     """
 
@@ -79,7 +79,7 @@ class Structure:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the segments: what a plan for this kind of call belongs to."""
+        """Names of the segments; a plan belongs to a model whose segments have the same names."""
         return tuple(segment.name for segment in self.segments)
 
 
@@ -88,28 +88,28 @@ class RunDirector(Protocol):
 
     @property
     def history(self) -> int:
-        """Computed outputs to keep for each segment; 0 keeps none."""
+        """Number of computed steps to keep for each segment; 0 keeps none."""
 
     @property
-    def module_history(self) -> int:
-        """Outputs of attention and feed-forward modules to keep; 0 keeps none."""
+    def submodule_history(self) -> int:
+        """Number of computed steps to keep of attention and feed-forwards; 0 keeps none."""
 
     @property
     def output_history(self) -> int:
-        """Outputs of the model to keep; 0 keeps none."""
+        """Number of outputs of the model to keep; 0 keeps none."""
 
     @property
     def observes_feed_forwards(self) -> bool:
-        """Whether :meth:`feed_forward_called` wants to know."""
+        """Whether :meth:`feed_forward_called` is to be called."""
 
     def learn(self, tick: Tick, structure: Structure) -> None:
-        """A call was computed and watched: this is how the model is built in it."""
+        """Take how the model is built in a call that was computed and watched."""
 
     def decide(self, tick: Tick, structure: Structure, stream: Stream) -> CallDecision:
-        """What to do in the call that begins."""
+        """Decide what the call that begins computes, and what stands in for the rest."""
 
     def feed_forward_called(self, tick: Tick, layer: int, states: Tensor, output: Tensor) -> None:
-        """What a feed-forward took and returned, ``[B, N, C]`` each, before :meth:`ended`."""
+        """Take the input and output of a layer's feed-forward, ``[B, N, C]`` each, before :meth:`ended`."""
 
     def ended(
         self,
@@ -118,33 +118,34 @@ class RunDirector(Protocol):
         added: Sequence[tuple[Tensor, ...] | None],
         output: Any,
     ) -> None:
-        """A call is over.
+        """Take the results of a call that is over.
 
         Args:
-            tick: Which one.
+            tick: Place of the call in the run.
             structure: How the model is built in it.
-            added: For each segment what it added, or None where it was not computed or not kept.
-            output: What the model returned; None where it was not run.
+            added: For each segment the tensors that it added to its inputs; None where it was not
+                computed or not kept.
+            output: The output of the model; None where it was not run.
         """
 
     def finish(self, *, whole: bool) -> None:
-        """The run is over.
+        """End the run.
 
         Args:
-            whole: Whether it came to its end, and was not interrupted.
+            whole: Whether the run came to its end, and was not interrupted.
         """
 
 
 class Director(Protocol):
-    """Makes what directs the runs of one model."""
+    """Makes the directors of the runs of one model."""
 
     @property
     def wants_submodules(self) -> bool:
-        """Whether there may be partial steps, so that modules of blocks must be hooked."""
+        """Whether there may be partial steps, so that submodules of blocks must be hooked."""
 
     @property
     def wants_times(self) -> bool:
         """Whether the model may be given the mean of several times."""
 
     def begin(self, run: Run) -> RunDirector:
-        """A run begins: the model is called in it for the first time."""
+        """Make the director of a run, in which the model is called for the first time."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was bound in a model, and what of it does nothing."""
+"""The diagnosis of an accelerated model: the blocks that were found, and those that can't be skipped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from genaccel.hooks.engine import Engine
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What was found in one model.
+    """Findings about one model: its blocks, and how much of its FLOPs can be skipped.
 
     Attributes:
         model: Class name.
@@ -20,7 +20,7 @@ class Diagnosis:
             first call.
         left_out: Blocks that are always computed, and why.
         covered: Share of the model's FLOPs that lies in segments; None before the first call.
-        notes: What is worth knowing, a sentence each.
+        notes: Further sentences.
     """
 
     model: str
@@ -57,7 +57,7 @@ class Diagnosis:
 
 
 def diagnose(engine: Engine, notes: tuple[str, ...] = ()) -> Diagnosis:
-    """What was found in a model; without a call yet, only the lists of blocks."""
+    """Diagnose a model; before its first call only its lists of blocks are known."""
     found = list(notes)
     covered = None
     if engine.is_learned:
@@ -73,7 +73,7 @@ def diagnose(engine: Engine, notes: tuple[str, ...] = ()) -> Diagnosis:
         usable = [layer for layer in layers if layer.is_usable and layer.segment >= 0]
         found.append(
             f"{len(usable)} of {sum(len(f.blocks) for f in engine.binding.lists)} blocks can run on forecasts of "
-            f"their modules, {sum(layer.num_tokens > 0 for layer in usable)} of them for some tokens."
+            f"their submodules, {sum(layer.num_tokens > 0 for layer in usable)} of them for some tokens."
         )
     if engine.binding.is_compiled_outside:
         found.append(

@@ -6,8 +6,8 @@ computed and watched; the director decides for each segment; forecasts of all sk
 in one go; the model runs, its blocks computing or passing through; what computed segments added is kept
 for later forecasts, as long as the run lasts.
 
-Whatever goes wrong in here is no reason to fail: the call is computed as it would have been without us,
-as are those that follow in the run, and a sentence says why.
+No error of the engine fails a call: the call is computed as it would have been without acceleration, as
+are those that follow in the run, and a warning says why.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Engine:
 
     Args:
         model: Any model with lists of transformer blocks.
-        clock: Which run and step a call belongs to.
-        director: What is computed in it.
+        clock: Tells which run and step a call belongs to.
+        director: Decides what is computed in it.
         max_blocks: Longest run of blocks that is skipped as one, or None for any.
         max_bytes: Most bytes that are kept for forecasts, or None for no limit. The oldest go first,
             which lowers the order of forecasts.
@@ -127,17 +127,17 @@ class Engine:
 
     @property
     def structure(self) -> Structure | None:
-        """Of the kind of call that was learned last; None before the first call."""
+        """How the model is built in the kind of call that was learned last; None before the first call."""
         return None if self._newest is None else self._newest.structure
 
     @property
     def segments(self) -> list[Segment]:
-        """See :attr:`structure`."""
+        """Segments of :attr:`structure`; empty before the first call."""
         return [] if self._newest is None else list(self._newest.structure.segments)
 
     @property
     def total_flops(self) -> int:
-        """FLOPs of a call; see :attr:`structure`."""
+        """FLOPs of a plain call of :attr:`structure`; 0 before the first call."""
         return 0 if self._newest is None else self._newest.structure.total_flops
 
     @property
@@ -152,12 +152,12 @@ class Engine:
 
     @property
     def latest(self) -> RunState | None:
-        """The run that began last."""
+        """State of the run that began last; None before the first."""
         return self._latest
 
     @property
     def records(self) -> Sequence[CallRecord]:
-        """Of the last run."""
+        """Records of the calls of the last run."""
         return () if self._latest is None else self._latest.records
 
     @property
@@ -191,11 +191,11 @@ class Engine:
             self._paused -= 1
 
     def claims(self) -> bool:
-        """See :class:`~genaccel.hooks.binding.CallHost`."""
+        """Whether the clock counts the call that begins in this context."""
         return self.clock.claims()
 
     def run_call(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """See :class:`~genaccel.hooks.binding.CallHost`."""
+        """Make a call as the director decides; plainly while paused, and in training."""
         if self._paused or (self.model.training and torch.is_grad_enabled()):
             run = current_run()
             if run is not None and self in run.states:
@@ -220,7 +220,7 @@ class Engine:
             self.clock.call_ends(run, tick)
 
     def run_ended(self, run: Run, state: RunState, *, whole: bool) -> None:
-        """See :class:`~genaccel.hooks.clock.RunHost`."""
+        """Let the director finish a run that is over, and release what was kept for it."""
         try:
             is_ours = self in self.binding.hosts
             state.director.finish(
@@ -300,7 +300,7 @@ class Engine:
         )
 
     def warn(self, sentence: str) -> None:
-        """Say something once."""
+        """Log a warning, each sentence once."""
         if sentence not in self._warned:
             self._warned.add(sentence)
             _logger.warning("%s", sentence)
@@ -335,7 +335,7 @@ class Engine:
         return call
 
     def _forecast_output(self, call: DecidedCall) -> Any:
-        """What the model would return, without running it."""
+        """Forecast the output of the model from those that are kept, without running it."""
         assert call.layout is not None
         structure = call.layout.structure
         output = call.state.streams[call.tick.call].outputs.combine(call.output_weights)
@@ -374,15 +374,15 @@ class Engine:
             return True
         director, copies = state.director, self.binding.copies_outputs
         if frame.submodules is not None:
-            modules = submodule_memory_of(call)
-            assert modules is not None
+            memory = submodule_memory_of(call)
+            assert memory is not None
             if director.observes_feed_forwards:
-                modules.observed(
+                memory.observed(
                     frame.submodules, functools.partial(director.feed_forward_called, tick)
                 )
-            modules.end_call(
+            memory.end_call(
                 frame.submodules,
-                history=director.module_history,
+                history=director.submodule_history,
                 updates=[i for i, step in call.partial.items() if step.weights == (1.0,)],
                 copies=copies,
             )
@@ -426,7 +426,7 @@ class Engine:
         return True
 
     def _surprised(self, call: DecidedCall) -> None:
-        """A call was not built as those of its kind were: learn it anew."""
+        """Let a kind of call be learned anew, after one that was not built like those before."""
         self._layouts.surprised(call.kind)
         call.state.streams.pop(call.tick.call, None)
         why = call.frame.broken[0] if call.frame.broken else "other blocks were called"
@@ -487,12 +487,12 @@ class Engine:
     def _keep_watched(
         self, call: DecidedCall, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        modules, submodules = submodule_memory_of(call), call.frame.submodules
-        if modules is None or submodules is None:
+        memory, submodules = submodule_memory_of(call), call.frame.submodules
+        if memory is None or submodules is None:
             return
         tick, director = call.tick, call.state.director
         stream_of(call)
         if director.observes_feed_forwards:
-            modules.observed(submodules, functools.partial(director.feed_forward_called, tick))
-        if director.module_history > 0:
-            modules.keep_watched(submodules, tick.call, tick.step, first_tensor(args, kwargs))
+            memory.observed(submodules, functools.partial(director.feed_forward_called, tick))
+        if director.submodule_history > 0:
+            memory.keep_watched(submodules, tick.call, tick.step, first_tensor(args, kwargs))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows a method what some blocks of a model return, and at which step; changes nothing.
+"""Hands a method the outputs of some blocks of a model, with their step, and changes nothing.
 
-All that a method needs which forecasts nothing: it stands on the binding and a clock alone.
+Methods that forecast nothing need no more than this: it uses the binding and a clock alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from genaccel.hooks.binding import Binding, Forward
 from genaccel.hooks.blocks import CallFrame
 from genaccel.hooks.clock import Clock, PipelineClock, Tick
 
-# A call and what each block returned in it, by the block's place among all of the model.
+# The place of a call in its run, and the outputs of blocks in it, by the block's index in the model.
 FeatureObserver = Callable[[Tick, Mapping[int, Any]], None]
 
 
@@ -24,10 +24,10 @@ class FeatureTap:
 
     Args:
         model: Any model with lists of transformer blocks.
-        clock: Which run and step a call belongs to.
-        blocks: Places of the blocks, from 0, in the order in which the model holds them; negative
+        clock: Tells which run and step a call belongs to.
+        blocks: Indices of the blocks, from 0, in the order in which the model holds them; negative
             ones count from the last.
-        observer: Called behind each call.
+        observer: Called after each call.
 
     Raises:
         ValueError: If the model has no blocks, or not so many.
@@ -74,11 +74,11 @@ class FeatureTap:
             raise ValueError(f"blocks must be from 0 to {count - 1}, got {wrong[0]}")
 
     def claims(self) -> bool:
-        """See :class:`~genaccel.hooks.binding.CallHost`."""
+        """Whether the clock counts the call that begins in this context."""
         return self._clock.claims()
 
     def run_call(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """See :class:`~genaccel.hooks.binding.CallHost`."""
+        """Make a call as the model would, and hand the outputs of the watched blocks to the observer."""
         run, tick = self._clock.call_begins(self.binding.model, args, kwargs)
         frame = CallFrame([None] * len(self.binding.block_hooks))
         frame.captured = dict.fromkeys(self._blocks)

@@ -60,7 +60,7 @@ class FlopCount(TorchDispatchMode):
 
 
 def _counted(formula: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What a formula says; None where it does not know the arguments, which is no reason to fail."""
+    """The FLOPs that a formula gives; None where it can't handle the arguments, which must not fail the call."""
     try:
         return formula(*args, **kwargs)
     except Exception:

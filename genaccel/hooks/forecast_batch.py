@@ -18,7 +18,7 @@ class ForecastRequest:
 
     Attributes:
         history: Past tensors of one shape, the newest first.
-        weights: As many.
+        weights: One for each tensor.
         offset: Added to every element.
     """
 
@@ -28,7 +28,7 @@ class ForecastRequest:
 
 
 def make_forecasts(requests: Sequence[ForecastRequest]) -> list[Tensor]:
-    """The weighted sums; for plain reuse the very tensor of the history.
+    """Compute the weighted sum of each request; plain reuse returns the very tensor of the history.
 
     Example:
         >>> newest, older = torch.ones(2), torch.zeros(2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``genaccel.enable`` returns."""
+"""The handle that ``genaccel.enable`` returns: it pauses, reports on and ends an acceleration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class AccelerationHandle:
         ended: Called once when it is disabled.
 
     Attributes:
-        disabled: Called behind that, for who found the handle a place.
+        disabled: Called after ``ended``; whoever keeps the handle sets it, to forget the handle.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class AccelerationHandle:
             engine.binding.compile(**options)
 
     def report(self) -> dict[str, ModelReport]:
-        """What the last run of each model computed and saved; ``print`` shows a table."""
+        """The report of each model's last run, by name: its steps, FLOPs and memory; ``print`` shows a table."""
         return _Printed(
             {
                 name: self.describe(name, report_of(engine))
@@ -84,11 +84,11 @@ class AccelerationHandle:
         )
 
     def describe(self, name: str, base: ModelReport) -> ModelReport:
-        """What a method has to add to the report of one of its models."""
+        """The report of one model, with what a method has to add to ``base``: here nothing."""
         return base
 
     def doctor(self) -> dict[str, Diagnosis]:
-        """What was bound, what can be saved, and what does nothing."""
+        """The diagnosis of each model, by name: the blocks that were found, and those that can be skipped."""
         return _Printed({name: diagnose(engine) for name, engine in self.attachments.items()})
 
     def __enter__(self) -> Self:

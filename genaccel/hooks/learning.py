@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches one call of a model, and tells how the model is built in calls of that kind."""
+"""Learns from one watched call how a model is built in calls of that kind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Layout:
     """How a model is built in one kind of call, for its hooks.
 
     Attributes:
-        structure: The same for directors.
+        structure: The part of it that directors see.
         places: Where each block stands, by the index of its hook.
         called: Indices of the hooks, in the order of their calls.
         time_scale: How the model embeds the time; None where that is unknown.
@@ -52,7 +52,7 @@ class KnownLayouts:
         self._surprises: dict[Hashable, int] = {}
 
     def get(self, kind: Hashable) -> Layout | None:
-        """That of a kind; None where it is to be learned."""
+        """The layout of a kind of call; None where it is to be learned."""
         layout = self._layouts.get(kind)
         if layout is not None:
             self._layouts.move_to_end(kind)
@@ -65,7 +65,7 @@ class KnownLayouts:
             self._layouts.popitem(last=False)
 
     def surprised(self, kind: Hashable) -> None:
-        """A call was not built as those of its kind were."""
+        """Forget the layout of a kind, after a call that was not built like it."""
         self._layouts.pop(kind, None)
         self._surprises[kind] = self._surprises.get(kind, 0) + 1
 
@@ -78,15 +78,15 @@ class CallWatcher:
     """Runs the blocks of a call that is learned from.
 
     Args:
-        binding: Of the model.
-        hooks: Within its blocks, or None.
-        counter: Of the FLOPs of the call.
-        frame: Of the call; the watcher is put into it.
+        binding: The binding of the model.
+        hooks: The hooks on the submodules of its blocks, or None.
+        counter: Counter of the FLOPs of the call.
+        frame: Frame of the call; the watcher is put into it.
         max_blocks: Longest segment.
         keeps_added: Whether the learner is to keep what segments add.
 
     Attributes:
-        error: Of our own, in taking note of the call; None while all is well.
+        error: First error of our own in recording the call; None while all is well.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class CallWatcher:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Run a block and take note of it."""
+        """Run a block, and record its arguments, outputs and FLOPs."""
         arguments: dict[str, Tensor] = {}
         copies: dict[str, Tensor] = {}
         with self._noting():
@@ -138,19 +138,19 @@ class CallWatcher:
 
     @contextlib.contextmanager
     def _noting(self) -> Iterator[None]:
-        """What goes wrong in here is ours, and no reason for the call to fail."""
+        """Catch errors within the ``with``: they are ours, and no reason for the call to fail."""
         try:
             yield
         except Exception as error:
             self.error = self.error or error
 
     def layout(self, input_shape: tuple[int, ...], total_flops: int, output: Any) -> Layout:
-        """What was learned, once the call is over.
+        """The layout that was learned, once the call is over.
 
         Args:
-            input_shape: Of the model's states.
-            total_flops: Of the call.
-            output: What the model returned.
+            input_shape: Shape of the model's states.
+            total_flops: FLOPs of the call.
+            output: Output of the model.
         """
         segments = tuple(self.learner.segments())
         places: list[BlockPlace | None] = [None] * len(self._binding.block_hooks)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept of a run's computed steps, for the forecasts of later ones."""
+"""Outputs of a run's computed steps, kept for the forecasts of later ones."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from genaccel.hooks.forecast_batch import ForecastRequest, make_forecasts
 
 @dataclass(slots=True)
 class Memory:
-    """What one segment added at its last computed steps, in one stream of calls.
+    """Tensors that one segment added to its inputs at its last computed steps, in one stream of calls.
 
     Attributes:
         steps: Those steps, the newest first.
-        added: The tensors of each.
-        module_steps: Computed steps whose outputs of attention and feed-forward modules are kept,
-            the newest first.
+        added: The tensors of each of these steps.
+        submodule_steps: Computed steps whose outputs of attention and feed-forwards are kept, the
+            newest first.
     """
 
     steps: list[int] = field(default_factory=list)
     added: list[tuple[Tensor, ...]] = field(default_factory=list)
-    module_steps: list[int] = field(default_factory=list)
+    submodule_steps: list[int] = field(default_factory=list)
 
     @property
     def bytes_held(self) -> int:
@@ -47,11 +47,11 @@ class Memory:
 
 @dataclass(slots=True)
 class OutputMemory:
-    """What the model returned at its last computed steps, in one stream of calls.
+    """Outputs of the model at its last computed steps, in one stream of calls.
 
     Attributes:
         steps: Those steps, the newest first.
-        leaves: What each returned, flattened; tensors are copies, as pipelines may change theirs.
+        leaves: The flattened output of each; tensors are copies, as pipelines may change theirs.
         spec: How to build the output from its leaves.
     """
 
@@ -114,9 +114,9 @@ class Stream:
     """Calls of a run that follow one another over the steps, one in each.
 
     Attributes:
-        kind: Of calls; those of another kind can't be forecast from these.
+        kind: Kind of the calls; those of another kind can't be forecast from these.
         memories: One for each segment.
-        outputs: Of the model as a whole.
+        outputs: Outputs of the model as a whole.
     """
 
     kind: Hashable
@@ -125,12 +125,12 @@ class Stream:
 
     @property
     def bytes_held(self) -> int:
-        """Bytes of all tensors, but for those of submodules."""
+        """Bytes of all tensors, except those of submodules."""
         return sum(memory.bytes_held for memory in self.memories) + self.outputs.bytes_held
 
     @property
     def depth(self) -> int:
-        """Most steps that are kept of anything."""
+        """Number of steps that are kept of a segment or of the output, at most."""
         kept = [memory.steps for memory in self.memories]
         return max(len(steps) for steps in (*kept, self.outputs.steps))
 

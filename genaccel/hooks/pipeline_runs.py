@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes a run of every call of one pipeline, and of nothing else.
 
-A call is a context of the thread that made it: what calls the model outside of it, another pipeline on
-the same weights, a callback, or a training step, is none of ours and computes plainly.
+A call is a context of the thread that made it. Calls of the model outside of it, by another pipeline on
+the same weights, a callback or a training step, belong to no run and compute plainly.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class PipelineRuns:
         pipeline: A diffusers pipeline.
 
     Attributes:
-        begins: Called before each run.
-        kinds: What accelerates the pipeline, so that nothing does so twice.
+        begins: Functions that are called before each run.
+        kinds: Kinds of handles that accelerate the pipeline, so that none does so twice.
     """
 
     def __init__(self, pipeline: Any) -> None:
@@ -53,7 +53,7 @@ class PipelineRuns:
 
     @classmethod
     def of(cls, pipeline: Any) -> PipelineRuns:
-        """Those of a pipeline; :meth:`release` them when they are not needed any more."""
+        """The runs of a pipeline; :meth:`release` them when they are not needed any more."""
         runs = vars(pipeline).get(_NAME)
         if not isinstance(runs, cls) or runs.pipeline is not pipeline:
             runs = cls(pipeline)
@@ -86,7 +86,7 @@ class PipelineRuns:
             count_steps_of(scheduler)
 
     def run(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make a call of the pipeline a run."""
+        """Make a call of the pipeline, as a run."""
         outer = current_run()
         if outer is not None and outer.owner is self:
             return call(*args, **kwargs)

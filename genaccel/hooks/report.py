@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run computed, what it saved, and what that cost."""
+"""The report on a run: the steps that were computed, the FLOPs that were saved, and the memory that took."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class ModelReport:
         num_steps: Steps of the sampler.
         calls: Calls of the model.
         schedule: A letter for each step: ``C`` all computed, ``f`` all forecast, ``p`` all run on
-            forecasts of their modules, ``m`` mixed.
+            forecasts of their submodules, ``m`` mixed.
         computed_segments: Segments that were computed, over all calls.
         forecast_segments: Segments that were forecast.
-        partial_segments: Segments that ran on forecasts of their modules.
+        partial_segments: Segments that ran on forecasts of their submodules.
         plain_flops: FLOPs of as many calls without acceleration.
-        flops: FLOPs that were left.
+        flops: FLOPs that were computed.
         peak_bytes: Most bytes that were held for forecasts.
         computed_ms: Median milliseconds of a call that computed everything, on the host.
         forecast_ms: The same of a call that forecast everything; None if there was none.
@@ -35,9 +35,9 @@ class ModelReport:
             over how long they did, on the host; None where none was computed in full.
         plain_calls: Calls of the model since it was accelerated that belonged to no run of it, and
             were computed plainly.
-        target: What was asked for.
-        plan: Which plan the run followed.
-        notes: What else is to be said, a sentence each: why something was not accelerated.
+        target: The target that was asked for, in words.
+        plan: The plan that the run followed, in words.
+        notes: Further sentences, such as why something was not accelerated.
     """
 
     model: str
@@ -107,7 +107,7 @@ class ModelReport:
 
 
 def report_of(engine: Engine) -> ModelReport:
-    """The last run of a model."""
+    """Sum up the records of a model's last run."""
     records = engine.records
     saved = sum(record.saved_flops for record in records)
     plain = engine.total_flops * len(records)

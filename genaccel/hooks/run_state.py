@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept of one run of one model, and of the call that it is in."""
+"""The engine's state: one object for each run of a model, and one for the call that it is in."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from genaccel.hooks.submodules import PartialStep
 
 @dataclass(eq=False)
 class RunState:
-    """What is kept of one run of one model.
+    """All that the engine keeps for one run of one model.
 
     Attributes:
-        director: Decides.
+        director: Decides what the calls of the run compute.
         token_score: How partial steps rank tokens.
-        streams: By the place of a call within its step.
-        submodules: What attention and feed-forwards returned, for the structure they belong to.
-        records: Of its calls.
+        streams: Memory of calls that follow one another, by the index of a call within its step.
+        submodules: Memory of attention and feed-forwards, with the structure that it belongs to.
+        records: One for each call so far.
         peak_bytes: Most bytes that were held for forecasts.
-        problem: Why the rest of it is computed plainly; None while all is well.
+        problem: Why the rest of the run is computed plainly; None while all is well.
         notes: Further sentences for the report.
-        is_whole: Whether no call was made past us, as while we were paused.
+        is_whole: Whether the director was asked about every call; it is not while paused or training.
     """
 
     director: RunDirector
@@ -44,12 +44,12 @@ class RunState:
 
     @property
     def bytes_held(self) -> int:
-        """Bytes of all that is kept now."""
+        """Bytes of all tensors that are kept now."""
         held = sum(stream.bytes_held for stream in self.streams.values())
         return held + (self.submodules[1].bytes_held if self.submodules is not None else 0)
 
     def forget(self) -> None:
-        """Let go of what was kept for forecasts."""
+        """Release the tensors that were kept for forecasts."""
         self.streams.clear()
         self.submodules = None
 
@@ -57,12 +57,12 @@ class RunState:
         """Drop the oldest outputs while too many bytes are held; returns whether that was enough."""
         while self.bytes_held > max_bytes:
             depth = max((stream.depth for stream in self.streams.values()), default=0)
-            modules = None if self.submodules is None else self.submodules[1]
-            module_depth = 0 if modules is None else modules.depth
-            if max(depth, module_depth) < 2:
+            submodules = None if self.submodules is None else self.submodules[1]
+            submodule_depth = 0 if submodules is None else submodules.depth
+            if max(depth, submodule_depth) < 2:
                 return False
-            if modules is not None and module_depth >= max(2, depth):
-                modules.drop_oldest()
+            if submodules is not None and submodule_depth >= max(2, depth):
+                submodules.drop_oldest()
                 continue
             for stream in self.streams.values():
                 stream.shorten(depth - 1)
@@ -71,18 +71,19 @@ class RunState:
 
 @dataclass(eq=False)
 class DecidedCall:
-    """A call that was decided on.
+    """A call of the model, and what was decided about it.
 
     Attributes:
-        run: That it belongs to.
-        tick: Which call of the run.
-        state: Of the run.
-        kind: Of the call.
+        run: The run that it belongs to.
+        tick: Its place in the run.
+        state: State of the run.
+        kind: Kind of the call, as a key.
         layout: How the model is built in it; None where that is to be learned.
-        frame: What the hooks are told.
-        partial: Segments that run on forecasts of their modules.
-        output_weights: Of the outputs whose sum stands in for the call; empty where the model runs.
-        began: When, in seconds.
+        frame: Instructions to the hooks.
+        partial: Segments that run on forecasts of their submodules.
+        output_weights: Weights of the kept outputs whose sum stands in for the call; empty where the
+            model runs.
+        began: When it began, in seconds of ``time.perf_counter``.
     """
 
     run: Run
@@ -97,7 +98,7 @@ class DecidedCall:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the model computes just what it would without us."""
+        """Whether the model computes just what it would without acceleration."""
         return (
             not self.partial
             and not self.output_weights
@@ -107,5 +108,5 @@ class DecidedCall:
 
     @property
     def forecasts(self) -> bool:
-        """Whether anything of it is not computed."""
+        """Whether any block of the call is not computed in full."""
         return bool(self.partial) or SKIP in self.frame.actions

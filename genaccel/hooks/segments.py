@@ -33,11 +33,11 @@ class Segment:
         list_name: Path of the block list.
         first: Index of its first block in the list.
         blocks: Its blocks.
-        layouts: What each of them returns.
+        layouts: How the output of each of them is built.
         entries: For each tensor that the segment returns, the argument of its first block that it
             continues; None for one that continues none.
         joins: For each block the arguments that are outputs of the block before, and which.
-        flops: Of one call of all its blocks.
+        flops: FLOPs of one call of all its blocks.
     """
 
     index: int
@@ -68,7 +68,7 @@ class Segment:
 
     @property
     def name(self) -> str:
-        """Such as ``transformer_blocks[0:12]``."""
+        """The list and the blocks of the segment, such as ``transformer_blocks[0:12]``."""
         return f"{self.list_name}[{self.first}:{self.first + len(self.blocks)}]"
 
 
@@ -91,7 +91,7 @@ class SegmentLearner:
     """Watches the blocks of a model through one call.
 
     Args:
-        lists: Where the blocks are.
+        lists: The model's lists of blocks.
         max_blocks: Longest run of blocks that becomes one segment; None for any.
         keeps_added: Whether to keep what each segment added, so that the call that is watched can be
             forecast from like any other.
@@ -125,15 +125,15 @@ class SegmentLearner:
         *,
         flops: int = 0,
     ) -> None:
-        """Take note of one call of one block, after it returned.
+        """Record one call of one block, after it returned.
 
         Args:
-            list_index: Which list the block is in.
-            block_index: Where in the list.
+            list_index: Index of the list that the block is in.
+            block_index: Index of the block in the list.
             arguments: Its tensor arguments by name, in the order of its signature.
             copies: Copies of them from before the call.
-            output: What it returned.
-            flops: Of the call.
+            output: Output of the block.
+            flops: FLOPs of the call.
         """
         continues: dict[str, int] = {}
         for name, value in arguments.items():
@@ -200,7 +200,7 @@ class SegmentLearner:
         self._bases, self._leaves = {}, ()
 
     def segments(self) -> list[Segment]:
-        """What was learned.
+        """The segments that were learned.
 
         Returns:
             Segments in the order of execution. Blocks that were not called, or more than once, or
@@ -209,7 +209,7 @@ class SegmentLearner:
         return [self._segment(index, run) for index, run in enumerate(self._runs())]
 
     def added(self) -> list[tuple[Tensor, ...] | None]:
-        """What each segment added in the watched call; None where that was known too late."""
+        """Tensors that each segment added in the watched call; None where that was known too late."""
         self._close(len(self._calls))
         places = {id(call): i for i, call in enumerate(self._calls)}
         return [self._added.get((places[id(run[0])], len(run))) for run in self._runs()]

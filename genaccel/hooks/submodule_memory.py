@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What attention modules and feed-forwards returned at the computed steps of a run, and what follows from it."""
+"""Memory of what the submodules of blocks returned at computed steps: it makes their forecasts and chooses tokens.
+
+Submodules are the attention modules and the feed-forward of a transformer block.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +43,13 @@ class _Kept:
 
 
 class SubmoduleMemory:
-    """What submodules returned at the computed steps of a run.
+    """Outputs of submodules at the computed steps of a run, and the forecasts that are made of them.
 
     Args:
-        layers: As one call showed them.
+        layers: The layers that were learned from one call.
         score: How tokens are ranked: by the "mean" of their features, by its "drift" since the last
             computed step, or at "random", the baseline.
-        seed: Of random scores.
+        seed: Seed of random scores.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class SubmoduleMemory:
 
     @property
     def depth(self) -> int:
-        """Outputs of each module that are kept."""
+        """Number of computed steps whose outputs are kept of a submodule, at most."""
         return max((len(k.steps) for s in self._streams.values() for k in s), default=0)
 
     def layers_of(self, segment: int) -> list[int]:
@@ -97,7 +100,7 @@ class SubmoduleMemory:
         self._streams.pop(stream, None)
 
     def drop_oldest(self) -> None:
-        """Keep one output less of each module."""
+        """Drop the oldest output of each submodule, of those that keep the most."""
         keep = self.depth - 1
         for stream in self._streams.values():
             for kept in stream:
@@ -115,12 +118,12 @@ class SubmoduleMemory:
         stores: Sequence[int] = (),
         measures: bool = False,
     ) -> None:
-        """Make the forecasts of a call.
+        """Make the forecasts of a call, and tell the hooks what each layer does in it.
 
         Args:
-            call: What the hooks read.
-            stream: Which calls belong together over the steps.
-            step: Of the sampler; seeds random scores.
+            call: The frame that the hooks read.
+            stream: Key of the calls that follow one another over the steps, one in each.
+            step: Index of the sampler's step; it seeds random scores.
             states: Input of the model: equal halves of its batch are the two sides of
                 classifier-free guidance, which share their tokens.
             partial: Segments that run partially; outputs must be kept for each.
@@ -190,11 +193,11 @@ class SubmoduleMemory:
         updates: Sequence[int] = (),
         copies: bool = False,
     ) -> None:
-        """Keep what the modules returned.
+        """Keep what the submodules returned in a call.
 
         Args:
-            call: What the hooks wrote.
-            history: Outputs to keep of each module.
+            call: The frame that the hooks wrote to.
+            history: Number of outputs to keep of each submodule.
             updates: Segments whose computed tokens replace what is kept of them.
             copies: Whether outputs live in memory that the next call uses again.
         """
@@ -217,19 +220,19 @@ class SubmoduleMemory:
     def keep_watched(
         self, call: SubmoduleFrame, stream: Hashable, step: int, states: Tensor | None
     ) -> None:
-        """Keep what modules returned in a call that was learned from; see :meth:`begin_call`."""
+        """Keep what the submodules returned in a call that was learned from; arguments as for :meth:`begin_call`."""
         self.begin_call(call, stream, step, states, partial={})
         call.modes[:] = [STORE if layer.is_usable else OFF for layer in self.layers]
         self.end_call(call, history=1)
 
     def observed(self, call: SubmoduleFrame, observer: FeedForwardObserver) -> None:
-        """Hand on what the feed-forwards of a measured call took and returned."""
+        """Hand what the feed-forwards of a measured call took and returned, ``[B, N, C]`` each, to an observer."""
         for i, (made, states) in enumerate(zip(call.made, call.inputs, strict=True)):
             if self.layers[i].num_tokens and states is not None and 0 in made:
                 observer(i, states, made[0][0])
 
     def choose(self, layer: int, states: Tensor, count: int) -> Tensor:
-        """Tokens to compute anew, ``[B, k]``, ascending (S8)."""
+        """Indices of the ``k = count`` tokens of ``states`` ``[B, N, C]`` to compute anew, ``[B, k]``, ascending (S8)."""
         shared = self._chosen[layer]
         if shared is not None and shared.shape == (len(states), count):
             return shared
@@ -239,7 +242,7 @@ class SubmoduleMemory:
         return index
 
     def scores(self, layer: int, states: Tensor) -> Tensor:
-        """Importance of each token, ``[B, N]`` (S8)."""
+        """Importance of each token of ``states`` ``[B, N, C]``, ``[B, N]`` (S8)."""
         drawn, reference = self._random[layer], self._references[layer]
         if drawn is not None:
             return drawn

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Partial steps: blocks run on forecast outputs of their attention and feed-forward modules.
+"""Partial steps: blocks run on forecast outputs of their submodules, attention and feed-forward.
 
-A block whose attention modules and feed-forward are modules of their own can take their outputs from
-those of the last computed steps, and compute the feed-forward anew for the tokens that matter; its
-norms and gates, which belong to the current step, are computed as ever. With plain reuse that is the
+A block whose attention and feed-forward are modules of their own can take their outputs from those of
+the last computed steps, and compute the feed-forward anew for the tokens that matter; its norms and
+gates, which belong to the current step, are computed as always. With plain reuse that is the
 token pruning of ToCa and of SODA (arXiv:2603.07057, S9), with no tokens and an extrapolation the
 forecast of TaylorSeer.
 
@@ -36,15 +36,15 @@ _FEED_FORWARD_NAMES = ("ff", "mlp", "ffn", "feed_forward")
 
 @dataclass(slots=True)
 class Layer:
-    """A block with attention and feed-forward of its own, as one call showed it.
+    """A block with attention and feed-forward of its own, as it was seen in one call.
 
     Attributes:
         block: The block.
         segment: Index of the segment that it belongs to; -1 for none.
         num_tokens: Tokens of the feed-forward; 0 if it can't run on some of them.
-        feed_forward_flops: Of one call.
-        attention_flops: Of its attention modules.
-        is_usable: Whether every module was called once, and returned tensors.
+        feed_forward_flops: FLOPs of one call of the feed-forward.
+        attention_flops: FLOPs of one call of its attention modules.
+        is_usable: Whether every submodule was called once, and returned tensors.
     """
 
     block: nn.Module
@@ -55,7 +55,7 @@ class Layer:
     is_usable: bool = True
 
     def saved_flops(self, token_count: int) -> int:
-        """What a partial step with some tokens does not compute."""
+        """FLOPs that a partial step saves in this block if its feed-forward computes ``token_count`` tokens."""
         if not self.is_usable:
             return 0
         kept = self.feed_forward_flops * token_count // self.num_tokens if self.num_tokens else 0
@@ -68,8 +68,8 @@ class PartialStep:
 
     Attributes:
         token_counts: Tokens of the feed-forward of each of its layers.
-        weights: Of the outputs of the last computed steps, the newest first. ``(1.0,)`` is reuse,
-            where tokens that are computed replace what is kept of them (S9).
+        weights: Weights of the outputs of the last computed steps, the newest first. ``(1.0,)`` is
+            reuse, where tokens that are computed replace the kept ones (S9).
     """
 
     token_counts: tuple[int, ...]
@@ -83,34 +83,36 @@ class TokenChooser(Protocol):
     """Knows which tokens of a layer matter."""
 
     def choose(self, layer: int, states: Tensor, count: int) -> Tensor:
-        """Tokens to compute anew of states ``[B, N, C]``: ``[B, k]``, ascending."""
+        """Indices of the ``k = count`` tokens of states ``[B, N, C]`` to compute anew, ``[B, k]``, ascending."""
 
 
 class AllTokens:
-    """Chooses every token, where it is tried out what a step with some tokens needs."""
+    """A chooser that takes every token; it serves to try which norms a step with tokens needs."""
 
     def choose(self, layer: int, states: Tensor, count: int) -> Tensor:
-        """See :class:`TokenChooser`; ``count`` is all there are."""
+        """The indices of all ``count`` tokens of each sample, ``[B, count]``."""
         return torch.arange(count, device=states.device).expand(len(states), count)
 
 
 class SubmoduleFrame:
-    """What hooks within blocks read and write during one call. Lists and dicts only, for the compiler's sake.
+    """Instructions to the hooks within blocks for one call, and what these hand back.
+
+    It holds lists and dicts only, which ``torch.compile`` can follow.
 
     Args:
-        chooser: Of the run: which tokens of a layer are computed; None where none are.
-        num_layers: L.
+        chooser: Chooses the tokens that a layer computes; None where none are.
+        num_layers: Number of layers, L.
 
     Attributes:
-        modes: What each layer does: ``OFF`` computes, ``STORE`` also keeps the outputs of its
-            modules, ``PARTIAL`` runs on forecasts of them, ``MEASURE`` shows what its feed-forward
-            takes and returns.
-        norms: What the norms of each layer do.
+        modes: Mode of each layer: ``OFF`` computes, ``STORE`` also keeps the outputs of its
+            submodules, ``PARTIAL`` runs on forecasts of them, ``MEASURE`` shows what its
+            feed-forward takes and returns.
+        norms: Mode of the norms of each layer (:mod:`genaccel.hooks.unused_norms`).
         token_counts: Tokens of each feed-forward that a partial layer computes.
-        forecasts: Outputs of the modules of each layer, by place.
-        made: The same, as they were computed.
-        inputs: Of the feed-forwards.
-        watcher: Runs the modules in their hooks' stead, where a call is learned from.
+        forecasts: Forecast outputs of the submodules of each layer, by place.
+        made: Computed outputs of the submodules of each layer, by place.
+        inputs: Input of the feed-forward of each layer, ``[B, N, C]``.
+        watcher: Runs the submodules in their hooks' stead, where a call is learned from.
     """
 
     __slots__ = (
@@ -136,12 +138,12 @@ class SubmoduleFrame:
 
 
 class SubmoduleHook(ModelHook):
-    """On an attention module or a feed-forward.
+    """The hook on an attention module or a feed-forward.
 
     Args:
-        current: Tells the frame of the call.
-        layer: Index of the block among those with such modules.
-        place: Which of its modules; 0 is the feed-forward.
+        current: Tells the frame of the current call.
+        layer: Index of the block among those with such submodules.
+        place: Index of the submodule in its block; 0 is the feed-forward.
     """
 
     fn_ref: Any
@@ -194,32 +196,32 @@ class SubmoduleHooks:
     """Hooks on the attention modules, feed-forwards and norms of a model's blocks.
 
     Args:
-        lists: Where the blocks are.
-        current: The frame of the call at hand.
+        lists: The model's lists of blocks.
+        current: Tells the frame of the current call.
 
     Attributes:
-        blocks: Those with such modules of their own: the layers, in their order.
-        norms: Of each layer.
+        blocks: The blocks with such submodules: the layers, in their order.
+        norms: The norms of each layer.
     """
 
     def __init__(self, lists: Sequence[BlockList], current: CurrentFrame) -> None:
         self.blocks: list[nn.Module] = []
         self.norms: list[BlockNorms] = []
         self._tried: set[int] = set()
-        self._modules: list[nn.Module] = []
+        self._submodules: list[nn.Module] = []
         blocks = {id(block): block for found in lists for block in found.blocks}
         owners = Counter(id(part) for block in blocks.values() for part in block.modules())
         shared = {part for part, count in owners.items() if count > 1}
         for block in blocks.values():
-            modules = _modules_of(block)
-            # A module that blocks share can't tell for which of them it is called.
-            if not modules or any(id(module) in shared for module in modules):
+            submodules = _submodules_of(block)
+            # A submodule that blocks share can't tell for which of them it is called.
+            if not submodules or any(id(part) in shared for part in submodules):
                 continue
             layer = len(self.blocks)
-            for place, module in enumerate(modules):
-                hook(module, SubmoduleHook(current, layer, place), SUBMODULE_HOOK_NAME)
-                self._modules.append(module)
-            self.norms.append(BlockNorms(block, modules, current, layer, shared))
+            for place, submodule in enumerate(submodules):
+                hook(submodule, SubmoduleHook(current, layer, place), SUBMODULE_HOOK_NAME)
+                self._submodules.append(submodule)
+            self.norms.append(BlockNorms(block, submodules, current, layer, shared))
             self.blocks.append(block)
 
     def try_norms(
@@ -228,11 +230,11 @@ class SubmoduleHooks:
         """Find out which norms of a layer partial steps can do without; only the first time.
 
         Args:
-            layer: Index.
-            frame: Of a call in which the layer runs on the outputs of its modules.
-            has_tokens: Whether it computes some tokens.
+            layer: Index of the layer.
+            frame: Frame of a call in which the layer runs on the outputs of its submodules.
+            has_tokens: Whether the layer computes some tokens in it.
             run: Calls the block again.
-            output: What it returned.
+            output: The output of the block.
         """
         assert frame.submodules is not None
         key = 2 * layer + has_tokens
@@ -245,18 +247,18 @@ class SubmoduleHooks:
 
     def detach(self) -> None:
         """Remove every hook."""
-        for module in self._modules:
-            unhook(module, SUBMODULE_HOOK_NAME)
+        for submodule in self._submodules:
+            unhook(submodule, SUBMODULE_HOOK_NAME)
         for norms in self.norms:
             norms.detach()
 
 
 class LayerWatcher:
-    """Takes note of the modules of blocks in a call that is learned from.
+    """Records the submodules of blocks in a call that is learned from.
 
     Args:
-        hooks: On them.
-        counter: Of the FLOPs of the call.
+        hooks: The hooks on the submodules.
+        counter: Counter of the FLOPs of the call.
     """
 
     def __init__(self, hooks: SubmoduleHooks, counter: FlopCount) -> None:
@@ -272,7 +274,7 @@ class LayerWatcher:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Run a module and take note of its shape and cost."""
+        """Run a submodule, and record its shape and cost."""
         before = self._counter.total
         output = submodule.fn_ref.original_forward(*args, **kwargs)
         flops = self._counter.total - before
@@ -315,13 +317,13 @@ class LayerWatcher:
     def block_watched(
         self, block: nn.Module, frame: CallFrame, run: Callable[[], Any], output: Any
     ) -> None:
-        """A block was just called and watched.
+        """Try, on a block that was just watched, which norms its partial steps can do without.
 
         Args:
-            block: It.
-            frame: Of the call.
-            run: Calls it again with the same arguments.
-            output: What it returned.
+            block: The block.
+            frame: Frame of the call.
+            run: Calls the block again with the same arguments.
+            output: The output of the block.
         """
         call = frame.submodules
         i = next((i for i, layer in enumerate(self.layers) if layer.block is block), None)
@@ -340,7 +342,7 @@ class LayerWatcher:
         self._counter.total = flops
 
     def finish(self) -> list[Layer]:
-        """What was learned: the layers, in their order."""
+        """The layers in their order; unusable are those whose submodules were not called once each."""
         for i, layer in enumerate(self.layers):
             places = [count for (owner, _), count in self._calls.items() if owner == i]
             if not places or any(count != 1 for count in places):
@@ -349,7 +351,7 @@ class LayerWatcher:
         return self.layers
 
 
-def _modules_of(block: nn.Module) -> list[nn.Module]:
+def _submodules_of(block: nn.Module) -> list[nn.Module]:
     """The feed-forward of a block and its attention modules; nothing if one kind is missing."""
     children = dict(block.named_children())
     feed_forward = next((children[n] for n in _FEED_FORWARD_NAMES if n in children), None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets a computed step stand for those around it: the model gets the mean of their embedded times.
+"""Time windows: a computed step stands for those around it, as the model gets the mean of their embedded times.
 
 What a model returns wiggles with its timestep more than with its sample: the network that embeds the
 time follows training noise. A step whose output is to serve for several is better computed with the
@@ -37,9 +37,9 @@ class TimeScale:
     """How a model embeds the time in one kind of call.
 
     Attributes:
-        factor: What its times are multiples of the scheduler's by.
-        calls: Which calls of its ``Timesteps`` are of the time: pair of modules, and which of the
-            pair's calls. Others embed something else, such as the scale of the guidance.
+        factor: Factor from the scheduler's timesteps to the times that the model embeds.
+        calls: Calls of its ``Timesteps`` that embed the time: index of the pair of modules, and of
+            the call among those of the pair. Others embed something else, such as the guidance scale.
     """
 
     factor: float
@@ -47,12 +47,12 @@ class TimeScale:
 
 
 class TimeWindow:
-    """Times of one call, and what each counts.
+    """The times that one call of the model is given the mean of, with their weights.
 
     Args:
-        times: In the units of the model's ``Timesteps``, ``[J]``.
-        weights: Their sum is 1, ``[J]``.
-        scale: Which of its calls are widened.
+        times: Times in the units of the model's ``Timesteps``, ``[J]``, float32.
+        weights: Weights of the embedded times, whose sum is 1, ``[J]``, float32.
+        scale: Tells which calls of the model's ``Timesteps`` embed the time.
     """
 
     __slots__ = ("calls", "pending", "scale", "times", "weights")
@@ -66,7 +66,7 @@ class TimeWindow:
 
 
 class _SinusoidHook(ModelHook):
-    """On a ``Timesteps``."""
+    """The hook on a ``Timesteps``: it embeds all times of the window for each row."""
 
     fn_ref: Any
 
@@ -95,7 +95,7 @@ class _SinusoidHook(ModelHook):
 
 
 class _EmbeddingHook(ModelHook):
-    """On the ``TimestepEmbedding`` behind it."""
+    """The hook on the ``TimestepEmbedding`` that follows: it averages the times of each row."""
 
     fn_ref: Any
 
@@ -117,14 +117,14 @@ class _EmbeddingHook(ModelHook):
 
 
 class TimeHooks:
-    """Hooks on what embeds the time in a model; none where it does so in another way.
+    """Hooks on the modules that embed the time in a model; none where it embeds it in another way.
 
     Args:
-        model: Any.
-        current: The frame of the call at hand.
+        model: Any model.
+        current: Tells the frame of the current call.
 
     Attributes:
-        count: Pairs of modules.
+        count: Number of pairs of a ``Timesteps`` and its ``TimestepEmbedding``.
     """
 
     def __init__(self, model: nn.Module, current: CurrentFrame) -> None:
@@ -137,15 +137,15 @@ class TimeHooks:
             self.count += 1
 
     def scale(self, seen: Sequence[tuple[int, Any]], time: float) -> TimeScale | None:
-        """How a model embeds the time in a call.
+        """Tell how a model embeds the time in a call.
 
         Args:
-            seen: Pair and what its ``Timesteps`` was given, for each of their calls.
-            time: The scheduler's at that call.
+            seen: For each call of a ``Timesteps`` the index of its pair, and what it was given.
+            time: The scheduler's timestep at that call of the model.
 
         Returns:
-            What is known; None where times can't be told: other modules, one for each token, a time
-            of 0.
+            The scale; None where times can't be told: the model embeds them by other modules, has a
+            time for each token, or the timestep is 0.
         """
         if not seen or not time:
             return None
@@ -170,13 +170,13 @@ class TimeHooks:
 def make_window(
     times: Sequence[float], weights: Sequence[float], scale: TimeScale, device: torch.device
 ) -> TimeWindow:
-    """A window on a device.
+    """Make a window of times on a device.
 
     Args:
-        times: Of the scheduler.
-        weights: As many; they are divided by their sum.
-        scale: Of the model.
-        device: Of its inputs.
+        times: Timesteps of the scheduler, J of them.
+        weights: Weight of each, which are divided by their sum.
+        scale: How the model embeds the time.
+        device: Device of the model's inputs.
     """
     shares = torch.tensor(weights, dtype=torch.float64)
     return TimeWindow(

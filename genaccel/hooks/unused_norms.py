@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Norms that a partial step need not compute: only modules that are forecast would have read them.
+"""Norms that a partial step need not compute, as only submodules that are forecast would read them.
 
-Which those are is not read off a block's code but tried: a block whose modules return what they did
-is run again with NaN in place of the norm. The same output, bit for bit, says that nothing else reads it.
+Which those are is not read off a block's code but tried: the block is run again, its submodules returning
+what they did and the norm returning NaN. The same output, bit for bit, says that nothing else reads it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from genaccel.hooks.unhook import PREFIX, hook, unhook
 
 NORM_HOOK_NAME = f"{PREFIX}_norm"
 
-# All are computed; those are left out that a step without, or with some, computed tokens does not need;
-# those that are tried out return NaN.
+# Compute all norms; leave out those that a partial step without tokens, or with some, does not need; let
+# those that are tried return NaN.
 COMPUTE, WITHOUT_TOKENS, WITH_TOKENS, POISON = range(4)
 
 
 class NormHook(ModelHook):
-    """On a norm within a block.
+    """The hook on a norm within a block.
 
     Args:
-        current: Tells the frame of the call: what the norms of the layer do in it.
+        current: Tells the frame of the current call, which says what the norms of the layer do.
         layer: Index of the layer.
 
     Attributes:
@@ -71,25 +71,25 @@ class NormHook(ModelHook):
 
 
 class BlockNorms:
-    """The norms of one block, but for those within its attention and feed-forward.
+    """The norms of one block, except those within its attention and feed-forward.
 
     Args:
-        block: Of a transformer.
-        modules: Its attention modules and its feed-forward.
-        current: Tells the frame of the call.
-        layer: Index of the block among those with such modules.
+        block: A transformer block.
+        submodules: Its attention modules and its feed-forward.
+        current: Tells the frame of the current call.
+        layer: Index of the block among those with such submodules.
         shared: Modules, by ``id``, that other blocks have too: what is left out here could be needed there.
     """
 
     def __init__(
         self,
         block: nn.Module,
-        modules: Sequence[nn.Module],
+        submodules: Sequence[nn.Module],
         current: CurrentFrame,
         layer: int,
         shared: Container[int] = (),
     ) -> None:
-        inside = {id(part) for module in modules for part in module.modules()}
+        inside = {id(part) for submodule in submodules for part in submodule.modules()}
         self._norms = [
             module
             for module in block.modules()
@@ -106,9 +106,9 @@ class BlockNorms:
         """Find the norms that may be left out in one kind of partial step.
 
         Args:
-            run: Runs the block on the outputs of its modules, norms that are tried returning NaN.
-            output: What it then returns.
-            has_tokens: Which kind: whether it computes the feed-forward of some tokens.
+            run: Runs the block on the outputs of its submodules, norms that are tried returning NaN.
+            output: What the block returns if all norms are computed.
+            has_tokens: Whether steps of this kind compute the feed-forward of some tokens.
         """
         # Mostly all or all but one, so each is tried together with those found before.
         for norm_hook in self._hooks:

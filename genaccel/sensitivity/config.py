@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user asks for."""
+"""The config of SODA: the target that a user asks for, and the options of the planner."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DEFAULT_TARGET = 'speedup=2.0, speedup="max", max_lpips=0.05 or min_psnr=30'
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannerOptions:
-    """How plans are made: what ablations compare, and nobody else need change.
+    """Options of the planner, which ablations compare; other users need not change them.
 
     Args:
         forecasters: What may stand in for a skipped step; the plan takes the best for each. With
@@ -116,7 +116,7 @@ class SensitivityConfig:
             those around them (:mod:`genaccel.hooks.time_window`); what a "segment", a run of blocks,
             adds as a whole, as in the paper; or the outputs of every attention and feed-forward
             "module", as TaylorSeer does. That follows the norms and gates of the current step, costs
-            these, and holds more memory. "mixed" has modules at a third of the steps that are not
+            these, and holds more memory. "mixed" has submodules at a third of the steps that are not
             computed, those directly behind computed ones where segments cost the most, and segments
             at the others. "auto" is "output" where enough steps are computed for it, else "segment".
         pruning_share: Part of the FLOPs that is spent on recomputing tokens of feed-forwards at
@@ -184,7 +184,7 @@ class SensitivityConfig:
     def _check_partial_steps(self) -> None:
         if not self.planner.shared_schedule:
             raise ValueError(
-                "pruning_share and forecasts of modules need shared_schedule=True: their price is that of a step"
+                "pruning_share and forecasts of submodules need shared_schedule=True: their price is that of a step"
             )
         if self.pruning_share > 0 and self.granularity in ("mixed", "output"):
             raise ValueError(
@@ -192,12 +192,12 @@ class SensitivityConfig:
             )
         forecasters = tuple(f for f in self.planner.forecasters if f != "affine")
         if not forecasters:
-            raise ValueError("affine knows no outputs of modules: allow reuse or taylor1")
+            raise ValueError("affine knows no outputs of submodules: allow reuse or taylor1")
         object.__setattr__(self, "planner", replace(self.planner, forecasters=forecasters))
 
     @property
     def has_partial_steps(self) -> bool:
-        """Whether blocks may run on forecasts of their modules."""
+        """Whether blocks may run on forecasts of their submodules."""
         return self.pruning_share > 0 or self.granularity in ("module", "mixed")
 
     @property
@@ -207,7 +207,7 @@ class SensitivityConfig:
 
     @property
     def target(self) -> str:
-        """What is asked for, in words."""
+        """The target in words, such as ``2x fewer FLOPs``."""
         floors = [
             *([f"PSNR of {self.min_psnr:g} dB"] if self.min_psnr is not None else []),
             *([f"ST-LPIPS of {self.max_lpips:g}"] if self.max_lpips is not None else []),
@@ -220,14 +220,14 @@ class SensitivityConfig:
 
     @property
     def cache_folder(self) -> Path:
-        """Where plans are kept."""
+        """The folder where plans are kept."""
         if self.cache_dir is not None:
             return Path(self.cache_dir)
         root = os.environ.get("GENACCEL_CACHE")
         return (Path(root) if root else Path.home() / ".cache" / "genaccel") / "plans"
 
     def for_steps(self, steps: int) -> SensitivityConfig:
-        """With the granularity that "auto" is for runs of so many steps.
+        """The config with the granularity that "auto" means for runs of so many steps.
 
         On landscapes-dit, outputs are 2.5 dB better at 10 computed steps of 20 and up to 9 dB at
         more, as good at 6 of 12, and 6 dB worse at 6 of 20: computed steps are then too far apart in
@@ -277,7 +277,7 @@ class SensitivityConfig:
 
 
 def fewest_computed(steps: int, max_interval: int) -> int:
-    """Steps that have to be computed where none may be further than that from the one before.
+    """Least number of computed steps if none is further than ``max_interval`` from the one before.
 
     Example:
         >>> fewest_computed(50, 8), fewest_computed(2, 8), fewest_computed(4, 1)
@@ -291,8 +291,8 @@ def computed_steps(steps: int, speedup: float | str | None, max_interval: int) -
     """Steps that a plan of outputs computes for a speed-up.
 
     Args:
-        steps: Of the run.
-        speedup: Plain FLOPs over planned ones; anything else for the most.
+        steps: Steps of the run.
+        speedup: Plain FLOPs over planned ones; anything but a finite number means the most possible.
         max_interval: Largest distance between computed steps.
 
     Example:

@@ -32,9 +32,9 @@ class AcceleratedModel:
     Args:
         name: Name in the pipeline.
         model: The model.
-        clock: Which run and step a call belongs to.
+        clock: Tells which run and step a call belongs to.
         config: What the user asked for.
-        pipeline: Where the model is from, or None.
+        pipeline: The pipeline that the model is from, or None.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class AcceleratedModel:
         )
 
     def follow(self, model: Any) -> None:
-        """Accelerate what the pipeline has in the model's place by now."""
+        """Accelerate the model that the pipeline now has in this place; it may have been exchanged."""
         if not isinstance(model, nn.Module):
             return
         if unwrapped(model) is self.engine.model:
@@ -75,7 +75,7 @@ class AcceleratedModel:
         self.director.use_model(self.engine.model)
 
     def report(self, base: ModelReport) -> ModelReport:
-        """What the last run did, with the plan that it followed."""
+        """The report of the last run, with the target and the plan that it followed added to ``base``."""
         latest = self.engine.latest
         target = self.director.config.target
         if latest is None or not isinstance(latest.director, SensitivityRun):
@@ -105,7 +105,7 @@ class SensitivityHandle(AccelerationHandle):
         return {name: model.director.plan for name, model in self.models.items()}
 
     def describe(self, name: str, base: ModelReport) -> ModelReport:
-        """See :class:`~genaccel.hooks.handle.AccelerationHandle`."""
+        """The report of one model, with its target, the plan of its last run and notes on it added to ``base``."""
         return self.models[name].report(base)
 
     def run(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``accelerate="soda:..."`` means."""
+"""Reads the flag ``accelerate="soda:..."`` of a pipeline call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _DEFAULT_SPEEDUP = 2.0
 
 
 def config_from_text(text: str) -> SensitivityConfig:
-    """The config of a flag's value.
+    """Make the config of a flag's value.
 
     Args:
         text: A speed-up, "max", or nothing for the default.

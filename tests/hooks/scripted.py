@@ -45,7 +45,7 @@ class ScriptedDirector:
     A step of the mask is one answer for all segments, or one for each. It directs all runs alike.
     """
 
-    module_history = output_history = 0
+    submodule_history = output_history = 0
     observes_feed_forwards = wants_submodules = wants_times = False
 
     def __init__(self, mask, history=2):

@@ -106,13 +106,13 @@ class Watched:
         return output
 
     def kept(self):
-        """What was kept last of each module, by layer and place."""
+        """What was kept last of each submodule, by layer and place."""
         return {i: kept.outputs[0] for i, kept in enumerate(self.memory._streams[0])}
 
 
 def test_one_call_tells_tokens_and_costs(model):
-    modules = Watched(model)
-    for layer in modules.layers:
+    watched = Watched(model)
+    for layer in watched.layers:
         assert layer.is_usable
         assert layer.num_tokens == TOKENS
         assert layer.feed_forward_flops == 2 * 2 * TOKENS * 16 * 64 * 2
@@ -121,81 +121,81 @@ def test_one_call_tells_tokens_and_costs(model):
 
 @pytest.mark.parametrize("count", [0, 5, TOKENS])
 def test_partial_steps_of_equal_input_repeat_the_computed_step(model, count):
-    modules = Watched(model)
-    computed = modules.compute(0, 0)
-    torch.testing.assert_close(modules.partially(0, 1, count), computed)
+    watched = Watched(model)
+    computed = watched.compute(0, 0)
+    torch.testing.assert_close(watched.partially(0, 1, count), computed)
 
 
 def test_more_tokens_come_closer_to_cached_attention_with_all_of_them(model):
     outputs = []
     for count in (0, 8, TOKENS):
-        modules = Watched(model)
-        modules.compute(0, 0)
-        outputs.append(modules.partially(3, 1, count))
-        modules.hooks.detach()
+        watched = Watched(model)
+        watched.compute(0, 0)
+        outputs.append(watched.partially(3, 1, count))
+        watched.hooks.detach()
     assert (outputs[1] - outputs[2]).norm() < (outputs[0] - outputs[2]).norm()
 
 
 def test_computed_tokens_replace_what_is_kept_of_them(model):
-    modules = Watched(model)
-    modules.compute(0, 0)
-    first = modules.partially(3, 1, TOKENS)
+    watched = Watched(model)
+    watched.compute(0, 0)
+    first = watched.partially(3, 1, TOKENS)
     # Reuse of the step before, whose feed-forwards computed every token of the same input.
-    torch.testing.assert_close(modules.partially(3, 2, 0), first)
+    torch.testing.assert_close(watched.partially(3, 2, 0), first)
 
 
-def test_modules_are_extrapolated(model):
-    modules = Watched(model)
-    modules.compute(0, 0, history=2)
-    before = modules.kept()
-    modules.compute(1, 1, history=2)
-    assert modules.memory.steps_kept(0, 0) == [1, 0]
-    newest = modules.kept()
-    modules.begin(2, partial={0: PartialStep((0,) * LAYERS, (2.0, -1.0))})
+def test_submodules_are_extrapolated(model):
+    watched = Watched(model)
+    watched.compute(0, 0, history=2)
+    before = watched.kept()
+    watched.compute(1, 1, history=2)
+    assert watched.memory.steps_kept(0, 0) == [1, 0]
+    newest = watched.kept()
+    watched.begin(2, partial={0: PartialStep((0,) * LAYERS, (2.0, -1.0))})
     for i in range(LAYERS):
-        assert len(modules.frame.forecasts[i]) == 2
-        for place, (made,) in modules.frame.forecasts[i].items():
+        assert len(watched.frame.forecasts[i]) == 2
+        for place, (made,) in watched.frame.forecasts[i].items():
             torch.testing.assert_close(made, 2 * newest[i][place][0] - before[i][place][0])
 
 
 def test_the_feed_forward_costs_its_share_of_tokens(model):
-    modules = Watched(model)
+    watched = Watched(model)
     with FlopCount() as whole:
-        modules.compute(1, 0)
+        watched.compute(1, 0)
     with FlopCount() as partial:
-        modules.partially(1, 1, 4)
-    assert whole.total - partial.total == sum(layer.saved_flops(4) for layer in modules.layers)
+        watched.partially(1, 1, 4)
+    assert whole.total - partial.total == sum(layer.saved_flops(4) for layer in watched.layers)
 
 
 @pytest.mark.parametrize("score", ["mean", "drift", "random"])
 def test_scores_repeat_themselves(model, score):
     results = []
     for _ in range(2):
-        modules = Watched(model, score)
-        modules.compute(0, 0)
-        results.append(modules.partially(4, 1, 4))
-        modules.hooks.detach()
+        watched = Watched(model, score)
+        watched.compute(0, 0)
+        results.append(watched.partially(4, 1, 4))
+        watched.hooks.detach()
     assert torch.equal(*results)
 
 
 def test_scores_choose_differently(model):
     chosen = []
     for score in ("mean", "drift", "random"):
-        modules = Watched(model, score)
-        modules.compute(0, 0)
-        modules.partially(4, 1, 4)
-        chosen.append(torch.stack(modules.memory._chosen))
-        modules.hooks.detach()
+        watched = Watched(model, score)
+        watched.compute(0, 0)
+        watched.partially(4, 1, 4)
+        chosen.append(torch.stack(watched.memory._chosen))
+        watched.hooks.detach()
     assert not torch.equal(chosen[0], chosen[1])
     assert not torch.equal(chosen[0], chosen[2])
 
 
 def test_halves_of_guidance_share_their_tokens(model):
-    modules = Watched(model)
-    modules.begin(0, states=torch.ones(2, 4, 8, 8), stores=[0])
-    index = modules.memory.choose(0, torch.randn(2, TOKENS, 16), 5)
+    watched = Watched(model)
+    watched.begin(0, states=torch.ones(2, 4, 8, 8), stores=[0])
+    index = watched.memory.choose(0, torch.randn(2, TOKENS, 16), 5)
     assert torch.equal(index[0], index[1])
-    modules.hooks.detach()
+    watched.hooks.detach()
     # Halves that differ are two images.
     other = Watched(model)
     other.begin(0, states=torch.randn(2, 4, 8, 8), stores=[0])
@@ -204,36 +204,36 @@ def test_halves_of_guidance_share_their_tokens(model):
 
 
 def test_calls_of_one_step_share_their_tokens(model):
-    modules = Watched(model)
-    modules.begin(1)
-    first = modules.memory.choose(1, torch.randn(2, TOKENS, 16), 5)
-    modules.begin(1, stream=1)
-    assert torch.equal(modules.memory.choose(1, torch.randn(2, TOKENS, 16), 5), first)
-    modules.begin(2)
-    assert not torch.equal(modules.memory.choose(1, torch.randn(2, TOKENS, 16), 5), first)
+    watched = Watched(model)
+    watched.begin(1)
+    first = watched.memory.choose(1, torch.randn(2, TOKENS, 16), 5)
+    watched.begin(1, stream=1)
+    assert torch.equal(watched.memory.choose(1, torch.randn(2, TOKENS, 16), 5), first)
+    watched.begin(2)
+    assert not torch.equal(watched.memory.choose(1, torch.randn(2, TOKENS, 16), 5), first)
 
 
 def test_detaching_restores_the_model(model):
     before = run(model, 2)
-    modules = Watched(model)
-    modules.compute(0, 0)
-    modules.partially(2, 1, 2)
-    assert modules.memory.bytes_held > 0
-    modules.memory.forget(0)
-    assert modules.memory.bytes_held == 0
-    modules.hooks.detach()
+    watched = Watched(model)
+    watched.compute(0, 0)
+    watched.partially(2, 1, 2)
+    assert watched.memory.bytes_held > 0
+    watched.memory.forget(0)
+    assert watched.memory.bytes_held == 0
+    watched.hooks.detach()
     assert torch.equal(run(model, 2), before)
     assert not any("forward" in vars(module) for module in model.modules())
 
 
 class PartialDirector(ScriptedDirector):
-    """Computes the steps of a mask, and runs the others on forecasts of their modules."""
+    """Computes the steps of a mask, and runs the others on forecasts of their submodules."""
 
     wants_submodules = True
 
     def __init__(self, mask, *, count, history):
         super().__init__(mask, history=0)
-        self.module_history = history
+        self.submodule_history = history
         self.count = count
         self.layers = ()
 
@@ -244,8 +244,8 @@ class PartialDirector(ScriptedDirector):
     def _decision(self, tick, segment, memory):
         if self.mask[tick.step]:
             return super()._decision(tick, segment, memory)
-        steps = memory.module_steps
-        weights = (1.0,) if len(steps) < 2 or self.module_history < 2 else (2.0, -1.0)
+        steps = memory.submodule_steps
+        weights = (1.0,) if len(steps) < 2 or self.submodule_history < 2 else (2.0, -1.0)
         counts = (self.count,) * sum(layer.segment == segment for layer in self.layers)
         return Decision(compute=False, partial=PartialStep(counts, weights))
 
@@ -308,7 +308,7 @@ def with_poisoned_norms(model):
 
 
 @pytest.mark.parametrize("count", [0, 4])
-def test_partial_steps_leave_out_the_norms_that_only_forecast_modules_read(model, count):
+def test_partial_steps_leave_out_the_norms_that_only_forecast_submodules_read(model, count):
     norms = with_poisoned_norms(model)
     expected = [run(model, s) for s in range(3)]
     engine = attached(model, [1, 0, 0], count=count)
@@ -329,7 +329,7 @@ def test_partial_steps_leave_out_the_norms_that_only_forecast_modules_read(model
 
 def test_a_norm_that_something_else_reads_is_computed(model):
     class NormOfStates(torch.nn.Module):
-        """Added to the states too, as in blocks with norms behind their modules."""
+        """Added to the states too, as in blocks with norms behind their submodules."""
 
         def forward(self, states):
             return states * 0.5

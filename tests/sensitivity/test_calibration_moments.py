@@ -23,7 +23,7 @@ def _runs(seed: int = 0, batch: int = 2, shape: tuple[int, ...] = (4, 5)) -> Ten
 def _observe(calibration: CalibrationMoments, outputs: Tensor, **place) -> None:
     calibration.start_generation()
     for step, output in enumerate(outputs):
-        calibration.observe(step, place.get("segment", 0), place.get("module", 0), output)
+        calibration.observe(step, place.get("segment", 0), place.get("tensor", 0), output)
 
 
 def _calibration(**options) -> CalibrationMoments:
@@ -174,18 +174,18 @@ def test_batches_prompts_and_streams_add_up() -> None:
                 )
 
 
-def test_segments_and_modules_do_not_mix() -> None:
-    calibration = _calibration(num_segments=2, num_modules=3)
+def test_segments_and_tensors_do_not_mix() -> None:
+    calibration = _calibration(num_segments=2, num_tensors=3)
     outputs = [_runs(6), _runs(7, shape=(7,))]
     for step in range(STEPS):
         calibration.observe(step, 0, 2, outputs[0][step])
         calibration.observe(step, 1, 0, outputs[1][step])
     errors = calibration.errors("reuse")
-    for (segment, module), run in (((0, 2), outputs[0]), ((1, 0), outputs[1])):
+    for (segment, tensor), run in (((0, 2), outputs[0]), ((1, 0), outputs[1])):
         alone = _calibration()
         _observe(alone, run)
         np.testing.assert_array_equal(
-            errors[:, :, segment, module], alone.errors("reuse")[..., 0, 0]
+            errors[:, :, segment, tensor], alone.errors("reuse")[..., 0, 0]
         )
     assert np.isnan(errors[:, :, 0, :2]).all()
 
@@ -283,7 +283,7 @@ def test_bad_observations_are_refused_and_not_counted() -> None:
     for arguments, message in (
         ((9, 0, 0), "step must be from 0 to 8, got 9"),
         ((3, 2, 0), "segment must be from 0 to 1, got 2"),
-        ((3, 0, 1), "module must be from 0 to 0, got 1"),
+        ((3, 0, 1), "tensor must be from 0 to 0, got 1"),
         ((2, 0, 0), "does not follow step 2; call start_generation"),
         ((4, 0, 0), "does not follow step 2"),
     ):
@@ -291,7 +291,7 @@ def test_bad_observations_are_refused_and_not_counted() -> None:
             calibration.observe(*arguments, outputs[3])
     with pytest.raises(ValueError, match=r"was \[2, 4, 5\] and is \[1, 4, 5\] at step 3"):
         calibration.observe(3, 0, 0, outputs[3, :1])
-    with pytest.raises(ValueError, match="module 0 at step 3 is not finite"):
+    with pytest.raises(ValueError, match="tensor 0 at step 3 is not finite"):
         calibration.observe(3, 0, 0, outputs[3] / 0)
     for name, tensor in calibration.state_dict().items():
         assert torch.equal(tensor, before[name])

@@ -57,7 +57,7 @@ def test_prices_are_those_of_a_replay(seed: int, objective: str) -> None:
     np.testing.assert_allclose(deviation.step_errors(candidate), lengths, atol=1e-5)
 
 
-def test_modules_count_alike_however_large_they_are() -> None:
+def test_tensors_count_alike_however_large_they_are() -> None:
     random = np.random.default_rng(1)
     gains = np.ones(STEPS)
     candidates = [_candidate(random) for _ in range(5)]
@@ -140,7 +140,7 @@ def test_distances_between_computed_steps_are_limited(
 
 def test_bad_arguments_are_refused() -> None:
     gram = _gram(_outputs(0))
-    with pytest.raises(ValueError, match="no module was measured"):
+    with pytest.raises(ValueError, match="no tensor was measured"):
         Deviation([], np.ones(STEPS), NAMES)
     with pytest.raises(ValueError, match=r"forecasters must be some of .*'taylor9'"):
         Deviation([gram], np.ones(STEPS), ("taylor9",))

@@ -86,7 +86,7 @@ def directed(director, steps, calls=1, begin=0, end=None, structure=STRUCTURE, s
 def test_replays_the_plan(make_plan, build):
     plan = make_plan(token_counts=None, segment_of_layer=())
     replay = Replay(plan, ())
-    assert (replay.history, replay.output_history, replay.module_history) == (2, 0, 0)
+    assert (replay.history, replay.output_history, replay.submodule_history) == (2, 0, 0)
     for step in range(12):
         kept = memory(step - 1, step - 2)
         answer = replay.decide(step, stream(kept, kept))

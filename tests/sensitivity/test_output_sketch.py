@@ -16,7 +16,7 @@ def _observe(sketch: OutputSketch, outputs: Tensor, **options) -> None:
 
 
 def _sketch(**options) -> OutputSketch:
-    return OutputSketch(num_steps=STEPS, num_segments=1, num_modules=1, **options)
+    return OutputSketch(num_steps=STEPS, num_segments=1, num_tensors=1, **options)
 
 
 def _exact(outputs: Tensor) -> np.ndarray:

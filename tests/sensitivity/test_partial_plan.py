@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans that spend a part of their budget on tokens and modules."""
+"""Plans that spend a part of their budget on tokens and submodules."""
 
 from dataclasses import replace
 
@@ -56,17 +56,17 @@ def test_plans_keep_the_budget(measured, values):
         assert 1 <= len(rows - {(0,) * 4}) <= MAX_STEP_KINDS
 
 
-def test_mixed_plans_forecast_modules_where_that_is_worth_the_most(measured):
+def test_mixed_plans_forecast_submodules_where_that_is_worth_the_most(measured):
     config = SensitivityConfig(speedup=2.0, granularity="mixed")
     plan = plan_for_speedup(measured, config, speedup=2.0)
-    computed, modules = plan.compute_mask[:, 0], plan.partial_mask[:, 0]
-    others = ~computed & ~modules
-    assert 1 <= modules.sum() <= others.sum() + 1
-    assert computed[np.flatnonzero(modules) - 1].all()
+    computed, submodules = plan.compute_mask[:, 0], plan.partial_mask[:, 0]
+    others = ~computed & ~submodules
+    assert 1 <= submodules.sum() <= others.sum() + 1
+    assert computed[np.flatnonzero(submodules) - 1].all()
     errors = segment_errors(measured, config.changed(forecasters=plan.forecasters))
     price = errors[plan.forecaster_index[:, 0], np.arange(len(computed)), 0].sum(axis=1)
     behind = others & np.roll(computed, 1)
-    assert price[modules].min() >= max(price[behind], default=0)
+    assert price[submodules].min() >= max(price[behind], default=0)
     # What they are worth is in the price of the budget: never more steps computed than with segments alone.
     alone = plan_for_speedup(measured, SensitivityConfig(speedup=2.0), speedup=2.0)
     assert computed.sum() <= alone.compute_mask[:, 0].sum()
@@ -129,7 +129,7 @@ def test_tokens_need_their_measurement(pipeline, calls):
         plan_for_speedup(measured, asking(1.7, **PRUNED), speedup=1.7)
 
 
-def test_a_model_without_such_modules_is_refused_with_a_sentence(pipeline, calls):
+def test_a_model_without_such_submodules_is_refused_with_a_sentence(pipeline, calls):
     measured = calibrate(pipeline, calls)["transformer"]
     with pytest.raises(ValueError, match="attention and feed-forward as modules"):
         plan_for_speedup(measured, asking(1.7, **PRUNED), speedup=1.7)
@@ -156,7 +156,9 @@ def test_the_doctor_counts_blocks_that_can_run_partially(pipeline, sample):
     handle = genaccel.enable(pipeline, asking(1.7, **PRUNED))
     sample(pipeline)
     notes = handle.doctor()["transformer"].notes
-    assert any("4 of 4 blocks can run on forecasts of their modules, 4" in note for note in notes)
+    assert any(
+        "4 of 4 blocks can run on forecasts of their submodules, 4" in note for note in notes
+    )
 
 
 @pytest.mark.parametrize("score", ["mean", "drift", "random"])
@@ -256,7 +258,7 @@ def test_partial_steps_need_one_schedule_and_a_forecaster_they_can_use():
         asking(2.0, granularity="module", shared_schedule=False)
     with pytest.raises(ValueError, match='pruning_share needs granularity="segment" or "module"'):
         SensitivityConfig(speedup=2.0, granularity="mixed", pruning_share=0.1)
-    with pytest.raises(ValueError, match="affine knows no outputs of modules"):
+    with pytest.raises(ValueError, match="affine knows no outputs of submodules"):
         asking(2.0, pruning_share=0.1, forecasters=("affine",))
     with pytest.raises(ValueError, match=r"pruning_share must be in \[0, 1\), got 1"):
         SensitivityConfig(speedup=2.0, pruning_share=1)

@@ -26,13 +26,13 @@ def measure():
     """Measures segments that walk at random, the second one further."""
 
     def measured(
-        *, begin=0, gains=None, max_interval=6, segment_flops=(40, 50), modules=1
+        *, begin=0, gains=None, max_interval=6, segment_flops=(40, 50), tensors=1
     ) -> Measurements:
         moments = CalibrationMoments(
             num_steps=STEPS,
             max_interval=max_interval,
             num_segments=len(segment_flops),
-            num_modules=modules,
+            num_tensors=tensors,
         )
         random = torch.Generator().manual_seed(0)
         states = [torch.ones(1, 8) for _ in segment_flops]
@@ -156,7 +156,7 @@ def test_other_prices_are_those_of_the_paper(measure, options):
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("speedup", [1.3, 2.0, 3.0])
 def test_plans_cost_no_more_than_even_spacing(measure, speedup, shared):
-    measured = measure(gains=np.linspace(2, 0.1, STEPS), modules=2)
+    measured = measure(gains=np.linspace(2, 0.1, STEPS), tensors=2)
     config = SensitivityConfig(speedup=speedup).changed(shared_schedule=shared, max_interval=6)
     plan = make_plan(measured, config, speedup=speedup)
     even = make_plan(measured, config, speedup=speedup, even=True)
@@ -209,7 +209,7 @@ def test_affine_tables_are_only_kept_where_they_are_used(measure):
 
 
 def test_tensors_that_a_segment_does_not_return_do_not_count(measure):
-    one, two = measure(), measure(modules=2)
+    one, two = measure(), measure(tensors=2)
     config = SensitivityConfig(speedup=2.0)
     np.testing.assert_allclose(segment_errors(one, config), segment_errors(two, config))
 

@@ -38,7 +38,7 @@ def _plan(budget: float, seed: int = 0, **options: Any):
         "rates": RATES,
         "computed": COMPUTED,
         "num_tokens": TOKENS,
-        "module_flops": FLOPS,
+        "submodule_flops": FLOPS,
         "recompute_flops": budget,
     }
     return plan_pruning(partial, reuse, **{**arguments, **options})
@@ -52,7 +52,7 @@ def test_the_budget_is_kept_and_used(seed: int, share: float) -> None:
     reused = plan.token_counts[~COMPUTED]
     assert plan.recompute_flops == pytest.approx((reused / TOKENS * FLOPS).sum())
     assert plan.recompute_flops <= budget * (1 + 1e-6)
-    # What is left would not pay for the dearest step up of one module.
+    # What is left would not pay for the dearest step up of one submodule.
     sizes = (0, *static_token_counts(TOKENS, RATES))
     assert budget - plan.recompute_flops <= FLOPS.max() * max(np.diff(sizes)) / TOKENS
     assert set(np.unique(reused)) <= set(sizes)
@@ -74,7 +74,7 @@ def test_a_larger_budget_is_never_worse(seed: int) -> None:
 def test_the_more_sensitive_recompute_more() -> None:
     partial, reuse = _tables()
     reuse = np.ones_like(reuse)
-    reuse[..., 1] = 4.0  # the second module of each layer
+    reuse[..., 1] = 4.0  # the second submodule of each layer
     partial = np.zeros_like(partial)
     plan = plan_pruning(
         partial,
@@ -82,7 +82,7 @@ def test_the_more_sensitive_recompute_more() -> None:
         rates=RATES,
         computed=COMPUTED,
         num_tokens=TOKENS,
-        module_flops=FLOPS,
+        submodule_flops=FLOPS,
         recompute_flops=0.3 * CAPACITY,
         config=PruningConfig(rate_slope=2.0),
     )
@@ -93,7 +93,7 @@ def test_the_more_sensitive_recompute_more() -> None:
 
 
 def test_a_rate_worked_by_hand() -> None:
-    # One layer of one module. Steps 1, 2 are reused at ages 1, 2; look-ahead errors are those of
+    # One layer of one submodule. Steps 1, 2 are reused at ages 1, 2; look-ahead errors are those of
     # steps 2, 3 at ages 2, 3: 2 and 6, of mean 4. With slope 0.5, r = base * 1.25 and base * 1.75.
     reuse = np.zeros((4, 3, 1, 1))
     reuse[2, 1], reuse[3, 2] = 2.0, 6.0
@@ -102,7 +102,7 @@ def test_a_rate_worked_by_hand() -> None:
         "rates": (1.0,),
         "computed": [True, False, False, True],
         "num_tokens": 100,
-        "module_flops": [[100.0]],
+        "submodule_flops": [[100.0]],
         "config": PruningConfig(rates=tuple(r / 100 for r in range(1, 101)), token_multiple=1),
     }
     plan = plan_pruning(np.zeros((4, 1, 1, 1)), reuse, recompute_flops=60.0, **arguments)
@@ -124,7 +124,7 @@ def test_tokens_are_recomputed_only_where_that_beats_reuse(timing: str) -> None:
         rates=RATES,
         computed=COMPUTED,
         num_tokens=TOKENS,
-        module_flops=FLOPS,
+        submodule_flops=FLOPS,
         recompute_flops=CAPACITY,
         config=PruningConfig(timing=timing),
     )
@@ -143,7 +143,7 @@ def test_timing_decides_which_error_counts() -> None:
         "rates": (0.5,),
         "computed": [True, False, True],
         "num_tokens": 64,
-        "module_flops": [[1.0]],
+        "submodule_flops": [[1.0]],
         "recompute_flops": 1.0,
         "config": PruningConfig(rates=(0.5,)),
     }
@@ -156,7 +156,7 @@ def test_timing_decides_which_error_counts() -> None:
     assert plan_pruning(partial, reuse, **arguments).token_counts[1, 0, 0] == 32
 
 
-def test_modules_may_be_left_out_and_layers_have_their_own_steps() -> None:
+def test_submodules_may_be_left_out_and_layers_have_their_own_steps() -> None:
     prunable = np.array([[False, True]] * LAYERS)
     plan = _plan(CAPACITY, prunable=prunable)
     assert (plan.token_counts[~COMPUTED][..., 0] == 0).all()
@@ -177,7 +177,7 @@ def test_unmeasured_errors_leave_reuse() -> None:
         rates=RATES,
         computed=COMPUTED,
         num_tokens=TOKENS,
-        module_flops=FLOPS,
+        submodule_flops=FLOPS,
         recompute_flops=CAPACITY,
     )
     assert (plan.token_counts[~COMPUTED][:, 1] == 0).all()
@@ -205,7 +205,7 @@ def test_token_counts_are_few_and_fit_the_tiles() -> None:
         ({"recompute_flops": -1.0}, "not be negative"),
         ({"rates": (0.5, 0.1, 0.15, 0.2, 0.3, 0.6)}, "must ascend"),
         ({"rates": (0.5,)}, "pruning_error must be"),
-        ({"module_flops": np.ones((2, 2))}, "module_flops must be"),
+        ({"submodule_flops": np.ones((2, 2))}, "submodule_flops must be"),
         ({"computed": np.zeros(STEPS, bool)}, "first step"),
         ({"computed": np.ones((STEPS, 2), bool)}, "computed must be"),
         ({"computed": np.arange(STEPS) == 0}, "reused at age 11, .* up to 4"),

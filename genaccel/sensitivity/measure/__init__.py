@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured of a run, to plan others."""
+"""Measures unaccelerated runs: the errors that forecasts would make, which plans are made from."""

@@ -40,7 +40,7 @@ class _Entry:
 
 
 class CalibrationMoments:
-    """Streaming sums over steps, intervals, segments and modules.
+    """Streaming sums over steps, intervals, segments and tensors.
 
     Errors are of one sample each (over its whole flattened tensor) and then averaged: "cosine" is
     one minus the cosine (S1), "l1" and "l2" are norms of the difference over the norm of the true
@@ -53,10 +53,10 @@ class CalibrationMoments:
     Args:
         num_steps: Steps of the sampler, S.
         max_interval: Largest interval, K.
-        num_segments: Segments (or layers), G.
-        num_modules: Modules in each, M.
+        num_segments: Number of segments, G.
+        num_tensors: Tensors that each returns, M.
         taylor_orders: Orders of Taylor to measure besides reuse.
-        ring_depth: Past outputs kept for each segment, module and stream, at least
+        ring_depth: Past outputs kept for each segment, tensor and stream, at least
             ``max_interval``; by default as many as evenly spaced Taylor needs at the largest
             interval. Fewer take less memory.
 
@@ -80,7 +80,7 @@ class CalibrationMoments:
         num_steps: int,
         max_interval: int,
         num_segments: int = 1,
-        num_modules: int = 1,
+        num_tensors: int = 1,
         taylor_orders: tuple[int, ...] = (1, 2),
         ring_depth: int | None = None,
     ) -> None:
@@ -88,7 +88,7 @@ class CalibrationMoments:
             ("num_steps", num_steps),
             ("max_interval", max_interval),
             ("num_segments", num_segments),
-            ("num_modules", num_modules),
+            ("num_tensors", num_tensors),
         ):
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
@@ -99,20 +99,20 @@ class CalibrationMoments:
             raise ValueError(
                 f"ring_depth must be at least max_interval, {max_interval}, got {self.ring_depth}"
             )
-        self.shape = (num_steps, max_interval, num_segments, num_modules)
+        self.shape = (num_steps, max_interval, num_segments, num_tensors)
         # Sums over samples: [F, metric, S, K, G, M], [F, S, K, G, M], [moment, S, K, G, M].
         count = len(self.forecasters)
         self._errors = torch.zeros(count, len(METRICS), *self.shape, dtype=torch.float64)
         self._counts = torch.zeros(count, *self.shape, dtype=torch.float64)
         self._moments = torch.zeros(len(_MOMENTS), *self.shape, dtype=torch.float64)
         self._sketch = OutputSketch(
-            num_steps=num_steps, num_segments=num_segments, num_modules=num_modules
+            num_steps=num_steps, num_segments=num_segments, num_tensors=num_tensors
         )
         self._rings: dict[tuple[int, int, Hashable], deque[_Entry]] = {}
 
     @property
     def num_steps(self) -> int:
-        """S."""
+        """Number of steps of the sampler, S."""
         return self.shape[0]
 
     @property
@@ -136,16 +136,16 @@ class CalibrationMoments:
 
     @torch.no_grad()
     def observe(
-        self, step: int, segment: int, module: int, output: Tensor, *, stream: Hashable = None
+        self, step: int, segment: int, tensor: int, output: Tensor, *, stream: Hashable = None
     ) -> None:
-        """Take the output of a module, and measure what forecasts of it would have been worth.
+        """Take a tensor that a segment added at a step, and measure the errors of forecasts of it.
 
         Args:
-            step: From 0. Steps of a segment, module and stream must follow one another without
+            step: Index of the step, from 0. Steps of a segment, tensor and stream must follow one another without
                 gaps.
-            segment: Below ``num_segments``.
-            module: Below ``num_modules``.
-            output: ``[B, ...]``; copied into the ring in its own dtype.
+            segment: Index of the segment, below ``num_segments``.
+            tensor: Index among the tensors of the segment, below ``num_tensors``.
+            output: The tensor, ``[B, ...]``; copied into the ring in its own dtype.
             stream: Tells calls of the same step apart, such as the halves of classifier-free
                 guidance in two calls.
 
@@ -154,24 +154,24 @@ class CalibrationMoments:
                 changed within a generation, or the output is not finite. Nothing is counted then.
         """
         for name, index, size in zip(
-            ("step", "segment", "module"),
-            (step, segment, module),
+            ("step", "segment", "tensor"),
+            (step, segment, tensor),
             (self.shape[0], *self.shape[2:]),
             strict=True,
         ):
             if not 0 <= index < size:
                 raise ValueError(f"{name} must be from 0 to {size - 1}, got {index}")
-        ring = self._rings.get((segment, module, stream))
+        ring = self._rings.get((segment, tensor, stream))
         if ring is None:
             ring = deque(maxlen=self.ring_depth)
         elif step != ring[-1].step + 1:
             raise ValueError(
-                f"step {step} of segment {segment}, module {module} does not follow step {ring[-1].step}; "
+                f"step {step} of segment {segment}, tensor {tensor} does not follow step {ring[-1].step}; "
                 "call start_generation before a new run"
             )
         elif output.shape != ring[-1].output.shape:
             raise ValueError(
-                f"an output of segment {segment}, module {module} was {list(ring[-1].output.shape)} and is "
+                f"an output of segment {segment}, tensor {tensor} was {list(ring[-1].output.shape)} and is "
                 f"{list(output.shape)} at step {step}; call start_generation before a new run"
             )
         # Differences of outputs lose nothing in float32, which is faster; their sums would.
@@ -180,11 +180,11 @@ class CalibrationMoments:
         x, xx = float(fresh.sum(dtype=torch.float64)), _dot(fresh, fresh)
         if not math.isfinite(xx):
             raise ValueError(
-                f"the output of segment {segment}, module {module} at step {step} is not finite"
+                f"the output of segment {segment}, tensor {tensor} at step {step} is not finite"
             )
         past = {step - entry.step: entry for entry in ring}  # by age
         for interval in range(1, min(self.shape[1], len(past)) + 1):
-            place = (step, interval - 1, segment, module)
+            place = (step, interval - 1, segment, tensor)
             entry = past[interval]
             cached = entry.output.to(wide).reshape(fresh.shape)
             sums = (float(fresh.numel()), entry.x, x, entry.xx, _dot(cached, fresh), xx)
@@ -201,10 +201,10 @@ class CalibrationMoments:
                     older = past[age].output.to(wide).reshape(fresh.shape)
                     forecast.add_(older, alpha=weight)
                 self._add_errors(row, place, forecast, fresh)
-        self._sketch.observe(step, segment, module, output, stream=stream)
+        self._sketch.observe(step, segment, tensor, output, stream=stream)
         # The sampler may reuse the memory of its output.
         ring.append(_Entry(step=step, output=output.detach().clone(), x=x, xx=xx))
-        self._rings[segment, module, stream] = ring
+        self._rings[segment, tensor, stream] = ring
 
     def _add_errors(
         self, row: int, place: tuple[int, int, int, int], forecast: Tensor, fresh: Tensor
@@ -221,7 +221,7 @@ class CalibrationMoments:
         if (other.shape, other.forecasters) != (self.shape, self.forecasters):
             raise ValueError(
                 f"cannot merge sums of {other.forecasters} over {list(other.shape)} steps, intervals, segments and "
-                f"modules into those of {self.forecasters} over {list(self.shape)}"
+                f"tensors into those of {self.forecasters} over {list(self.shape)}"
             )
         self._errors = self._errors + other._errors
         self._counts = self._counts + other._counts

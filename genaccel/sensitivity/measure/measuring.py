@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from genaccel.sensitivity.enable import SensitivityHandle
 
 
-# Of what sums are kept: names of fields of ``Measurements``.
+# Fields of ``Measurements`` that sums are kept of.
 PARTS = ("moments", "feed_forwards", "outputs")
 
 
@@ -88,7 +88,7 @@ def measuring(handle: SensitivityHandle) -> Iterator[dict[str, MeasuredRuns]]:
     """Compute and measure every run within the ``with``, and make no plan of it.
 
     Returns:
-        What is measured, for each model.
+        The sums of each model, by name.
     """
     runs = {name: MeasuredRuns() for name in handle.models}
     for name, model in handle.models.items():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inner products of a model's outputs at each two steps: all that plans of outputs are made of.
 
-One projection and as many inner products a step as there were steps before; nothing of the outputs
-themselves is kept.
+A step costs one projection, and an inner product with each step before it; the outputs themselves are
+not kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NAME = "gram"
 
 
 class OutputMoments:
-    """Sums over samples and runs.
+    """Inner products of a model's outputs at each two steps, summed over samples and runs.
 
     Args:
         num_steps: Steps of the sampler, S.
@@ -37,7 +37,7 @@ class OutputMoments:
 
     def __init__(self, num_steps: int) -> None:
         self.num_steps = num_steps
-        self._sketch = OutputSketch(num_steps=num_steps, num_segments=1, num_modules=1)
+        self._sketch = OutputSketch(num_steps=num_steps, num_segments=1, num_tensors=1)
         self._seen: set[tuple[int, Hashable]] = set()
 
     @property
@@ -47,7 +47,7 @@ class OutputMoments:
 
     @torch.no_grad()
     def observe(self, step: int, output: Any, *, stream: Hashable = None) -> None:
-        """Take what the model returned at a step.
+        """Take the output of the model at a step.
 
         Args:
             step: From 0; later ones, and a step that was seen, do not count.

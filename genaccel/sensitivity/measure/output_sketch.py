@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inner products of a module's outputs at any two steps, without keeping the outputs.
+"""Inner products of outputs at any two steps, without keeping the outputs.
 
 A random projection of each output is kept instead (a count sketch: Charikar, Chen and
 Farach-Colton, 2002). It is linear and keeps lengths, so the length of any combination of outputs
@@ -20,16 +20,16 @@ SKETCH_SIZE = 1021
 
 
 class OutputSketch:
-    """Sums of inner products over the samples, for each segment and module.
+    """Sums of inner products over the samples, for each tensor that each segment returns.
 
     Args:
         num_steps: Steps of the sampler, S.
-        num_segments: G.
-        num_modules: M.
+        num_segments: Number of segments, G.
+        num_tensors: Tensors that each segment returns, M.
         size: Values kept of each output; outputs that are not larger are kept as they are.
 
     Example:
-        >>> sketch = OutputSketch(num_steps=2, num_segments=1, num_modules=1)
+        >>> sketch = OutputSketch(num_steps=2, num_segments=1, num_tensors=1)
         >>> sketch.observe(0, 0, 0, torch.tensor([[3.0, 4.0]]))
         >>> sketch.observe(1, 0, 0, torch.tensor([[1.0, 0.0]]))
         >>> sketch.gram[0, 0].tolist()
@@ -37,12 +37,12 @@ class OutputSketch:
     """
 
     def __init__(
-        self, *, num_steps: int, num_segments: int, num_modules: int, size: int = SKETCH_SIZE
+        self, *, num_steps: int, num_segments: int, num_tensors: int, size: int = SKETCH_SIZE
     ) -> None:
         self._size = size
         # Inner products.
         self.gram = torch.zeros(
-            num_segments, num_modules, num_steps, num_steps, dtype=torch.float64
+            num_segments, num_tensors, num_steps, num_steps, dtype=torch.float64
         )  # [G, M, S, S]
         self._signs: dict[tuple[int, torch.device], Tensor] = {}
         # Of this generation: [n, B, size], and the steps of the n rows.
@@ -59,11 +59,11 @@ class OutputSketch:
         self._rows.clear()
 
     def observe(
-        self, step: int, segment: int, module: int, output: Tensor, *, stream: Hashable = None
+        self, step: int, segment: int, tensor: int, output: Tensor, *, stream: Hashable = None
     ) -> None:
         """Take an output ``[B, ...]`` of a step; each step once in a generation and stream."""
-        key = (segment, module, stream)
-        gram = self.gram[segment, module]
+        key = (segment, tensor, stream)
+        gram = self.gram[segment, tensor]
         steps, rows = self._rows.setdefault(key, ([], []))
         row = self._project(output)
         steps.append(step)

@@ -37,8 +37,8 @@ def sampler_gains(scheduler: Any, num_inference_steps: int) -> NDArray[np.float6
     another step in each row, gives all of it.
 
     Args:
-        scheduler: Of a pipeline; it is copied.
-        num_inference_steps: S.
+        scheduler: Scheduler of a pipeline; it is copied.
+        num_inference_steps: Steps of the sampler, S.
 
     Returns:
         ``[S]``, mean 1, or None for a scheduler that is not linear or cannot run without a model.
@@ -61,7 +61,7 @@ def sampler_gains(scheduler: Any, num_inference_steps: int) -> NDArray[np.float6
 def gaussian_response(
     signal: float, noise: float, prediction_type: str, variance: float = _DATA_VARIANCE
 ) -> float | None:
-    """What the best model for normal data of mean 0 returns for a noisy sample of 1.
+    """Slope of the best model for normal data of mean 0: its output over the noisy sample it is given.
 
     A sample is ``x = signal * x0 + noise * n``; of ``x`` the best guesses at ``x0`` and ``n`` are
     ``signal * variance / (signal^2 variance + noise^2)`` and ``noise / (signal^2 variance + noise^2)``.
@@ -71,7 +71,7 @@ def gaussian_response(
         noise: Factor of the noise.
         prediction_type: "epsilon", "sample", "v_prediction" or "flow_prediction" (noise minus
             data).
-        variance: Of the data.
+        variance: Variance of the data.
 
     Returns:
         The slope, or None for other predictions.

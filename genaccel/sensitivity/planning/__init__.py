@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From measured errors to a plan."""
+"""Makes plans from measured errors: the steps to compute, and the forecasters of the others."""

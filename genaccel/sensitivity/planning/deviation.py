@@ -55,18 +55,18 @@ class Deviation:
     any sum of both with weights from 0.3 to 1 chose the best or one within 0.2 dB.
 
     Args:
-        grams: For each module the inner products of its outputs at each two steps, ``[S, S]``;
-            errors are root mean squares over the modules.
+        grams: For each tensor that a segment returns, its inner products at each two steps,
+            ``[S, S]``; errors are root mean squares over these tensors.
         gains: Effect of an error at each step on the finished sample, ``[S]``.
         forecasters: Names of the forecasters, F: of "reuse", "taylor1" and "taylor2". The affine
-            corrector is no sum of outputs: its weights differ from module to module.
-        objective: Of the second part.
+            corrector is no sum of outputs: its weights differ from tensor to tensor.
+        objective: How the second part of the price adds up errors.
 
     Attributes:
         num_priced: Schedules that were priced so far.
 
     Raises:
-        ValueError: If there is no module, or a forecaster is unknown.
+        ValueError: If there is no tensor, or a forecaster is unknown.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Deviation:
         objective: Literal["sum", "minimax"] = "minimax",
     ) -> None:
         if not len(grams):
-            raise ValueError("no module was measured")
+            raise ValueError("no tensor was measured")
         self.num_steps = len(gains)
         self.num_forecasters = len(forecasters)
         self.num_priced = 0
@@ -87,7 +87,7 @@ class Deviation:
         if not set(forecasters) <= set(known):
             raise ValueError(f"forecasters must be some of {sorted(known)}, got {forecasters}")
         self._orders = np.array([known[name] for name in forecasters])
-        # Modules count alike, however large their outputs are. Forecasts of all have the same
+        # Tensors count alike, however large they are. Forecasts of all have the same
         # weights, so their inner products may be added first.
         alike = [gram / np.diagonal(gram).mean() for gram in grams]
         self._gram: NDArray[np.float64] = np.mean(alike, axis=0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans that forecast the model's output: which steps compute, for which times, and what stands in for the rest."""
+"""Plans that forecast the model's output at the steps that are not computed, and windows of times for the others."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def output_plan(measured: Measurements, config: SensitivityConfig, *, speedup: f
     """The plan of outputs for a speed-up.
 
     Args:
-        measured: With the inner products of outputs.
-        config: With the largest interval.
+        measured: Measurements, with the inner products of outputs.
+        config: The config, whose largest interval counts.
         speedup: FLOPs without acceleration over those with it; infinite for the most there is.
 
     Raises:
@@ -61,14 +61,14 @@ def plan_of_choice(
     *,
     begin: int = 0,
 ) -> Plan:
-    """A plan of what was chosen.
+    """Make a plan of a choice of steps, polynomials and windows.
 
     Args:
-        measured: Of which run.
+        measured: Measurements of the run that the plan is for.
         computed: Steps that are computed, ``[S]``.
         orders: Degree of the polynomial that forecasts each other one, ``[S]``.
         time_weights: As in the plan, for these steps, or None.
-        begin: Place of the first of them in the run; what is not among them is computed.
+        begin: Index in the run of the first of these S steps; the run computes all others.
     """
     steps = measured.fingerprint.num_inference_steps
     segments = len(measured.segment_flops)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chooses what a plan of outputs does by what it does to the finished sample.
+"""Chooses the steps, polynomials and windows of a plan of outputs by their error in the finished sample.
 
 A sampler adds up the model's outputs, and forecasts are weighted sums of computed ones, so the error of
 the finished sample is one weighted sum of the outputs of a measured run. Their inner products give its
@@ -42,7 +42,7 @@ _ENDS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (2, 1), (3, 2, 1))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutputChoice:
-    """What a plan of outputs does.
+    """The steps that a plan of outputs computes, and how it forecasts the others.
 
     Attributes:
         computed: Steps that are computed, ``[S]``.
@@ -170,13 +170,13 @@ class _Pricing:
 
 
 def schedules(steps: int, count: int, max_interval: int) -> Iterator[NDArray[np.bool_]]:
-    """Equal intervals behind some first ones and before some last ones.
+    """Yield schedules of equal intervals, behind some first ones and before some last ones, ``[S]`` each.
 
     Moving single computed steps of the best one found no better schedules on other samples, only ones
     that fit the measured run.
 
     Args:
-        steps: S.
+        steps: Steps of the sampler, S.
         count: Computed steps.
         max_interval: Largest distance between them, and from the last one to the end.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans with partial steps: what computed steps leave of a budget goes to modules and tokens.
+"""Plans with partial steps: what computed steps leave of a budget goes to submodules and tokens.
 
-UAS of SODA, arXiv:2603.07057: fewer computed steps, and between them feed-forwards of some tokens
-(S6, S7, S10), or norms and gates of the current step around forecasts of all modules.
+UAS of SODA, arXiv:2603.07057: fewer steps are computed, and steps between them run the feed-forwards of
+some tokens (S6, S7, S10), or the norms and gates around forecasts of all submodules.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from genaccel.sensitivity.pruning.pruning import PruningConfig, plan_pruning
 # Each makes a graph of its own in a compiled model, and a CUDA graph.
 MAX_STEP_KINDS = 4
 
-# Of the steps that a plan does not compute, those that run on forecasts of modules. A third of them have most of the
+# Of the steps that a plan does not compute, those that run on forecasts of submodules. A third of them have most of the
 # gain on landscapes-dit, and each costs several times what a step does that skips all blocks.
 _PARTIAL_SHARE = {"segment": 0.0, "mixed": 0.35, "module": 1.0}
 
@@ -54,7 +54,7 @@ def plan_for_speedup(measured: Measurements, config: SensitivityConfig, *, speed
         speedup: FLOPs without acceleration over those with it.
 
     Raises:
-        ValueError: If no plan reaches the speed-up, or the model has no modules to prune.
+        ValueError: If no plan reaches the speed-up, or the model has no submodules to prune.
     """
     config = _resolved(measured, config.changed(speedup=speedup))
     if config.granularity == "output":
@@ -76,8 +76,8 @@ def plan_for_speedup(measured: Measurements, config: SensitivityConfig, *, speed
     whole = steps * costs.total / (count * costs.total + (steps - count) * costs.outside)
     # A hair less than what the steps give, which rounding could put above it.
     plan = make_plan(measured, config, speedup=max(1.0, whole * (1 - 1e-9)))
-    modules = _module_mask(plan, measured, config) if config.granularity == "mixed" else None
-    plan = replace(plan, granularity=granularity, module_mask=modules)
+    submodules = _module_mask(plan, measured, config) if config.granularity == "mixed" else None
+    plan = replace(plan, granularity=granularity, module_mask=submodules)
     if config.pruning_share > 0:
         left = budget - count * costs.total - (steps - count) * skipped
         plan = _with_tokens(plan, measured, costs, left)
@@ -114,7 +114,7 @@ def best_plan(measured: Measurements, config: SensitivityConfig) -> Plan | None:
     if config.has_partial_steps and not any(
         layer.segment >= 0 and layer.is_usable for layer in measured.layers
     ):
-        # Its blocks have no modules of their own: segments can be skipped all the same.
+        # Its blocks have no submodules of their own: segments can be skipped all the same.
         config = replace(config, granularity="segment", pruning_share=0.0)
     # A hair less, which rounding could put above it.
     speedup = asked * (1 - 1e-9)
@@ -128,12 +128,12 @@ def best_plan(measured: Measurements, config: SensitivityConfig) -> Plan | None:
 
 
 def _asked(config: SensitivityConfig) -> float:
-    """The speed-up, infinite for the most there is."""
+    """The speed-up that a config asks for, infinite for "max"."""
     return float(config.speedup) if isinstance(config.speedup, int | float) else math.inf
 
 
 def _resolved(measured: Measurements, config: SensitivityConfig) -> SensitivityConfig:
-    """With the granularity that is planned for, of what was measured."""
+    """The config with the granularity that "auto" means for what was measured."""
     resolved = config.for_steps(measured.fingerprint.num_inference_steps)
     if config.granularity == "auto" and measured.moments is None:
         return config.changed(granularity="output")
@@ -143,11 +143,11 @@ def _resolved(measured: Measurements, config: SensitivityConfig) -> SensitivityC
 def _module_mask(
     plan: Plan, measured: Measurements, config: SensitivityConfig
 ) -> NDArray[np.bool_]:
-    """Where a mixed plan forecasts modules, ``[S, G]``.
+    """Choose where a mixed plan forecasts submodules instead of segments, ``[S, G]``, bool.
 
-    That is directly behind computed steps, and there where the forecast of segments has the highest price. Modules
-    follow the gates of the current step exactly, but what they are multiplied by grows old as anything does: further
-    behind, the one is no better than the other.
+    These are steps directly behind computed ones, those where the forecast of segments has the highest price. A
+    forecast of submodules follows the gates of the current step exactly, but the outputs that these multiply grow
+    old: further behind a computed step it is no better than that of segments.
     """
     computed = plan.compute_mask[:, 0]  # shared by all segments
     behind = ~computed & np.roll(computed, 1)
@@ -178,11 +178,11 @@ def check_layers(layers: Sequence[Layer], model_class: str) -> list[Layer]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Costs:
-    """FLOPs of a call, and of its parts."""
+    """FLOPs of a call of the model, and of its parts."""
 
     total: float
-    outside: float  # of the segments
-    partial: float  # a call whose modules are all forecast
+    outside: float  # of all that is in no segment
+    partial: float  # a call whose submodules are all forecast
     segments: NDArray[np.float64]  # [G]
     layers: tuple[Layer, ...]
 
@@ -201,7 +201,7 @@ class _Costs:
 
     @property
     def overhead(self) -> float:
-        """Of a partial step without tokens over one that skips the segments."""
+        """FLOPs that a partial step without tokens costs more than one that skips the segments."""
         return self.partial - self.outside
 
     def fraction(self, plan: Plan, begin: int, end: int) -> float:
@@ -257,7 +257,7 @@ def _with_tokens(plan: Plan, measured: Measurements, costs: _Costs, budget: floa
             rates=measured.feed_forwards.rates,
             computed=mask,
             num_tokens=num_tokens,
-            module_flops=[[float(layer.feed_forward_flops)] for layer in layers],
+            submodule_flops=[[float(layer.feed_forward_flops)] for layer in layers],
             recompute_flops=left,
             prunable=prunable[:, None],
             config=options,

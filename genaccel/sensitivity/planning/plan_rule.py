@@ -35,9 +35,9 @@ def plan_by_rule(
     """The plan of a run that nobody measured.
 
     Args:
-        structure: How the model is built in it.
-        run: It.
-        config: With the target. A quality gets no plan: it would have to be measured.
+        structure: How the model is built in the run.
+        run: Fingerprint of the run.
+        config: The config with the target. A quality gets no plan: it would have to be measured.
         gains: Effect of an error at each step on the finished sample, ``[S]``; None where unknown.
 
     Returns:

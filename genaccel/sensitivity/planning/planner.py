@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From measured errors to a plan: which steps compute, and what stands in for the others."""
+"""Makes a plan from measured errors: the steps that compute, and the forecasters of the others."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ _STEP_SLACK = 0.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measurements:
-    """What one or more unaccelerated runs told about a model.
+    """Measurements of a model in one or more unaccelerated runs, which plans are made from.
 
     Attributes:
         moments: Errors of every forecaster.
-        segment_flops: Of a call of each segment, ``[G]``.
-        total_flops: Of a call of the model.
-        fingerprint: The run.
+        segment_flops: FLOPs of a call of each segment, G of them.
+        total_flops: FLOPs of a call of the model.
+        fingerprint: Fingerprint of the run.
         gains: Effect of each step on the finished sample, ``[S]``, or None if unknown.
         layers: Blocks that can run partially, where that was asked for.
-        feed_forwards: Errors of reusing and partly recomputing theirs.
+        feed_forwards: Errors of reusing and partly recomputing the feed-forwards of these blocks.
         outputs: Inner products of the model's outputs at each two steps.
         takes_windows: Whether the model can be given the mean of several times.
     """
@@ -210,8 +210,8 @@ class _Prices:
         config: Of the planner.
         names: Forecasters that are searched; none for the shortest path.
         begin: First step that was measured.
-        end: Behind the last one.
-        even: See :func:`make_plan`.
+        end: The step after the last that was measured.
+        even: Whether computed steps are evenly spaced, as in :func:`make_plan`.
     """
 
     def __init__(

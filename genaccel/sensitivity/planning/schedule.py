@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which steps to compute: the dynamic-cache schedule (DCS) of SODA, arXiv:2603.07057.
+"""Chooses the steps to compute: the dynamic-cache schedule (DCS) of SODA, arXiv:2603.07057.
 
 Steps are counted as they run: 0 is the first and noisiest, ``S - 1`` the last (the paper counts
 down from T to 1). An interval ``k`` is the age of a cached output: written at step ``s - k``, used
@@ -22,7 +22,7 @@ _SLACK = 1e-9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScheduleConfig:
-    """What a schedule minimises, and among which schedules.
+    """Objective of a schedule, and the schedules to choose from.
 
     Args:
         edge_cost: The price of going from a computed step to the next one, ``n`` steps later.
@@ -94,7 +94,7 @@ class EdgeTable:
 
     Args:
         errors: ``[S, K]``, or ``[F, S, K]`` for F forecasters of which every edge takes the one
-            that is cheapest for it (the first of equals). Summed over the layers and modules of the
+            that is cheapest for it (the first of equals). Summed over the layers and submodules of the
             segment; at least 0; NaN or infinity where nothing was measured, which no schedule then
             uses.
         config: What to minimise.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The schedule that carries the sample away the least: many starts, then a local search.
+"""Searches the schedule that carries the sample away the least: many starts, then a local search.
 
-The recurrence of SODA (S5, arXiv:2603.07057) is exact for prices of single edges. What schedules
-really do (:mod:`genaccel.sensitivity.planning.deviation`) is no sum over edges, so its schedules, and even
-spacing, are where the search for better ones begins.
+The recurrence of SODA (S5, arXiv:2603.07057) is exact for prices of single edges. The true effect of a
+schedule (:mod:`genaccel.sensitivity.planning.deviation`) is no sum over edges, so the search for better
+schedules only begins with those of the recurrence and with even spacing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def search_schedule(
         errors: ``[F, S, K]``, weighed, of the forecasters of ``deviation`` in their order; NaN
             where not measured.
         num_computations: Number of computed steps.
-        deviation: What prices schedules.
+        deviation: Prices schedules.
         config: Warm-up, and where ``last_step_computes`` is unset, whether the last step is
             computed is decided by the price.
         even: Take the best of even spacing with one forecaster, and improve nothing.
@@ -106,9 +106,9 @@ def even_schedules(
     """Computed steps in even distances behind the warm-up, each with every forecaster.
 
     Args:
-        num_steps: S.
+        num_steps: Number of steps, S.
         num_computations: Number of computed steps.
-        num_forecasters: F.
+        num_forecasters: Number of forecasters, F.
         max_interval: Largest distance of computed steps, K.
         config: Warm-up, and whether the last step is computed.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which times a computed step stands for: those of the steps around it, so that noise in time averages out.
+"""Chooses the times whose mean a computed step is given: those around it, so that noise in time averages out.
 
 What a model returns along a run is a smooth path and a part that is white from step to step, which no
 forecast knows. A step that is computed with the mean of several embedded times returns the mean of

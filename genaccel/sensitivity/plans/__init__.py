@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an accelerated run computes: plans, their files, and what they belong to."""
+"""Plans, which say what each step of an accelerated run computes: their files, and the runs they are made for."""

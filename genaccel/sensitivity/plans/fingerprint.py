@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan was measured on, so that it is not used on something else unnoticed.
+"""The fingerprint of a run: a plan keeps that of the run it was measured on, to notice if it is used on another.
 
 How the parts are read off a pipeline is in :mod:`genaccel.sensitivity.plans.run_identity`.
 """
@@ -50,7 +50,8 @@ class Fingerprint:
         schedule_digest: Of timesteps and noise levels.
         weights: Sketch of the model's weights, adapters included.
         weights_dtype: Of most of them.
-        control: What else is fed into the model's blocks, such as "FluxControlNetModel".
+        control: Class name of a model that feeds its outputs into the denoiser's blocks, such as
+            "FluxControlNetModel"; empty for none.
         old_digests: Of the model's and the scheduler's config with all their keys, as plans of
             version 1 have them; not kept with a plan.
     """
@@ -107,7 +108,7 @@ class Fingerprint:
     def differences(self, other: Fingerprint) -> list[str]:
         """Names of the fields that differ, in the order of the class.
 
-        What one of them does not know does not differ. Weights of one dtype must be equal; of two,
+        A field that one of them does not know does not differ. Weights of one dtype must be equal; of two,
         no further apart than rounding puts them.
         """
         differing = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an accelerated run computes, and the files that keep it."""
+"""The plan of an accelerated run: which steps compute which segments. It is saved as JSON and tensors."""
 
 from __future__ import annotations
 
@@ -54,8 +54,9 @@ class Plan:
         granularity: What is forecast at a step that is not computed: what a "segment" adds as a
             whole, where its layers have no tokens to compute; the "output" of the model; the output
             of every attention and feed-forward "module"; or, for "mixed", the one or the other.
-        module_mask: ``[S, G]``, bool, with "mixed": where it is that of modules.
-        token_counts: ``[S, L, M]``, int32, for L layers and M modules: tokens to compute, all of
+        module_mask: ``[S, G]``, bool, with "mixed" alone: true where the outputs of attention and
+            feed-forward are forecast, and not what the segment adds.
+        token_counts: ``[S, L, M]``, int32, for L layers and M submodules: tokens to compute, all of
             them where the layer's segment is computed; or None for none at the others.
         segment_of_layer: The segment of each of the L layers, if there are token counts.
         affine_slope: ``[S, K, G, M]``, float32, of the affine corrector, or None.
@@ -117,7 +118,7 @@ class Plan:
             fits = slope.ndim == 4 and (slope.shape[0], slope.shape[2]) == mask.shape
             if not fits or slope.shape != intercept.shape or not slope.size:
                 raise ValueError(
-                    f"affine_slope and affine_intercept must both be [{steps}, intervals, {mask.shape[1]}, modules]"
+                    f"affine_slope and affine_intercept must both be [{steps}, intervals, {mask.shape[1]}, tensors]"
                     f", got {slope.shape} and {intercept.shape}"
                 )
             if not (np.isfinite(slope).all() and np.isfinite(intercept).all()):
@@ -136,16 +137,18 @@ class Plan:
         kinds = ("segment", "output", "module", "mixed")
         if self.granularity not in kinds:
             raise ValueError(f"granularity must be one of {kinds}, got {self.granularity!r}")
-        modules, computed = self.module_mask, self.compute_mask
+        submodules, computed = self.module_mask, self.compute_mask
         if self.granularity == "output" and (
             self.token_counts is not None or (computed != computed[:, :1]).any()
         ):
             raise ValueError(
                 'granularity "output" computes all segments at the same steps, and no tokens at others'
             )
-        if (modules is None) != (self.granularity != "mixed"):
+        if (submodules is None) != (self.granularity != "mixed"):
             raise ValueError('module_mask belongs to granularity "mixed", and to no other')
-        if modules is not None and (modules.shape != computed.shape or (modules & computed).any()):
+        if submodules is not None and (
+            submodules.shape != computed.shape or (submodules & computed).any()
+        ):
             raise ValueError(
                 f"module_mask must be {list(computed.shape)} and set only where nothing is computed"
             )
@@ -182,7 +185,7 @@ class Plan:
             return
         if counts.ndim != 3 or len(counts) != steps or len(owners) != counts.shape[1]:
             raise ValueError(
-                f"token_counts must be [{steps}, {len(owners)} layers as in segment_of_layer, modules], "
+                f"token_counts must be [{steps}, {len(owners)} layers as in segment_of_layer, submodules], "
                 f"got {counts.shape}"
             )
         if not all(type(s) is int and 0 <= s < segments for s in owners):
@@ -201,12 +204,12 @@ class Plan:
 
     @property
     def num_segments(self) -> int:
-        """G."""
+        """Number of segments, G."""
         return int(self.compute_mask.shape[1])
 
     @property
     def partial_mask(self) -> NDArray[np.bool_]:
-        """Where a segment runs on forecasts of its modules, ``[S, G]``."""
+        """Where a segment runs on forecasts of its submodules, ``[S, G]``."""
         if self.granularity == "module":
             return ~self.compute_mask
         if self.module_mask is not None:

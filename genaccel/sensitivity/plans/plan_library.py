@@ -32,7 +32,7 @@ _SPEEDUP_EXCESS = 1.35
 
 @dataclass(frozen=True, slots=True)
 class PlanEntry:
-    """A plan of a library and what it was measured to do.
+    """A plan of a library, with its measured speed and quality.
 
     Attributes:
         folder: Its folder, relative to the library.
@@ -41,7 +41,7 @@ class PlanEntry:
         speedup: Measured, of the whole pipeline call; None if it was not.
         psnr: Decibels to the unaccelerated samples, mean; None if it was not measured.
         st_lpips: ST-LPIPS (vgg) to them; None if it was not measured.
-        config: Of the planner.
+        config: Values of the planner's config.
     """
 
     folder: str
@@ -57,7 +57,7 @@ class PlanLibrary:
     """A folder of plans with an index.
 
     Args:
-        folder: Need not exist.
+        folder: The folder, which need not exist.
 
     Raises:
         ValueError: If the index is damaged.
@@ -95,8 +95,8 @@ class PlanLibrary:
         """The best plan for a target.
 
         Args:
-            config: With the target.
-            component: The pipeline's model.
+            config: The config with the target.
+            component: Name of the model in its pipeline.
             run: Plans made for another run are passed over; None takes them all. Of another number
                 of steps they are passed over if a speed-up is asked for and no folder was named:
                 measuring this run then gives a better plan than one that is stretched (at 8 steps
@@ -149,7 +149,7 @@ def _meets(entry: PlanEntry, config: SensitivityConfig) -> bool:
 
 
 def cached_plan_folder(config: SensitivityConfig, run: Fingerprint, component: str) -> Path:
-    """Where the plan of a run is kept for a user who asked for this config.
+    """The folder in the cache for the plan of a run, for users who asked for this config.
 
     The two transformers of a pipeline may be of one class and configuration; their names differ.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the plan of a run comes from: a given folder, beside the model, the cache, or a run before.
 
-Looking for a plan and keeping one is never a reason to fail: what goes wrong is said in a sentence, and
-the run goes on as if there had been no plan, or keeps its own in memory.
+No error in looking for a plan or keeping one fails a run: it is logged as a warning, and the run goes
+on without that plan, or keeps its own in memory.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class FoundPlan:
     """A plan and where it is from.
 
     Attributes:
-        plan: It.
-        origin: In words, for the report.
+        plan: The plan.
+        origin: Where it is from, in words for the report.
         folder: Its folder, where it has one.
     """
 
@@ -62,8 +62,8 @@ class PlanSource:
     Args:
         config: What the user asked for.
         component: Name of the model in its pipeline.
-        model: It.
-        pipeline: Where it is from, or None.
+        model: The model.
+        pipeline: The pipeline that it is from, or None.
 
     Raises:
         ValueError: If a folder was given that has no plan for this model, or a quality was asked for
@@ -126,7 +126,7 @@ class PlanSource:
 
     @property
     def may_be_partial(self) -> bool:
-        """Whether a plan may be found that runs blocks on forecasts of their modules."""
+        """Whether a plan may be found that runs blocks on forecasts of their submodules."""
         if self.config.has_partial_steps:
             return True
         libraries = [] if self._given is None else [self._given]
@@ -152,7 +152,7 @@ class PlanSource:
         return stored
 
     def stored_plan(self, run: Fingerprint) -> FoundPlan | None:
-        """What a run would find beside the model, in this process, or in the cache."""
+        """The plan that is kept for a run beside the model, in this process or in the cache, or None."""
         for folder in self._beside:
             library = self._library(folder)
             beside = None if library is None else library.choose(self.config, self.component, run)
@@ -227,14 +227,14 @@ class PlanSource:
                 )
 
     def _say(self, sentence: str) -> None:
-        """Once."""
+        """Log a warning, each sentence once."""
         if sentence not in self._said:
             self._said.add(sentence)
             _logger.warning("%s", sentence)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was said so far."""
+        """The warnings so far, a sentence each."""
         return tuple(sorted(self._said))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run is, read off its pipeline: model, weights, adapters, scheduler and schedule."""
+"""Reads the fingerprint of a run off its pipeline: model, weights, adapters, scheduler and schedule."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def run_fingerprint(
     pipeline: Any = None,
     weights: tuple[tuple[float, ...] | None, str | None] = (None, None),
 ) -> Fingerprint:
-    """Of a run, once its first step is over: it is then known where in the schedule it began.
+    """The fingerprint of a run whose first step is over, so that its place in the schedule is known.
 
     Args:
         model: The denoiser.
-        structure: How it is built in this run.
-        run: It.
-        pipeline: Where the model is from, or None.
-        weights: What :class:`WeightsSketch` says of the model.
+        structure: How the denoiser is built in this run.
+        run: The run.
+        pipeline: The pipeline that the model is from, or None.
+        weights: Sketch and dtype of the weights, from :class:`WeightsSketch`.
     """
     scheduler = getattr(pipeline, "scheduler", None)
     shape = structure.input_shape
@@ -70,7 +70,7 @@ def run_fingerprint(
 
 
 def planned_run(known: Fingerprint, pipeline: Any, num_inference_steps: int) -> Fingerprint:
-    """Of a run from noise, of as many steps as asked for, that is otherwise like a known one."""
+    """The fingerprint of a run from noise with other steps, and otherwise like a known run."""
     probe = copy.deepcopy(pipeline.scheduler)
     probe.set_timesteps(num_inference_steps)
     run = PipelineRun(0, scheduler=probe, num_steps=len(probe.timesteps))
@@ -83,11 +83,11 @@ def planned_run(known: Fingerprint, pipeline: Any, num_inference_steps: int) -> 
 
 
 def schedule_digest(run: Run, pipeline: Any = None) -> str:
-    """Of a run's timesteps and noise levels, and of where one model hands over to another.
+    """Hash a run's timesteps and noise levels, and the place where one model hands over to another.
 
     Args:
         run: The run.
-        pipeline: Its, or None.
+        pipeline: The pipeline of the run, or None.
 
     Returns:
         Empty where the schedule is unknown.
@@ -101,7 +101,7 @@ def schedule_digest(run: Run, pipeline: Any = None) -> str:
 
 
 def segments_digest(structure: Structure) -> str:
-    """Of the names of a model's segments."""
+    """Hash the names of a model's segments."""
     return _digest(list(structure.names))
 
 
@@ -119,8 +119,8 @@ def active_adapters(model: nn.Module, scale: float = 1.0) -> tuple[str, ...]:
     """Adapters that take part in a call, each with its scale, such as ``style*0.8``.
 
     Args:
-        model: With layers of peft, or none.
-        scale: Of the call, for all of them.
+        model: The model, with layers of peft or without.
+        scale: Scale of the call, which multiplies those of all adapters.
     """
     found: set[str] = set()
     for module in model.modules():
@@ -140,7 +140,7 @@ class WeightsSketch:
     """A few numbers that tell a model's weights from others, at the cost of reading some of them.
 
     Args:
-        model: Whose.
+        model: The model.
     """
 
     def __init__(self, model: nn.Module) -> None:

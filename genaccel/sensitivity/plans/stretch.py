@@ -50,9 +50,9 @@ def stretch_steps(plan: Plan, num_inference_steps: int) -> Plan:
         owners = list(plan.segment_of_layer)
         layers = np.arange(len(owners))[None]
         counts = np.where(mask[:, owners][:, :, None], counts[0], counts[source[:, owners], layers])
-    modules = plan.module_mask
-    if modules is not None:
-        modules = np.take_along_axis(modules, source, axis=0) & ~mask
+    submodules = plan.module_mask
+    if submodules is not None:
+        submodules = np.take_along_axis(submodules, source, axis=0) & ~mask
     slope, intercept = plan.affine_slope, plan.affine_intercept
     if slope is not None and intercept is not None:
         width = _longest_gap(mask)
@@ -65,7 +65,7 @@ def stretch_steps(plan: Plan, num_inference_steps: int) -> Plan:
         fingerprint=dataclasses.replace(plan.fingerprint, num_inference_steps=new),
         compute_mask=mask,
         forecaster_index=np.where(mask, -1, index).astype(np.int8),
-        module_mask=modules,
+        module_mask=submodules,
         token_counts=counts,
         affine_slope=slope,
         affine_intercept=intercept,

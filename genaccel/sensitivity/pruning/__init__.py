@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tokens a reused step computes again."""
+"""Token pruning: chooses how many tokens of a feed-forward a reused step computes again."""

@@ -2,7 +2,7 @@
 """How many tokens to recompute at reused steps: UAS of SODA, arXiv:2603.07057.
 
 The paper's rate alpha is read both ways, as dropped and as computed. Here a rate ``r`` is always
-the **recomputed fraction** of the tokens: 0 is plain reuse, 1 the full module (S7). Steps count up,
+the **recomputed fraction** of the tokens: 0 is plain reuse, 1 the full submodule (S7). Steps count up,
 as in :mod:`genaccel.sensitivity.planning.schedule`.
 """
 
@@ -73,7 +73,7 @@ class PruningPlan:
 def static_token_counts(
     num_tokens: int, rates: Sequence[float], multiple: int = 16
 ) -> tuple[int, ...]:
-    """The few shapes that partial modules run at, ascending and without 0.
+    """The few shapes that partial submodules run at, ascending and without 0.
 
     Example:
         >>> static_token_counts(256, (0.05, 0.1, 0.5))
@@ -92,16 +92,16 @@ def plan_pruning(
     rates: Sequence[float],
     computed: ArrayLike,
     num_tokens: int,
-    module_flops: ArrayLike,
+    submodule_flops: ArrayLike,
     recompute_flops: float,
     prunable: ArrayLike | None = None,
     config: PruningConfig | None = None,
 ) -> PruningPlan:
     """Spend a budget of FLOPs on the tokens of reused steps, by (S6), (S7) and (S10).
 
-    A token count grows with the sensitivity of its module, and is 0 where recomputing so many
+    A token count grows with the sensitivity of its submodule, and is 0 where recomputing so many
     tokens has no smaller error than reuse. The base rate is the largest that keeps the budget; what
-    its last jump leaves over goes to the most sensitive modules.
+    its last jump leaves over goes to the most sensitive submodules.
 
     Args:
         pruning_error: E_p, ``[S, L, M, R]``: of the cached output with the tokens recomputed at
@@ -112,10 +112,10 @@ def plan_pruning(
         rates: Recomputed fractions of ``pruning_error``, ascending, above 0 and at most 1.
         computed: Whether each step computes each layer in full, ``[S, L]`` or ``[S]`` for all
             layers alike.
-        num_tokens: Tokens of a full module.
-        module_flops: FLOPs of each module with all tokens, ``[L, M]``.
-        recompute_flops: What may be spent.
-        prunable: Modules that may run on some tokens, ``[L, M]``; all by default. Self-attention
+        num_tokens: Tokens of a full submodule.
+        submodule_flops: FLOPs of each submodule with all tokens, ``[L, M]``.
+        recompute_flops: FLOPs that may be spent.
+        prunable: Submodules that may run on some tokens, ``[L, M]``; all by default. Self-attention
             usually not.
         config: Timing, rate law and token counts.
 
@@ -130,7 +130,7 @@ def plan_pruning(
         ...     rates=(0.5,),
         ...     computed=[True, False, False],
         ...     num_tokens=64,
-        ...     module_flops=[[100.0]],
+        ...     submodule_flops=[[100.0]],
         ...     recompute_flops=60.0,
         ... )
         >>> plan.token_counts[:, 0, 0].tolist(), plan.recompute_flops
@@ -139,13 +139,15 @@ def plan_pruning(
     config = config or PruningConfig()
     partial = np.asarray(pruning_error, dtype=np.float64)
     reuse = np.asarray(reuse_error, dtype=np.float64)
-    flops = np.asarray(module_flops, dtype=np.float64)
+    flops = np.asarray(submodule_flops, dtype=np.float64)
     _check_shapes(partial, reuse, rates, flops)
     if not recompute_flops >= 0:
         raise ValueError(f"recompute_flops must not be negative, got {recompute_flops:g}")
-    steps, layers, modules, _ = partial.shape
+    steps, layers, submodules, _ = partial.shape
     mask = _computed_mask(computed, steps, layers)
-    allowed = np.ones((layers, modules), bool) if prunable is None else np.asarray(prunable, bool)
+    allowed = (
+        np.ones((layers, submodules), bool) if prunable is None else np.asarray(prunable, bool)
+    )
 
     sizes = np.array(
         [0, *static_token_counts(num_tokens, config.rates, config.token_multiple)]
@@ -233,16 +235,16 @@ def _check_shapes(
     _check_rates(rates)
     if partial.ndim != 4 or partial.shape[3] != len(rates):
         raise ValueError(
-            f"pruning_error must be [steps, layers, modules, {len(rates)} rates], got {partial.shape}"
+            f"pruning_error must be [steps, layers, submodules, {len(rates)} rates], got {partial.shape}"
         )
-    steps, layers, modules, _ = partial.shape
-    if reuse.ndim != 4 or reuse.shape[0] != steps or reuse.shape[2:] != (layers, modules):
+    steps, layers, submodules, _ = partial.shape
+    if reuse.ndim != 4 or reuse.shape[0] != steps or reuse.shape[2:] != (layers, submodules):
         raise ValueError(
-            f"reuse_error must be [{steps}, intervals, {layers}, {modules}], got {reuse.shape}"
+            f"reuse_error must be [{steps}, intervals, {layers}, {submodules}], got {reuse.shape}"
         )
-    if flops.shape != (layers, modules) or not (flops >= 0).all():
+    if flops.shape != (layers, submodules) or not (flops >= 0).all():
         raise ValueError(
-            f"module_flops must be [{layers}, {modules}] and not negative, got {flops.shape}"
+            f"submodule_flops must be [{layers}, {submodules}] and not negative, got {flops.shape}"
         )
 
 

@@ -30,7 +30,7 @@ _TENSORS = ("reuse", "reuse_counts", "partial", "partial_counts")
 
 
 class PruningMoments:
-    """Sums over steps, layers, intervals and rates.
+    """Errors of reused and partly recomputed feed-forwards, summed over samples and runs.
 
     Args:
         num_steps: Steps of the sampler, S.
@@ -61,10 +61,10 @@ class PruningMoments:
         """Take the output of a feed-forward.
 
         Args:
-            step: Of the sampler.
-            layer: Below ``num_layers``.
-            scores: ``[B, N]``; tokens of high scores would be computed first.
-            output: ``[B, N, C]``.
+            step: Index of the sampler's step.
+            layer: Index of the layer, below ``num_layers``.
+            scores: Importance of the tokens, ``[B, N]``; high scores would be computed first.
+            output: Output of the feed-forward, ``[B, N, C]``.
             stream: Tells calls of the same step apart.
         """
         key = (layer, stream)
@@ -130,7 +130,7 @@ class FeedForwardObserver:
     """Scores the tokens of observed feed-forwards as partial steps would, and measures.
 
     Args:
-        config: Of the method; its ``token_score`` and ``max_interval`` count.
+        config: Config of the method; its ``token_score`` and ``max_interval`` count.
     """
 
     def __init__(self, config: SensitivityConfig) -> None:

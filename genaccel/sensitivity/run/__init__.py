@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan at work: who directs the calls of a model."""
+"""Directs the calls of a model in a run: by a plan, or measuring in order to make one."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Directs the runs of one model: by a plan where there is one, or computing and measuring for one."""
+"""Directs the runs of one model: by a plan if there is one, else computing all and measuring for a plan."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _logger = logging.getLogger(__name__)
 
 
 class MeasurementSink(Protocol):
-    """Takes what whole runs measured, instead of a plan being made of each."""
+    """Collects the measurements of whole runs; no plan is then made of each."""
 
     def take(self, measured: Measurements) -> None:
-        """One run more."""
+        """Take the measurements of one more run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class Choice:
     """The plan that the last run followed, and why.
 
     Attributes:
-        plan: It; None where the run was computed in full.
-        text: In words, for the report.
-        notes: What else is to be said, a sentence each.
+        plan: The plan; None where the run was computed in full.
+        text: The plan in words, for the report.
+        notes: Further sentences.
     """
 
     plan: Plan | None
@@ -56,20 +56,20 @@ class Choice:
 
 
 class SensitivityDirector:
-    """Directs one model.
+    """Makes the directors of the runs of one model.
 
     Args:
-        name: Of the model in its pipeline.
-        model: It; may be exchanged later on.
+        name: Name of the model in its pipeline.
+        model: The model; :meth:`use_model` exchanges it.
         config: What the user asked for.
-        source: Of plans.
-        pipeline: Where the model is from, or None.
+        source: Finds and keeps plans.
+        pipeline: The pipeline that the model is from, or None.
 
     Attributes:
         forced: A plan that runs follow whatever else there is; for trials.
-        sink: Takes what runs measure; they are then all computed in full.
-        measurements: Of the run that was measured last.
-        plan: That the last run followed, or that was made of it.
+        sink: Collects the measurements of runs, which are then all computed in full.
+        measurements: Measurements of the run that was measured last.
+        plan: The plan that the last run followed, or that was made of it.
     """
 
     def __init__(
@@ -96,41 +96,41 @@ class SensitivityDirector:
         self.use_model(model)
 
     def use_model(self, model: nn.Module) -> None:
-        """Direct this one from now on."""
+        """Direct another model from now on."""
         self.model = model
         self.weights = WeightsSketch(model)
         self.plan = None
 
     def say(self, sentence: str) -> None:
-        """Warn, once."""
+        """Log a warning, each sentence once."""
         if sentence not in self._said:
             self._said.add(sentence)
             _logger.warning("%s", sentence)
 
     @property
     def wants_submodules(self) -> bool:
-        """See :class:`~genaccel.hooks.director.Director`."""
+        """Whether a plan with partial steps is on trial, or may be found or made."""
         forced = self.forced is not None and bool(self.forced.partial_mask.any())
         return forced or self.source.may_be_partial
 
     @property
     def wants_times(self) -> bool:
-        """See :class:`~genaccel.hooks.director.Director`."""
+        """True: plans of outputs may give computed steps the mean of several times."""
         return True
 
     def begin(self, run: Run) -> SensitivityRun:
-        """See :class:`~genaccel.hooks.director.Director`."""
+        """Make the director of a run."""
         return SensitivityRun(self, run)
 
     def gains(self, run: Fingerprint) -> NDArray[np.float64] | None:
-        """Effect of an error at each step on the finished sample; None where that is unknown."""
+        """Effect of an error at each step on the finished sample, ``[S]``; None where that is unknown."""
         scheduler = getattr(self.pipeline, "scheduler", None)
         if scheduler is None or run.start_step:
             return None
         return sampler_gains(scheduler, run.num_inference_steps)
 
     def fingerprint(self, run: Run, structure: Structure) -> Fingerprint:
-        """Of a run whose first step is over."""
+        """The fingerprint of a run whose first step is over."""
         return run_fingerprint(
             self.model, structure, run, pipeline=self.pipeline, weights=self.weights()
         )
@@ -139,12 +139,12 @@ class SensitivityDirector:
 class SensitivityRun:
     """Directs one run.
 
-    The first step is computed in any case; only behind it is it known where in the schedule the run
-    began, and with that which plan is its own.
+    The first step is computed in any case; only then is it known where in the schedule the run began,
+    and so which plan is made for it.
 
     Args:
-        director: Of the model.
-        run: The one.
+        director: The director of the model.
+        run: The run.
     """
 
     def __init__(self, director: SensitivityDirector, run: Run) -> None:
@@ -178,7 +178,7 @@ class SensitivityRun:
 
     @property
     def choice(self) -> Choice:
-        """What the run follows."""
+        """The plan that the run follows, and why."""
         if not self._is_decided and self._first_step is not None and not self._notes:
             note = "a run of a single step has nothing to skip"
             return Choice(None, self._text, (note,))
@@ -187,7 +187,7 @@ class SensitivityRun:
 
     @property
     def history(self) -> int:
-        """See :class:`~genaccel.hooks.director.RunDirector`."""
+        """Number of computed steps to keep: as the plan needs, 1 while none is chosen or segments are measured."""
         if self._replay is not None:
             return self._replay.history
         # A plan may yet be found that needs them; a measurement of outputs alone does not.
@@ -198,30 +198,30 @@ class SensitivityRun:
         return self._measuring is not None and self._measuring.has_segments
 
     @property
-    def module_history(self) -> int:
-        """See :class:`~genaccel.hooks.director.RunDirector`."""
+    def submodule_history(self) -> int:
+        """Number of computed steps to keep: as many as the plan needs, 1 while a partial one may be chosen."""
         if self._replay is None:
             return 0 if self._is_decided or not self._director.wants_submodules else 1
-        return self._replay.module_history
+        return self._replay.submodule_history
 
     @property
     def output_history(self) -> int:
-        """See :class:`~genaccel.hooks.director.RunDirector`."""
+        """Number of outputs to keep: as many as the plan needs, 1 while none is chosen."""
         if self._replay is None:
             return 0 if self._is_decided or self._director.sink is not None else 1
         return self._replay.output_history
 
     @property
     def observes_feed_forwards(self) -> bool:
-        """See :class:`~genaccel.hooks.director.RunDirector`."""
+        """Whether the run measures for token pruning, or may come to do so."""
         return self._observer is not None and (self._measuring is not None or not self._is_decided)
 
     def learn(self, tick: Tick, structure: Structure) -> None:
-        """See :class:`~genaccel.hooks.director.RunDirector`."""
+        """Keep the structure of the run's first call, which its fingerprint is made of."""
         self._structure = self._structure or structure
 
     def decide(self, tick: Tick, structure: Structure, stream: Stream) -> CallDecision:
-        """See :class:`~genaccel.hooks.director.RunDirector`."""
+        """Choose a plan at the second step, and follow it; compute all where there is none that fits."""
         self._structure = self._structure or structure
         if self._first_step is not None and tick.step > self._first_step and not self._is_decided:
             self._choose(tick)
@@ -285,7 +285,7 @@ class SensitivityRun:
         self._director.plan = found.plan
         if self._config.has_partial_steps and not plan.partial_mask.any():
             self._notes.append(
-                "no step runs on forecasts of modules, as was asked for: no block of "
+                "no step runs on forecasts of submodules, as was asked for: no block of "
                 f"{type(self._director.model).__name__} has attention and feed-forward of its own, or none pays"
             )
         speedup = self._config.speedup
@@ -295,7 +295,7 @@ class SensitivityRun:
             )
 
     def feed_forward_called(self, tick: Tick, layer: int, states: Tensor, output: Tensor) -> None:
-        """See :class:`~genaccel.hooks.director.RunDirector`."""
+        """Measure how reusing and pruning a feed-forward errs, ``states`` and ``output`` ``[B, N, C]``."""
         if self._observer is not None:
             structure = self._structure
             count = layer + 1 if structure is None else len(structure.layers)
@@ -308,7 +308,7 @@ class SensitivityRun:
         added: Sequence[tuple[Tensor, ...] | None],
         output: Any,
     ) -> None:
-        """See :class:`~genaccel.hooks.director.RunDirector`."""
+        """Measure what the call computed, or keep it until it is decided whether the run is measured."""
         if self._first_step is None:
             self._first_step = tick.step
             self._structure = self._structure or structure
@@ -319,7 +319,7 @@ class SensitivityRun:
             self._early.append((tick, added, output))
 
     def finish(self, *, whole: bool) -> None:
-        """See :class:`~genaccel.hooks.director.RunDirector`."""
+        """Make a plan of a run that was measured to its end, or hand its measurements to the sink."""
         self._early.clear()
         measuring, self._measuring = self._measuring, None
         is_uncounted = whole and self._first_step is not None and not self._is_decided
@@ -353,7 +353,7 @@ class SensitivityRun:
 
 
 class _Measuring:
-    """What one run tells about the model."""
+    """Measures one run: the errors of forecasts, inner products of outputs, and feed-forwards."""
 
     def __init__(
         self,
@@ -378,14 +378,14 @@ class _Measuring:
             num_steps=num_steps,
             max_interval=min(config.max_interval, max(1, num_steps - 1)),
             num_segments=len(structure.segments),
-            num_modules=max(len(s.entries) for s in structure.segments),
+            num_tensors=max(len(s.entries) for s in structure.segments),
             taylor_orders=tuple(
                 order for order in (1, 2) if f"taylor{order}" in config.planner.forecasters
             ),
         )
 
     def observe(self, tick: Tick, added: Sequence[tuple[Tensor, ...] | None], output: Any) -> None:
-        """Take what segments added and the model returned at one call."""
+        """Take the tensors that segments added in a call, and the output of the model."""
         if self.problem is not None or tick.step >= self._num_steps:
             return
         try:
@@ -400,11 +400,11 @@ class _Measuring:
 
     @property
     def has_segments(self) -> bool:
-        """Whether what segments add is measured."""
+        """Whether the tensors that segments add are measured."""
         return self._moments is not None
 
     def measurements(self) -> Measurements:
-        """All of it; the outputs that it was made of are let go."""
+        """All measurements of the run; the outputs that they were made of are released."""
         structure = self.structure
         observed = None if self._observer is None else self._observer.moments
         self._outputs.start_generation()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a skipped module would have returned: forecasts from its last outputs.
+"""Forecasters: they forecast what skipped computations would have returned, from their last outputs.
 
 Every forecast is a weighted sum of cached tensors plus a number, so that one multi-tensor kernel
 runs them all: ``forecast = offset + sum_i coefficients[i] * cached[i]``, the newest tensor first.
@@ -19,15 +19,15 @@ _LEAST_RELATIVE_VARIANCE = 1e-10
 
 
 class Forecaster(Protocol):
-    """Weights for the outputs of the last computed steps."""
+    """A linear forecast, given by the weights of the outputs of the last computed steps."""
 
     @property
     def name(self) -> str:
-        """As plans write it."""
+        """Name of the forecaster in plans."""
 
     @property
     def history(self) -> int:
-        """Computed outputs to keep."""
+        """Number of computed outputs that it needs."""
 
     def coefficients(self, step: int, computed_steps: Sequence[int]) -> list[float]:
         """Weights of the newest ``min(history, len(computed_steps))`` outputs.
@@ -41,7 +41,7 @@ class Forecaster(Protocol):
         """
 
     def offset(self, step: int, computed_steps: Sequence[int]) -> float:
-        """What is added to the weighted sum."""
+        """Number to add to each element of the weighted sum; arguments as for :meth:`coefficients`."""
 
 
 def _check_steps(step: float, computed_steps: Sequence[float]) -> None:
@@ -69,12 +69,12 @@ class Reuse:
     history = 1
 
     def coefficients(self, step: int, computed_steps: Sequence[int]) -> list[float]:
-        """``[1.0]``, whatever the distance; see :class:`Forecaster`."""
+        """The single weight 1, whatever the distance of the steps."""
         _check_steps(step, computed_steps)
         return [1.0]
 
     def offset(self, step: int, computed_steps: Sequence[int]) -> float:
-        """0."""
+        """0: nothing is added."""
         return 0.0
 
 
@@ -107,16 +107,16 @@ class Taylor:
 
     @property
     def name(self) -> str:
-        """As plans write it."""
+        """Name of the forecaster in plans."""
         return f"taylor{self.order}"
 
     @property
     def history(self) -> int:
-        """Computed outputs to keep."""
+        """Number of computed outputs that it needs."""
         return self.order + 1
 
     def coefficients(self, step: float, computed_steps: Sequence[float]) -> list[float]:
-        """Lagrange weights; see :class:`Forecaster`. Steps may be fractions, such as noise levels."""
+        """Lagrange weights of the last ``order + 1`` outputs. Steps may be fractions, such as noise levels."""
         _check_steps(step, computed_steps)
         nodes = computed_steps[: self.history]
         weights = []
@@ -129,7 +129,7 @@ class Taylor:
         return weights
 
     def offset(self, step: float, computed_steps: Sequence[float]) -> float:
-        """0."""
+        """0: nothing is added."""
         return 0.0
 
 
@@ -164,11 +164,11 @@ class Affine:
             raise ValueError("slope and intercept must be finite")
 
     def coefficients(self, step: int, computed_steps: Sequence[int]) -> list[float]:
-        """``[a]``; see :class:`Forecaster`."""
+        """The single weight ``a`` of the step and its interval."""
         return [float(self.slope[self._index(step, computed_steps)])]
 
     def offset(self, step: int, computed_steps: Sequence[int]) -> float:
-        """``b``."""
+        """The intercept ``b`` of the step and its interval."""
         return float(self.intercept[self._index(step, computed_steps)])
 
     def _index(self, step: int, computed_steps: Sequence[int]) -> tuple[int, int]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan at work: what it computes at a step, and the weights of what stands in for the rest."""
+"""Replays a plan: decides what each step computes, and with which weights the rest is forecast."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from genaccel.sensitivity.run.forecast import Affine, Forecaster, Reuse, Taylor
 
 
 class Replay:
-    """A plan, with its forecasters at hand.
+    """A plan with its forecasters, ready to decide about calls.
 
     Args:
-        plan: What to replay.
-        layers: Of the model, where the plan has partial steps.
+        plan: The plan to replay.
+        layers: Layers of the model; they matter where the plan has partial steps.
     """
 
     def __init__(self, plan: Plan, layers: Sequence[Layer]) -> None:
@@ -32,10 +32,10 @@ class Replay:
         ]
         in_partial = {int(i) for i in plan.forecaster_index[self._is_partial]}
         used = sorted({int(i) for i in plan.forecaster_index[~self._is_partial] if i >= 0})
-        modules = 1 if plan.affine_slope is None else int(plan.affine_slope.shape[3])
+        tensors = 1 if plan.affine_slope is None else int(plan.affine_slope.shape[3])
         # [segment][forecaster][tensor of the segment]
         self._forecasters: list[dict[int, list[Forecaster]]] = [
-            {i: [_make(plan, i, g, m) for m in range(modules)] for i in used}
+            {i: [_make(plan, i, g, m) for m in range(tensors)] for i in used}
             for g in range(plan.num_segments)
         ]
         longest = max((_history(plan.forecasters[i]) for i in used), default=0)
@@ -43,7 +43,7 @@ class Replay:
         self.history = 0 if self.is_of_outputs else longest
         self.output_history = longest if self.is_of_outputs else 0
         self._times = _time_weights(plan)
-        self.module_history = max((_history(plan.forecasters[i]) for i in in_partial), default=0)
+        self.submodule_history = max((_history(plan.forecasters[i]) for i in in_partial), default=0)
 
     def decide(self, step: int, stream: Stream) -> CallDecision:
         """Compute where the plan says so, and where there is nothing to forecast from."""
@@ -88,13 +88,13 @@ class Replay:
             return COMPUTE  # the affine corrector knows no interval so long
 
     def _partial(self, step: int, segment: int, memory: Memory) -> Decision:
-        if not memory.module_steps or memory.module_steps[0] >= step:
+        if not memory.submodule_steps or memory.submodule_steps[0] >= step:
             return COMPUTE
         name = self.plan.forecasters[int(self.plan.forecaster_index[step, segment])]
         weights: Sequence[float] = (1.0,)
         if name.startswith("taylor"):
             weights = _make(self.plan, self.plan.forecasters.index(name), segment, 0).coefficients(
-                step, memory.module_steps
+                step, memory.submodule_steps
             )
         counts = self.plan.token_counts
         layers = self._layers[segment]
@@ -103,7 +103,7 @@ class Replay:
 
 
 def _time_weights(plan: Plan) -> dict[int, tuple[tuple[int, float], ...]]:
-    """For each computed step, steps and what they count; of equal number, which is one graph."""
+    """For each computed step, steps and their weights; equally many, so that one graph is compiled."""
     if plan.time_weights is None:
         return {}
     half = plan.time_weights.shape[1] // 2
@@ -123,7 +123,7 @@ def _history(name: str) -> int:
     return int(name.removeprefix("taylor")) + 1 if name.startswith("taylor") else 1
 
 
-def _make(plan: Plan, index: int, segment: int, module: int) -> Any:
+def _make(plan: Plan, index: int, segment: int, tensor: int) -> Any:
     name = plan.forecasters[index]
     if name.startswith("taylor"):
         return Taylor(int(name.removeprefix("taylor")))
@@ -131,6 +131,6 @@ def _make(plan: Plan, index: int, segment: int, module: int) -> Any:
         assert plan.affine_slope is not None
         assert plan.affine_intercept is not None
         return Affine(
-            plan.affine_slope[:, :, segment, module], plan.affine_intercept[:, :, segment, module]
+            plan.affine_slope[:, :, segment, tensor], plan.affine_intercept[:, :, segment, tensor]
         )
     return Reuse()

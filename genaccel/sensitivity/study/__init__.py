@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pipelines measured and tuned over many generations."""
+"""Calibrates and tunes plans of a pipeline over many generations."""

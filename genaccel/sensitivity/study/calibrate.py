@@ -23,7 +23,7 @@ from genaccel.sensitivity.plans.plan import write_atomically
 
 PipelineCall = Mapping[str, Any]
 
-# Of checkpoints. 3: what sums are of is named.
+# Version of checkpoints; since 3 they name what each sum is of.
 _VERSION = "3"
 
 
@@ -47,7 +47,7 @@ def calibrate(
             belongs to these calls, the measurement goes on where it ended.
 
     Returns:
-        What was measured, for each model of the pipeline.
+        Measurements of each model of the pipeline, by name.
 
     Raises:
         ValueError: If there are no calls, they differ in their number of steps, or the checkpoint
