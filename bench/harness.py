@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every benchmark shares: arguments, alternating timing, bars, and a JSON record with versions and device."""
+"""The harness of all benchmarks: arguments, alternating timing, bars, and a JSON record with versions and device."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Bench:
         """Parse ``--quick`` and ``--json FILE``, and options of the benchmark's own.
 
         Args:
-            name: Of the benchmark.
-            description: For its help.
+            name: Name of the benchmark.
+            description: Description in its help.
             options: By name: type, default, default of a quick run, help.
         """
         parser = argparse.ArgumentParser(description=description)
@@ -75,9 +75,9 @@ class Bench:
         """Record whether a measured value (None: not measurable here) reaches its target.
 
         Args:
-            name: Of the bar.
-            value: Measured.
-            target: That it is to reach.
+            name: Name of the bar.
+            value: The measured value.
+            target: The value that it is to reach.
             higher_is_better: Whether to lie above the target.
             interval: Ends of where the value lies for sure. If given, its worse end has to lie beyond
                 the target.
@@ -94,8 +94,8 @@ class Bench:
         """Take bars that a quick run has no time for from the record of a full one.
 
         Args:
-            targets: Of the bars, by name. One that was not recorded has no value.
-            path: Of the record. One that does not say which commit it measured is passed over.
+            targets: Targets of the bars, by name. One that was not recorded has no value.
+            path: Path of the record. One that does not say which commit it measured is passed over.
 
         Returns:
             A sentence on where they are from.

@@ -266,7 +266,7 @@ def _add_bars(
 
 
 def _add_entropy_bars(bench: Bench, codecs: dict[str, Any], st_lpips: Metric) -> None:
-    """What the entropy model saves at equal indices, and weighing bits at equal ST-LPIPS; of the zoo's models."""
+    """Add bars of the rate that the zoo's entropy models save at equal indices, and RDO and refinement at equal ST-LPIPS."""
     plain, static = codecs["genaccel"], codecs.get("genaccel" + STATIC, [])
     by_model = {point["setting"]: point["bits_per_pixel"] for point in plain}
     ratios = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What RDVQ's relaxation is worth: joint training with soft targets against the same with hard ones.
+"""RDVQ's relaxation in an ablation: joint training with soft targets against the same with hard ones.
 
 A small codec is trained here from nothing: autoencoder, then entropy model, then twice autoencoder and entropy model
 together, from the same start, with the same steps, crops, dropout and rate weight. With soft targets the rate reaches
@@ -68,14 +68,14 @@ ENTROPY = MaskedEntropyParams(
 CROPS = CropConfig(crop_size=64, min_scale=0.25, color_permutation=0.0)  # a window is 64x64 pixels
 # Without ST-LPIPS, which would take most of the time.
 DISTORTION = DistortionWeights(perceptual_net="none", grid=0.0)
-STEPS = {"tokenizer": 1500, "entropy": 1000, "joint": 1000}
+STEPS = {"autoencoder": 1500, "entropy": 1000, "joint": 1000}
 QUICK_SHARE = 7
 RATE_WEIGHT = 0.5
 BATCH_SIZE = 4
 EVALUATION_CROPS = 64
 
 
-class TokenizerTraining(TrainingLoop):
+class SmallAutoencoderTraining(TrainingLoop):
     """The first stage at this size, which no preset of ``genaccel train codec`` has."""
 
     def __init__(self, loop: LoopConfig, data: Path, run: Path) -> None:
@@ -90,7 +90,7 @@ class TokenizerTraining(TrainingLoop):
         return torch.stack([self.dataset[n] for n in numbers])
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Distortion; dead code words are replaced in the first half of the run."""
+        """Distortion of a batch; dead code words are replaced in the first half of the run."""
         output = self.model(batch)
         if self.step % 10 == 0 and self.step < self.config.steps // 2:
             features = [f.detach() for f in output.features]
@@ -145,7 +145,7 @@ def main() -> None:
 
 
 def compare(bench: Bench, data: Path, root: Path) -> None:
-    """Train all stages; rows and bars."""
+    """Train all stages, and add rows and bars."""
     share = QUICK_SHARE if bench.quick else 1
 
     def loop(stage: str, learning_rate: float) -> LoopConfig:
@@ -169,13 +169,13 @@ def compare(bench: Bench, data: Path, root: Path) -> None:
         bench.rows.append({"run": name, **measure(model, images), "seconds": seconds})
         return model
 
-    tokenizer = TokenizerTraining(loop("tokenizer", 4e-3), data, root / "tokenizer")
-    tokenizer.train()
+    autoencoder = SmallAutoencoderTraining(loop("autoencoder", 4e-3), data, root / "autoencoder")
+    autoencoder.train()
     torch.manual_seed(0)
     started = row(
         "start: entropy model alone",
         lambda: EntropyTraining(
-            tokenizer.plain_model(),
+            autoencoder.plain_model(),
             MaskedEntropyModel(ENTROPY),
             EntropyTrainingConfig(crops=CROPS),
             loop("entropy", 4e-3),

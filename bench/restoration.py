@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What restoration adds to AVIF, at full and half size, on photographs that it was not trained on.
+"""Quality of AVIF with restoration and without, at full and half size, on photographs that restoration was not trained on.
 
     python bench/restoration.py [--quick] [--json FILE] [--model FOLDER] [--vgg16 FILE] [--keep FILE] [--sheet PNG]
 

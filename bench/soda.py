@@ -149,7 +149,7 @@ def load(folder: Path, *, device: str, steps: int) -> Workload:
 
 
 def _check(bench: Bench, workload: Workload) -> None:
-    """What one pipeline tells: whether it is exact, and what its first run costs."""
+    """Check on one pipeline whether acceleration is exact, and add the cost of its first run over a plain one."""
     target = TARGETS[0]
     checks = check_pipeline(workload, speedup=target, runs=2)
     rule = run_by_rule(workload, speedup=target)
@@ -182,7 +182,7 @@ def _check(bench: Bench, workload: Workload) -> None:
 
 
 def _compare(bench: Bench, workload: Workload) -> None:
-    """All methods at 2x and 3x, and what each part of ours adds."""
+    """Compare all methods at 2x and 3x, and run the ablation of ours."""
     batches = bench.options["samples"] // workload.batch_size
     if batches < 2:
         raise ValueError(f"samples must be at least {2 * workload.batch_size}")
@@ -259,7 +259,7 @@ def _outcomes_at(
 
 
 def _seconds_of_decoding(workload: Workload) -> float:
-    """Of a batch."""
+    """Seconds of decoding a batch."""
     latents = workload.latents(workload.plain, workload.calibration_samples(0), num_steps=1)
     return min(
         cost_of_call(lambda: workload.images(latents), workload.device).seconds for _ in range(2)
@@ -356,7 +356,7 @@ def _recorded_bars() -> dict[str, float]:
 
 
 def _compare_parts(bench: Bench, search: Search, judge: Judge, ours: Ours, rounds: int) -> None:
-    """The ablation: one FLOP ratio, so that quality is all that differs."""
+    """Run the ablation at one FLOP ratio, so that quality is all that differs."""
     part = f"parts, {_PARTS_SPEEDUP:g}x FLOPs"
     trials: list[Trial] = []
     for method in ablation_methods(ours, _PARTS_SPEEDUP):

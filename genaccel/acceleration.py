@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What accelerates what: a method is found by the type of its config, or by its name in a flag.
+"""``enable`` and ``disable``: the method is found by the type of its config, or by its name in a flag.
 
-A new method registers with one line of ``METHODS``; nothing of it is imported before it is asked for.
+A new method registers with one entry in ``METHODS``; its modules are imported when it is first used.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _ATTRIBUTE = "_genaccel_handles"
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A way to accelerate.
+    """A method of acceleration, by the paths of its parts, which are imported when they are used.
 
     Attributes:
-        name: In flags.
-        config: Its config's class, as ``module:name``.
-        enabler: The function ``(target, config, *, num_inference_steps)`` that enables it.
-        from_text: The function that makes a config of what stands behind the name in a flag, an
-            empty text if nothing does.
-        allowed: What may stand there, for messages.
+        name: Name of the method in flags.
+        config: Path of its config's class, as ``module:name``; those below are of the same form.
+        enabler: Path of the function ``(target, config, *, num_inference_steps)`` that enables it.
+        from_text: Path of the function that makes a config of the value behind the name in a flag,
+            an empty text if there is none.
+        allowed: Allowed flags, for messages.
     """
 
     name: str
@@ -62,7 +62,7 @@ def enable(
 
     Args:
         target: A pipeline with a ``transformer``, or a model.
-        config: What is wanted, such as ``SensitivityConfig(speedup=2.0)``.
+        config: Config of a method, such as ``SensitivityConfig(speedup=2.0)``.
         num_inference_steps: Steps of each run, where ``target`` is a bare model.
 
     Returns:

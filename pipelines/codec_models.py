@@ -36,7 +36,7 @@ class CodecAutoencoder(ModelMixin):
     def from_pretrained(  # type: ignore[override]
         cls, folder: str | os.PathLike[str], **_: Any
     ) -> CodecAutoencoder:
-        """Read it again; on the CPU and in float32, whatever diffusers' loading options say.
+        """Read the folder that ``save_pretrained`` wrote, on the CPU and in float32 whatever diffusers' options say.
 
         Raises:
             FileNotFoundError: If a file is missing.
@@ -51,7 +51,7 @@ class CodecAutoencoder(ModelMixin):
 
 
 class CodecEntropyModel(ModelMixin):
-    """An :class:`~genaccel.models.integer_entropy_model.IntegerEntropyModel`, likewise."""
+    """An :class:`~genaccel.models.integer_entropy_model.IntegerEntropyModel`; a folder of it is that model's own."""
 
     def __init__(self, model: IntegerEntropyModel) -> None:
         super().__init__()
@@ -68,5 +68,5 @@ class CodecEntropyModel(ModelMixin):
     def from_pretrained(  # type: ignore[override]
         cls, folder: str | os.PathLike[str], **_: Any
     ) -> CodecEntropyModel:
-        """Read it again; raises as :class:`CodecAutoencoder` does."""
+        """Read the folder that ``save_pretrained`` wrote; raises as :class:`CodecAutoencoder` does."""
         return cls(IntegerEntropyModel.from_pretrained(folder))

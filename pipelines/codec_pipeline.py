@@ -24,12 +24,12 @@ from genaccel.pipelines.image_arrays import check_output_type, from_pixels, to_p
 
 @dataclass
 class CodecPipelineOutput(BaseOutput):
-    """What became of images on their way through a file.
+    """Images after compression, and the files that they were compressed to.
 
     Attributes:
-        images: After it, as ``output_type`` says.
+        images: The decoded images, in the form that ``output_type`` names.
         files: Contents of the ``.gac`` files.
-        bits_per_pixel: Of each file, with its header.
+        bits_per_pixel: Bits of each file, with its header, over the image's pixels.
     """
 
     images: Any
@@ -43,7 +43,7 @@ class CodecPipeline(DiffusionPipeline):
     Its files are those of ``genaccel encode``. They depend on the weights, so that the networks stay in float32.
 
     Args:
-        autoencoder: Of the codec; a plain :class:`~genaccel.models.autoencoder.Autoencoder` is taken too.
+        autoencoder: Autoencoder of the codec; a plain :class:`~genaccel.models.autoencoder.Autoencoder` is taken too.
         entropy_model: Makes the files smaller; None for the autoencoder's own tables.
         model_number: The model's number in the zoo; 0 for one outside it.
 
@@ -138,12 +138,12 @@ class CodecPipeline(DiffusionPipeline):
         return made
 
     def encode(self, images: Any, **encode_options: Any) -> list[bytes]:
-        """Contents of ``.gac`` files, one an image.
+        """Encode images to the contents of ``.gac`` files, one an image.
 
         Args:
             images: PIL images, arrays ``[N, H, W, 3]``, tensors ``[N, 3, H, W]``, single ones or lists of them; uint8 or
                 floating point in [0, 1]. Sizes may differ.
-            encode_options: Of :class:`~genaccel.codec.encoder.encode_options.EncodeOptions`, such as ``bits_per_pixel=0.1``.
+            encode_options: Options of :class:`~genaccel.codec.encoder.encode_options.EncodeOptions`, such as ``bits_per_pixel=0.1``.
 
         Raises:
             TypeError: If it is no image, or an option is unknown.
@@ -163,13 +163,13 @@ class CodecPipeline(DiffusionPipeline):
         output_type: str = "pil",
         **decode_options: Any,
     ) -> Any:
-        """Images of files.
+        """Decode files to images.
 
         Args:
             files: Contents of ``.gac`` files.
             output_type: ``"pil"``, ``"np"`` (float32 ``[N, H, W, 3]`` in [0, 1]) or ``"pt"`` (``[N, 3, H, W]``); lists where
                 sizes differ.
-            decode_options: Of :meth:`ImageCodec.decode <genaccel.codec.image_codec.ImageCodec.decode>`, such as
+            decode_options: Options of :meth:`ImageCodec.decode <genaccel.codec.image_codec.ImageCodec.decode>`, such as
                 ``prefix=8``.
 
         Raises:
@@ -191,7 +191,7 @@ class CodecPipeline(DiffusionPipeline):
         return_dict: bool = True,
         **encode_options: Any,
     ) -> CodecPipelineOutput | tuple[Any, list[bytes], list[float]]:
-        """Encode and decode again: what images look like after the codec, and what they cost.
+        """Encode images and decode them again, to see how they look after the codec and what they cost.
 
         Args:
             image: As for :meth:`encode`.

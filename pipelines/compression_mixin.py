@@ -97,7 +97,7 @@ class VQCompressionMixin(PipelineMixin):
 
         Args:
             codec: Name in the zoo, folder, :class:`~genaccel.codec.image_codec.ImageCodec`, or a ``CodecPipeline``.
-            encode_options: Of :class:`~genaccel.codec.encoder.encode_options.EncodeOptions`, such as ``bits_per_pixel=0.1``; they
+            encode_options: Options of :class:`~genaccel.codec.encoder.encode_options.EncodeOptions`, such as ``bits_per_pixel=0.1``; they
                 go for other codecs of single calls, too.
 
         Returns:
@@ -116,7 +116,7 @@ class VQCompressionMixin(PipelineMixin):
 
     @property
     def codec(self) -> ImageCodec:
-        """What ``output_type="genaccel"`` compresses with."""
+        """The codec that ``output_type="genaccel"`` compresses with, on the pipeline's device."""
         return self._codec_of(self._chosen_codec)
 
     def _codec_of(self, codec: Any) -> ImageCodec:
@@ -137,7 +137,7 @@ class VQCompressionMixin(PipelineMixin):
         return self._loaded_codec[2]
 
     def _refuse_others_than_images(self, call: inspect.Signature) -> None:
-        """Before the pipeline has run for minutes."""
+        """Raise ValueError if the pipeline makes no images, before it has run for minutes."""
         if "output_type" not in call.parameters:
             raise ValueError(_no_images(self, "its call has no output_type"))
         for name in ("num_frames", "audio_end_in_s", "audio_length_in_s"):

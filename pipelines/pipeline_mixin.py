@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all mixins for diffusers pipelines share: the call's signature, and the name a pipeline is saved under."""
+"""Base of the mixins for diffusers pipelines: it keeps the call's signature, and the name a pipeline is saved under."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Flag:
     """An argument that a mixin adds to the call of a pipeline.
 
     Attributes:
-        name: Of the argument; keyword only, None by default.
+        name: Name of the argument; keyword only, None by default.
         annotation: Its type.
         documentation: Lines for the call's list of arguments, as diffusers writes them.
     """

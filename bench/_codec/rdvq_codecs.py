@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``bench/rdvq.py`` compares: operating points of genaccel's codecs and of the classical formats.
+"""The operating points that ``bench/rdvq.py`` compares, of genaccel's codecs and of the classical formats.
 
 An operating point codes an image to bytes and the bytes to pixels, and knows nothing else of the original.
 Points of one title make a curve.
@@ -156,7 +156,7 @@ def _has_jpeg_xl() -> bool:
 
 
 def family(name: str) -> str:
-    """What models of several rates have in common: ``photo-codec-0.1`` is of ``photo-codec``."""
+    """Name that a family of models of several rates shares: ``photo-codec`` for ``photo-codec-0.1``."""
     return re.sub(r"-\d[\d.]*(bpp)?$", "", name)
 
 

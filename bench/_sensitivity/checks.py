@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``bench/soda.py`` finds out about one pipeline that is enabled, run, and disabled again.
+"""The checks of ``bench/soda.py`` on one pipeline, which is enabled, run, and disabled again.
 
-Nothing in here needs statistics: samples are equal bit for bit or not, FLOPs are counted, and CPU time is of runs in
-turn with plain ones.
+They need no statistics: samples are equal bit for bit or not, FLOPs are counted, and CPU time is of runs in turn with
+plain ones.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class AcceleratedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checks:
-    """Of one pipeline, in the order in which it went.
+    """Results of the checks of one pipeline, in their order.
 
     Attributes:
         measured_is_plain: Whether the run that was measured gave the plain samples.
@@ -65,16 +65,16 @@ class Checks:
 
     @property
     def speedup(self) -> float:
-        """Of the accelerated run."""
+        """Speed-up of the accelerated run."""
         return self.plain.seconds / self.run.cost.seconds
 
     @property
     def measured_over_plain(self) -> float:
-        """What the first run costs."""
+        """Cost of the first run, which is measured, over that of a plain one."""
         return self.measured.seconds / self.plain.seconds
 
     def exact(self) -> dict[str, bool]:
-        """What has to be equal bit for bit, by name."""
+        """The checks of bit-for-bit equality by name, and whether each holds."""
         return {
             "measured_run_is_plain": self.measured_is_plain,
             "plan_replays": self.replays,
@@ -87,8 +87,8 @@ def check_pipeline(workload: Workload, *, speedup: float, runs: int) -> Checks:
     """Enable a pipeline, run it for a plan, replay that, and disable it; plain runs in between.
 
     Args:
-        workload: Whose pipeline. Of the samples for calibration one batch is the first run.
-        speedup: For the config.
+        workload: Pipeline and samples; the first run is of one batch for calibration.
+        speedup: Speed-up that the config asks for.
         runs: Accelerated runs that are timed.
     """
     device = workload.device

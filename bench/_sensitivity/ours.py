@@ -34,7 +34,7 @@ class Ours:
     """Our pipelines and plans. What they look at are samples that are not those of the test.
 
     Args:
-        workload: Whose model.
+        workload: Pipeline and samples.
         batches: Calibration batches of the plans for the ablation; a user's has one.
     """
 
@@ -49,7 +49,7 @@ class Ours:
 
     @property
     def measured(self) -> Measurements:
-        """Of the calibration, which is done when it is first asked for."""
+        """Measurements of the calibration, which is done when they are first asked for."""
         if self._measured is None:
             workload = self.workload
             calls = [
@@ -74,7 +74,7 @@ class Ours:
         return genaccel.enable(pipeline, config.changed(cache_dir=folder))
 
     def attach_measured(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
-        """What a user has who enabled one pipeline and ran it once: ``SensitivityConfig(**values)``.
+        """Attach the plan of a user who enabled one pipeline with ``SensitivityConfig(**values)`` and ran it once.
 
         Raises:
             ValueError: If there is no plan after that.
@@ -82,7 +82,7 @@ class Ours:
         return self._enabled(without_plans(pipeline), values)
 
     def attach_shipped(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
-        """The plan beside the model.
+        """Attach the plan that is shipped beside the model.
 
         Raises:
             ValueError: If there is none for this run.
@@ -93,7 +93,7 @@ class Ours:
         return attached
 
     def _enabled(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
-        """Enabled, and run once on samples for calibration."""
+        """Enable a pipeline, and run it once on samples for calibration."""
         config = genaccel.SensitivityConfig(speedup=2.0).changed(**values)
         handle = self.enable(pipeline, config)
         attached = Attached(pipeline)
@@ -109,13 +109,13 @@ class Ours:
         return attached
 
     def plan(self, values: Mapping[str, Any]) -> Plan:
-        """For ``SensitivityConfig(**values)`` with a speed-up."""
+        """The plan for ``SensitivityConfig(**values)``, which names a speed-up."""
         config = genaccel.SensitivityConfig(speedup=2.0).changed(**values)
         assert isinstance(config.speedup, float)
         return plan_for_speedup(self.measured, config, speedup=config.speedup)
 
     def attach_planned(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
-        """A plan of this calibration."""
+        """Attach a plan that is made from this calibration."""
         return self.attach_plan(pipeline, self.plan(values), values)
 
     def error(self, attached: Attached) -> float:
@@ -142,7 +142,7 @@ class Ours:
     def attach_plan(
         self, pipeline: Any, plan: Plan, values: Mapping[str, Any] | None = None
     ) -> Attached:
-        """Any plan, through a folder as users' plans are."""
+        """Attach a given plan, through a folder as users' plans are."""
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         plan.save_pretrained(folder)
         others = {k: v for k, v in (values or {}).items() if k != "speedup"}
@@ -153,7 +153,7 @@ class Ours:
         return Attached(pipeline)
 
     def attach_fixed(self, pipeline: Any, values: Mapping[str, Any]) -> Attached:
-        """Steps at equal distances, with one forecaster for all others."""
+        """Attach a plan that computes steps at equal distances, with one forecaster for all others."""
         return self.attach_plan(pipeline, fixed_plan(self.measured, **values))
 
 
@@ -167,9 +167,9 @@ def fixed_plan(
     """Computes ``count`` steps as evenly as they go, as FORA does where that is whole.
 
     Args:
-        measured: Only for what the run is.
-        count: Computed steps.
-        forecaster: For the others.
+        measured: Measurements, for the fingerprint and the FLOPs of the run.
+        count: Number of computed steps.
+        forecaster: Forecaster of the others.
         granularity: "segment" or "output".
     """
     steps = measured.fingerprint.num_inference_steps
@@ -280,7 +280,7 @@ def our_methods(ours: Ours) -> list[Method]:
 
 
 def ablation_methods(ours: Ours, speedup: float) -> list[Method]:
-    """What each part adds, all at one FLOP ratio."""
+    """The methods of the ablation: genaccel with parts left out or changed, all at one FLOP ratio."""
     steps = ours.workload.num_steps
     count = next((n for n in range(steps, 2, -1) if ours.speedup_of(n) >= speedup), 2)
     pruned = {"forecasters": ("reuse",), "pruning_share": _PRUNING_SHARE}
@@ -348,8 +348,9 @@ def alternating(ours: Ours, *, only_segments: bool = False) -> list[Method]:
     """Every second step: the pattern by which measured time is compared with FLOPs.
 
     Args:
-        ours: With the workload.
-        only_segments: Or else outputs are forecast too, which costs less.
+        ours: Our plans, with the workload.
+        only_segments: Whether segments alone are forecast; else there is a method of outputs too, which
+            costs less.
     """
     kinds = [("segment", "taylor1"), ("output", "taylor2")]
     return [

@@ -29,7 +29,7 @@ _THRESHOLDS = tuple(0.01 * 1.2**i for i in range(32))
 
 
 def peers(workload: Workload) -> list[Method]:
-    """All of them."""
+    """The methods of other people, with the ladders of their settings."""
     steps = workload.num_steps
     return [
         Method(
@@ -92,7 +92,7 @@ def peers(workload: Workload) -> list[Method]:
 
 
 def _enable(pipeline: Any, config: Any) -> Attached:
-    """``enable_cache`` on a model whose class has none."""
+    """Call ``enable_cache`` on a model whose class has none."""
     from diffusers.models.cache_utils import CacheMixin
 
     transformer = pipeline.transformer
@@ -197,7 +197,7 @@ class _MagCache:
 
 
 def _watch_timestep(transformer: Any) -> Callable[[], int]:
-    """What ``DiTPipeline`` does not keep: the timestep at hand."""
+    """Watch the current timestep, which ``DiTPipeline`` does not keep; returns a function that tells it."""
     current = {"timestep": 0}
 
     def note(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ _FEWEST_FOR_FD = 8
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How close samples are to the plain ones.
+    """Distances of samples to the plain ones.
 
     Attributes:
         psnrs: Decibels of each.

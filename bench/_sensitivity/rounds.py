@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain and accelerated runs in turn, batch by batch: what each takes, and what it makes of the samples."""
+"""Runs plain and accelerated pipelines in turn, batch by batch, and compares their cost and their samples."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from genaccel.eval.speed import round_order
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a trial.
+    """Measured speed and quality of a trial.
 
     Attributes:
-        trial: It.
+        trial: The trial.
         flop_ratio: FLOPs of the plain run over those of this one, counted.
         cpu_speedup: Plain CPU time over that of this one, median of the rounds; None on a GPU.
-        wall_speedup: The same of the clock.
-        quality: Of its samples; None where they were not judged.
+        wall_speedup: The same ratio of times on the clock.
+        quality: Quality of its samples; None where they were not judged.
     """
 
     trial: Trial
@@ -37,7 +37,7 @@ class Outcome:
 
     @property
     def speedup(self) -> float:
-        """What methods are compared by."""
+        """Speed-up that methods are compared by: in CPU time, and on a GPU by its clock."""
         return self.wall_speedup if self.cpu_speedup is None else self.cpu_speedup
 
     @property
@@ -48,10 +48,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """What alternating runs told.
+    """Results of alternating runs.
 
     Attributes:
-        outcomes: Of the trials, in their order.
+        outcomes: Outcomes of the trials, in their order.
         plain: Median cost of a plain run of a batch.
     """
 
@@ -73,12 +73,12 @@ def run_rounds(
     decides by the samples what it computes is run on the other batches once more for that.
 
     Args:
-        workload: What is run.
-        trials: With their pipelines.
+        workload: Pipeline and samples that are run.
+        trials: Trials, with their pipelines.
         rounds: Batches that are timed, at least 1.
-        judge: Of the samples of all ``rounds + 1`` batches.
-        counts_flops: Or else the trials' own ratios are taken, and the first batch is run all the
-            same.
+        judge: Judges the samples of all ``rounds + 1`` batches.
+        counts_flops: Whether FLOPs are counted; else the trials' own ratios are taken, and the first
+            batch is run all the same.
     """
     sides: list[Attached] = [workload.plain]
     for trial in trials:
@@ -121,13 +121,13 @@ def run_rounds(
 
 
 def _speedup(plain: Sequence[float | None], own: Sequence[float | None]) -> float | None:
-    """By round: what slowed one round down slowed both."""
+    """Median ratio of the rounds: what slowed one round down slowed both sides of it."""
     ratios = [p / o for p, o in zip(plain, own, strict=True) if p is not None and o]
     return statistics.median(ratios) if ratios else None
 
 
 def median_cost(costs: Sequence[Cost]) -> Cost:
-    """Of several runs."""
+    """Median cost of several runs."""
     cpu = [cost.cpu for cost in costs if cost.cpu is not None]
     return Cost(
         statistics.median(cost.wall for cost in costs), statistics.median(cpu) if cpu else None

@@ -30,8 +30,8 @@ class Cost:
     """Seconds of a call.
 
     Attributes:
-        wall: On the clock; a GPU's own, there.
-        cpu: Of all threads of this process; None on a GPU.
+        wall: Seconds on the clock; on a GPU by its own.
+        cpu: CPU seconds of all threads of this process; None on a GPU.
     """
 
     wall: float
@@ -39,12 +39,12 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """What methods are compared by."""
+        """Seconds that methods are compared by: of CPU time, and on a GPU of its clock."""
         return self.wall if self.cpu is None else self.cpu
 
 
 def cost_of_call(run: Callable[[], object], device: torch.device) -> Cost:
-    """Call a function and see what it takes."""
+    """Call a function and measure its cost."""
     before = time.process_time()
     wall = seconds_of_call(run, device)
     cpu = time.process_time() - before
@@ -56,11 +56,10 @@ class Trial:
     """A method with one setting, on its pipeline.
 
     Attributes:
-        method: Which.
-        setting: Of it.
-        flop_ratio: FLOPs of the plain run over those of this one: what is known of the setting, or
-            counted.
-        speedup: Measured on samples for calibration; None if it was not.
+        method: The method.
+        setting: Its setting.
+        flop_ratio: FLOPs of the plain run over those of this one, known from the setting or counted.
+        speedup: Speed-up measured on samples for calibration; None if it was not.
         attached: The pipeline; None once it is let go.
     """
 
@@ -84,7 +83,7 @@ class Search:
     """Finds the slowest setting that reaches a speed.
 
     Attributes:
-        workload: What is run.
+        workload: Pipeline and samples that are run.
         is_timed: Whether settings are chosen by time; else by FLOPs.
     """
 
@@ -167,7 +166,7 @@ class Search:
         trial.attached = attached
 
     def _time(self, trial: Trial, wanted: float) -> None:
-        """Runs between short plain ones that tell what a step costs just now; near the wanted speed, their median."""
+        """Measure the speed-up of a trial between short plain runs; near the wanted one, as a median of several."""
         if trial.speedup is not None and _is_clear([trial.speedup], wanted):
             return
         self._attach(trial)
@@ -208,14 +207,14 @@ def _reached(trial: Trial) -> float:
 
 
 def plain_flops(workload: Workload, samples: Samples) -> int:
-    """Of a run without acceleration; its steps cost the same."""
+    """FLOPs of a run without acceleration; its steps cost the same."""
     run = flops_of_call(lambda: workload.latents(workload.plain, samples, num_steps=1))
     assert run
     return run * workload.num_steps
 
 
 def flops_of_run(workload: Workload, attached: Attached, samples: Samples) -> int:
-    """Of a run of an accelerated pipeline."""
+    """FLOPs of a run of an accelerated pipeline."""
     flops = flops_of_call(lambda: workload.latents(attached, samples))
     assert flops
     return flops

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``bench/soda.py`` runs: a DiT pipeline, fixed classes and noise, and accelerated copies of it."""
+"""The workload of ``bench/soda.py``: a DiT pipeline, fixed classes and noise, and accelerated copies of it."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def settings(name: str, values: Sequence[Any], **others: Any) -> tuple[Setting, 
 
 
 class LatentCatcher:
-    """Stands where the pipeline has its decoder and keeps what it is given.
+    """Stand-in for the pipeline's decoder, which keeps the latents that it is given.
 
     Decoding costs the same with every method: it is timed by itself, and done only where images are looked at.
     """
@@ -118,9 +118,9 @@ class Workload:
     Args:
         name: For the table.
         pipeline: A ``DiTPipeline``; it is kept as it is, but for its decoder.
-        num_steps: Of the sampler.
+        num_steps: Steps of the sampler.
         guidance: Scale of classifier-free guidance; 1 for none.
-        classes: That the model learned; every other one is for calibration.
+        classes: Classes that the model learned; every other one is for calibration.
         batch_size: Samples in a call.
     """
 
@@ -148,17 +148,17 @@ class Workload:
         self.plain = Attached(self.copy())
 
     def copy(self) -> Any:
-        """A pipeline of its own, sharing the weights."""
+        """A copy of the pipeline that shares its weights."""
         transformer = self.pristine.transformer
         weights = [*transformer.parameters(), *transformer.buffers()]
         return copy.deepcopy(self.pristine, {id(w): w for w in weights})
 
     def test_samples(self, batch: int) -> Samples:
-        """What methods are judged by."""
+        """Samples of one batch that methods are judged by."""
         return self._samples(_TEST_SEED + batch * self.batch_size, first_class=0)
 
     def calibration_samples(self, batch: int) -> Samples:
-        """What methods may look at before: other noise and, where there are several, other classes."""
+        """Samples that methods may be tuned on: other noise and, where there are several, other classes."""
         return self._samples(_CALIBRATION_SEED + batch * self.batch_size, first_class=1)
 
     def _samples(self, first_seed: int, *, first_class: int) -> Samples:
@@ -169,7 +169,7 @@ class Workload:
     def latents(
         self, attached: Attached, samples: Samples, *, num_steps: int | None = None
     ) -> Tensor:
-        """Run a pipeline; ``[B, C, H, W]``."""
+        """Run a pipeline, and return its latents ``[B, C, H, W]``."""
         pipeline = attached.pipeline
         with attached.around():
             pipeline(
@@ -185,7 +185,7 @@ class Workload:
 
     @torch.inference_mode()
     def images(self, latents: Tensor) -> Tensor:
-        """Decoded, uint8 ``[B, H, W, 3]`` on the CPU."""
+        """Decode latents ``[B, C, H, W]`` to images, uint8 ``[B, H, W, 3]`` on the CPU."""
         decoded = self.decoder.decode(latents.to(self.decoder.dtype)).sample
         scaled = (decoded.float() / 2 + 0.5).clamp(0, 1) * 255
         return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What :mod:`genaccel.eval.report` is made of: reading runs, pictures, tables, and the page's own files."""
+"""The parts of :mod:`genaccel.eval.report`: they read runs, and make pictures, tables and the page's own files."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photographs to very small files and back (RDVQ, arXiv 2604.10546).
+"""Image codec: photographs to very small files and back (RDVQ, arXiv 2604.10546).
 
 Names are loaded on first use: reading a file's header needs no torch.
 """

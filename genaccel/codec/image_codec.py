@@ -62,8 +62,8 @@ class ImageCodec:
         model: In evaluation mode, on the device to use.
         entropy_model: On the same device; without one, indices are coded with the model's static tables.
         model_number: The model's number in the zoo; 0 for one outside it.
-        model_name: For messages.
-        limits: What to refuse.
+        model_name: Name of the model, for messages.
+        limits: Largest images and memory that are accepted.
         tiling: How large images are cut; by default as the format says.
 
     Example:
@@ -186,7 +186,7 @@ class ImageCodec:
         ]
 
     def _coded_image(self, image: NDArray[np.uint8], half_size: bool | None) -> NDArray[np.uint8]:
-        """The picture that the indices are of; refused here if it is none or too large."""
+        """The picture that is coded, uint8 ``[h, w, 3]``, halved if asked; raises if it is none or too large."""
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
             raise TypeError(
                 f"image must be a uint8 array, got {getattr(image, 'dtype', type(image).__name__)}"
@@ -242,7 +242,7 @@ class ImageCodec:
         steps: int,
         on_step: StepReport | None,
     ) -> list[Tensor]:
-        """Features after so many steps of gradient descent."""
+        """Features after some steps of gradient descent, ``[C, H/s, W/s]`` per stride s, coarse to fine."""
         needed = refinement_bytes(*padded.shape[:2])
         if needed > self.limits.max_memory_bytes:
             raise LimitExceededError(
@@ -431,7 +431,7 @@ class ImageCodec:
         return self._parse(data, prefix, truncated, seed)[1].index_maps
 
     def slice_ends(self, data: bytes) -> list[int]:
-        """Where the file may be cut: ``data[:slice_ends(data)[n - 1]]`` has its first n slices.
+        """Lengths in bytes at which the file may be cut: ``data[:slice_ends(data)[n - 1]]`` has its first n slices.
 
         Raises:
             As :meth:`decode`, and OptionError for a file that static tables coded.
@@ -456,8 +456,8 @@ class ImageCodec:
             data: The file.
             prefix: Use only so many slices, coarse to fine, of those that the file has.
             truncated: The file may have lost its end: use the slices that are there. Damage is then not noticed.
-            seed: Of the indices that are made up where slices are missing, the same on every machine; None takes the
-                most likely ones.
+            seed: Seed of the indices that are made up where slices are missing, the same on every machine; None
+                takes the most likely ones.
 
         Raises:
             BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
@@ -478,7 +478,7 @@ class ImageCodec:
         return resized(image, stream.height, stream.width) if stream.half_size else image
 
     def info(self, data: bytes) -> BitstreamInfo:
-        """What a file says about itself.
+        """Read the header of a ``.gac`` file: size, model, rate; nothing is decoded.
 
         Raises:
             BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.

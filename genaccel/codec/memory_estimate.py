@@ -51,10 +51,10 @@ def coding_bytes(
 
     Args:
         padded_size: Height and width in pixels, with padding.
-        params: Of the model.
+        params: Params of the autoencoder.
         tiling: How the image is cut.
-        activation_bytes: As :func:`activation_bytes_per_pixel` says.
-        entropy_bytes: Of the entropy model for all windows.
+        activation_bytes: Bytes per pixel, from :func:`activation_bytes_per_pixel`.
+        entropy_bytes: Bytes of the entropy model for all windows.
     """
     height, width = padded_size
     pixels = height * width

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large images piece by piece: memory is bounded by a tile, whatever the size of the image.
+"""Encodes and decodes large images tile by tile: memory is bounded by a tile, whatever the image's size.
 
 Each tile is computed with a margin of context around the part that is kept, its core. Where the network sees
 no further than ``params.halo``, a core with that margin equals the same place of the whole image. Networks
@@ -77,7 +77,7 @@ class Span:
     stop: int
 
     def weights(self, blend: bool) -> Tensor:
-        """How much each pixel counts, ``[stop - start]``; neighbours' weights add up to one everywhere."""
+        """Weight of each pixel, ``[stop - start]``; neighbours' weights add up to one everywhere."""
         positions = torch.arange(self.start, self.stop, dtype=torch.float32) + 0.5
         if not blend:
             return ((positions > self.core_start) & (positions < self.core_stop)).float()
@@ -115,7 +115,7 @@ def _assembled(
     tiling: Tiling,
     compute: Callable[[Tensor], Sequence[Tensor]],
 ) -> list[Tensor]:
-    """Maps ``[1, ..., H/s, W/s]`` that ``compute`` makes of tiles ``[1, 3, h, w]``, put together."""
+    """Put together the maps ``[1, ..., H/s, W/s]`` that ``compute`` makes of tiles ``[1, 3, h, w]``."""
     height, width = image.shape[:2]
     strides = model.params.strides
     device = model.index_cdfs.device
@@ -161,7 +161,7 @@ def encode_tiles(model: Autoencoder, image: Tensor, tiling: Tiling) -> list[Tens
 
 
 def feature_tiles(model: Autoencoder, image: Tensor, tiling: Tiling) -> list[Tensor]:
-    """What enters the quantiser, tile by tile.
+    """Features of an image as they enter the quantiser, computed tile by tile.
 
     Args:
         model: In evaluation mode.
@@ -177,7 +177,7 @@ def feature_tiles(model: Autoencoder, image: Tensor, tiling: Tiling) -> list[Ten
 def decode_tiles(
     model: Autoencoder, index_maps: Sequence[Tensor], tiling: Tiling
 ) -> Iterator[Tensor]:
-    """Image of index maps, from top to bottom in bands that are final.
+    """Decode index maps to an image, in bands of final pixels from top to bottom.
 
     Args:
         model: In evaluation mode.

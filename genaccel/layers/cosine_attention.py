@@ -104,7 +104,7 @@ class CosineAttention(nn.Module):
         Args:
             x: ``[B, n, width]``.
             rotations: ``[n, D / 2, 2]``.
-            cache: Of the tokens before; not empty unless ``attends_own``.
+            cache: Keys and values of the tokens before; not empty unless ``attends_own``.
             attends_own: Whether the n tokens read each other too.
 
         Returns:

@@ -13,7 +13,7 @@ from genaccel import ops
 
 
 class Quantized(NamedTuple):
-    """What a quantiser makes of one map of features."""
+    """Result of quantising one map of features: code words, their indices, and losses."""
 
     values: Tensor  # [B, C, H, W] unit-norm code words; straight-through gradient to the features
     indices: Tensor  # [B, H, W] int64

@@ -35,7 +35,7 @@ _BACKBONES: dict[str, Callable[..., VqganParams | EfficientParams]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoencoderParams:
-    """What defines the network: a codebook and a backbone."""
+    """Configuration of the network: the size of its codebook, and a backbone."""
 
     codebook_size: int = 4096
     codebook_dim: int = 32
@@ -102,7 +102,7 @@ PRESETS: Mapping[str, AutoencoderParams] = {
 
 
 class AutoencoderOutput(NamedTuple):
-    """What a training step needs from one forward pass."""
+    """Results of one forward pass that the losses of a training step need."""
 
     reconstruction: Tensor  # [B, 3, H, W], not clamped
     indices: list[Tensor]  # coarse to fine, [B, H/s, W/s] int64
@@ -113,7 +113,7 @@ class AutoencoderOutput(NamedTuple):
 
 
 class Autoencoder(nn.Module):
-    """Image <-> index maps.
+    """Encodes images to index maps, one per scale, and decodes them.
 
     Buffers:
         index_cdfs: int32 ``[scales, K + 1]``: a static 16-bit cumulative table per scale, used to code the
@@ -148,7 +148,7 @@ class Autoencoder(nn.Module):
         )
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """What enters the quantiser: a map ``[B, C, H/s, W/s]`` per stride s, coarse to fine.
+        """Features as they enter the quantiser: a map ``[B, C, H/s, W/s]`` per stride s, coarse to fine.
 
         Args:
             x: ``[B, 3, H, W]`` in [-1, 1]; H and W multiples of ``params.alignment``.
@@ -243,7 +243,7 @@ class Autoencoder(nn.Module):
 
         Args:
             folder: Made if it is not there.
-            dtype: Of the stored weights; :meth:`digest` is over their fp16 form in any case.
+            dtype: Dtype of the stored weights; :meth:`digest` is over their fp16 form in any case.
         """
         write_model_folder(folder, self.params.to_dict(), self, dtype=dtype)
 

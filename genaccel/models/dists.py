@@ -104,7 +104,7 @@ class Dists(nn.Module):
                 :func:`genaccel.models.torchvision_weights.find_weights`.
             heads: The file ``weights.pt`` of DISTS; by default it is looked up in the installed
                 distribution ``DISTS-pytorch``.
-            resize: As for the class.
+            resize: Longest shorter side, as for the class.
 
         Raises:
             FileNotFoundError: If a file is not there; the message says where to get it.
@@ -153,7 +153,7 @@ class Dists(nn.Module):
                 parameter.copy_(features[name])
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """What is compared of images, for comparing one image with many.
+        """Features of images that distances are computed from, for comparing one image with many.
 
         Args:
             images: ``[B, 3, H, W]`` in [0, 1].

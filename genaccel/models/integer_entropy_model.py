@@ -38,15 +38,15 @@ class IntegerBlockParams:
     """Scales of a block, which the operators of ``genaccel.ops`` take as numbers.
 
     Attributes:
-        attention_gain: Of the norm before the attention.
-        query_key_shift: Of the projection to queries and keys.
-        value_shift: Of the projection to values.
-        average_gain: Of the attention's output.
-        projection_shift: Of the projection back to the residual stream.
-        feed_forward_gain: Of the norm before the feed-forward network.
-        expansion_shift: Of the projection to gates and values.
-        gate_shift: Of their product.
-        contraction_shift: Of the projection back to the residual stream.
+        attention_gain: Gain of the norm before the attention.
+        query_key_shift: Shift of the projection to queries and keys.
+        value_shift: Shift of the projection to values.
+        average_gain: Gain of the attention's output.
+        projection_shift: Shift of the attention's projection back to the residual stream.
+        feed_forward_gain: Gain of the norm before the feed-forward network.
+        expansion_shift: Shift of the projection to gates and values.
+        gate_shift: Shift of the product of gates and values.
+        contraction_shift: Shift of the feed-forward's projection back to the residual stream.
     """
 
     attention_gain: int = 1
@@ -62,15 +62,15 @@ class IntegerBlockParams:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IntegerEntropyParams:
-    """What defines the network, but for its tensors.
+    """Configuration of the network: all of it except its tensors.
 
     Attributes:
-        entropy: Of the model that it was made of.
+        entropy: Params of the floating-point model that it was made of.
         blocks: One entry per layer.
-        epsilon: Of all norms.
-        output_gain: Of the last norm.
-        output_shift: Of the projection to logits.
-        fraction_bits: Of the logits, which count octaves.
+        epsilon: Epsilon of all norms.
+        output_gain: Gain of the last norm.
+        output_shift: Shift of the projection to logits.
+        fraction_bits: Fraction bits of the logits, which count octaves.
     """
 
     entropy: MaskedEntropyParams
@@ -193,10 +193,10 @@ class IntegerCache:
 
 @dataclass(kw_only=True, slots=True)
 class IntegerDecodingState:
-    """Where a slice-by-slice pass over a batch of windows has got to.
+    """State of a slice-by-slice pass over a batch of windows.
 
     Attributes:
-        batch: Windows.
+        batch: Number of windows, B.
         caches: One per block.
         next_slice: Number of the slice that the next step predicts.
         scale_so_far: Indices ``[B, n]`` of the slices of the current scale.

@@ -166,7 +166,7 @@ def integer_model_of(aware: QuantizationAwareEntropyModel, codebook: Tensor) -> 
     """The integer form of a model that was calibrated, and maybe trained, for it.
 
     Args:
-        aware: On the CPU, in fp32 or fp64.
+        aware: The model, on the CPU, in fp32 or fp64.
         codebook: Code words ``[K, C]``, as the model gets them.
 
     Returns:
@@ -230,7 +230,7 @@ def quantize(model: MaskedEntropyModel, codebook: Tensor, indices: Tensor) -> In
     """The integer form of a model trained in floating point, without further training.
 
     Args:
-        model: On the CPU, in evaluation mode.
+        model: The model, on the CPU, in evaluation mode.
         codebook: Code words ``[K, C]``, as the model gets them.
         indices: int64 ``[B, L]`` of typical windows, flattened: they set the scales of the activations.
 

@@ -3,8 +3,8 @@
 
     code vectors of the slices so far -> shifted by one slice -> transformer -> logits of the next slice
 
-What a position holds is no token of its own but one of the slice before (or, where a scale begins, of the whole
-scale before), so a pass over the true tokens predicts every slice at once. It takes code vectors and not indices:
+A position is fed no token of its own but one of the slice before (or, where a scale begins, of the whole scale
+before), so a pass over the true tokens predicts every slice at once. It takes code vectors and not indices:
 the straight-through gradient of the quantiser passes on to the encoder.
 """
 
@@ -32,7 +32,7 @@ _INITIAL_STD = 0.02
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskedEntropyParams:
-    """What defines the network.
+    """Configuration of the network.
 
     Attributes:
         codebook_size: Code words K, so logits per token.
@@ -43,7 +43,7 @@ class MaskedEntropyParams:
         layers: Transformer blocks.
         heads: Attention heads; ``width / heads`` is a multiple of 4 for the 2-D rotation.
         feed_forward_width: Hidden channels of the gated feed-forward network.
-        dropout: In training, of the tokens and of both branches of a block.
+        dropout: Probability of dropout in training, on the tokens and on both branches of a block.
         attends_own_slice: Whether positions of a slice read each other; the authors' do not.
         first_slice_without_position: Zero queries and keys in slice 0, whose rows of the published rotation table
             are zero: its positions read each other evenly, and weigh as logit 0 for all others.
@@ -164,7 +164,7 @@ class Transformer(nn.Module):
 
 @dataclass(kw_only=True, slots=True)
 class DecodingState:
-    """Where a slice-by-slice pass over a batch of windows has got to.
+    """State of a slice-by-slice pass over a batch of windows.
 
     Attributes:
         caches: Keys and values, one per block.
@@ -243,7 +243,7 @@ class MaskedEntropyModel(nn.Module):
         return grown.flatten(1)[by_slice[begin:end] - begin][:, positions].T.contiguous()
 
     def _seeds(self, code_vectors: Tensor, scale: int) -> Tensor:
-        """What the first slice of ``scale`` is fed: ``[B, n, C]`` of the scale before, in slice order."""
+        """Input of the first slice of ``scale``, ``[B, n, C]``: the scale before up-sampled, in slice order."""
         return self.get_buffer(f"seed_matrix_{scale}").to(code_vectors.dtype) @ code_vectors
 
     def _embed(self, code_vectors: Tensor) -> Tensor:
@@ -268,7 +268,7 @@ class MaskedEntropyModel(nn.Module):
         return code_vectors
 
     def queries(self, code_vectors: Tensor) -> Tensor:
-        """What the transformer gets at each position: everything shifted by one slice.
+        """Input of the transformer at each position: the code vectors shifted by one slice.
 
         Args:
             code_vectors: ``[B, L, C]``, flattened sequence.
@@ -384,7 +384,7 @@ class MaskedEntropyModel(nn.Module):
 
         Args:
             folder: Made if it is not there.
-            dtype: Of the stored weights. A file decodes only with the weights that coded it: whoever stores
+            dtype: Dtype of the stored weights. A file decodes only with the weights that coded it: whoever stores
                 fp16 has to load what was stored before coding.
         """
         write_model_folder(folder, self.params.to_dict(), self, dtype=dtype)

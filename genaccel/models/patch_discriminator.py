@@ -17,7 +17,7 @@ _MAX_WIDENING = 8  # from layer to layer the width doubles, up to this
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PatchDiscriminatorParams:
-    """What defines the network; by default RDVQ's, 2.77 M parameters.
+    """Size of the network; by default that of RDVQ, with 2.77 M parameters.
 
     Args:
         width: Channels of the first layer.
@@ -34,7 +34,7 @@ class PatchDiscriminatorParams:
 
 
 class PatchDiscriminator(nn.Module):
-    """Says of each patch how real it looks: above 0 for real, below for made.
+    """Judges how real each patch of an image looks: above 0 for real, below 0 for generated.
 
     Example:
         >>> import torch

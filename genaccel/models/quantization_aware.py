@@ -30,7 +30,7 @@ _CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
 @dataclass(kw_only=True, slots=True)
 class BlockScales:
-    """What one integer unit is of each activation of a block.
+    """Step of the integer grid of each activation of a block: the value of one integer unit.
 
     Attributes:
         attention_input: int8, rows of root mean square 1.
@@ -55,12 +55,12 @@ class BlockScales:
 
 @dataclass(kw_only=True, slots=True)
 class ModelScales:
-    """What one integer unit is of each activation.
+    """Step of the integer grid of each activation of the model: the value of one integer unit.
 
     Attributes:
         blocks: One entry per block.
         output_input: int8, rows of root mean square 1.
-        largest_residual: Of the residual stream, in its own unit.
+        largest_residual: Largest magnitude in the residual stream, in its own unit.
     """
 
     blocks: list[BlockScales]
@@ -111,7 +111,7 @@ def unit_rms(x: Tensor, epsilon: float) -> Tensor:
 
 
 def norm_epsilon(norm: nn.Module) -> float:
-    """Epsilon of an RMS norm that was given one."""
+    """The epsilon of an RMS norm, which must have been given one."""
     assert isinstance(norm, nn.RMSNorm)
     assert norm.eps is not None
     return norm.eps
@@ -192,7 +192,7 @@ class QuantizationAwareEntropyModel(nn.Module):
         return root / min(max(round(root / best_scale(values)), 1), MAX_GAIN)
 
     def _at(self, number: int, name: str, x: Tensor) -> Tensor:
-        """An activation on its grid; while calibrating as it is, and remembered."""
+        """Round an activation to its grid; while calibrating it stays as it is, and is remembered."""
         if self._samples is None:
             holder: Any = self.scales if name == "output_input" else self.scales.blocks[number]
             return on_grid(x, getattr(holder, name))
@@ -278,5 +278,5 @@ class QuantizationAwareEntropyModel(nn.Module):
 
 
 def head_scales(block: Block) -> Tensor:
-    """What multiplies ``<q, k>`` of unit vectors in each head, ``[H]``."""
+    """Factor of ``<q, k>`` of unit vectors in each head, ``[H]``."""
     return block.attention.scale_mul_1H11.flatten().clamp(max=math.log(100)).exp()

@@ -41,11 +41,11 @@ class RestorationConfig:
     """Shape of the network.
 
     Args:
-        channels: Of the trunk, a multiple of 8 within 8 to 256.
+        channels: Channels of the trunk, a multiple of 8 within 8 to 256.
         num_blocks: Residual blocks at a quarter of the picture's size, of two 3x3 convolutions each: half of them
             before those at an eighth, half of them after. Even, within 2 to 64.
         num_inner_blocks: Residual blocks at an eighth of the size, of twice the channels, 1 to 64.
-        condition_channels: Hidden channels of what is made of the quality, 1 to 1024.
+        condition_channels: Hidden channels of the network that the quality enters, 1 to 1024.
     """
 
     channels: int = 64
@@ -83,7 +83,7 @@ class RestorationConfig:
         return cls(**rest)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it, with type and version."""
+        """JSON-ready form, with type and version."""
         return {"type": MODEL_TYPE, "version": MODEL_VERSION, **asdict(self)}
 
 
@@ -157,10 +157,10 @@ class ResidualBlock(nn.Module):
 
 
 class Restoration(nn.Module):
-    """The network.
+    """The restoration network: from a decoded base and its quality to the picture.
 
     Args:
-        config: Its shape.
+        config: Shape of the network.
 
     Example:
         >>> model = Restoration(RestorationConfig(num_blocks=1)).eval()
@@ -200,7 +200,7 @@ class Restoration(nn.Module):
 
         Args:
             base: The decoded base ``[B, 3, h, w]`` in [0, 1].
-            quality: What each was encoded with, ``[B]``, 0 to 100 as Pillow's AVIF encoder takes it.
+            quality: Quality that each was encoded with, ``[B]``, 0 to 100 as Pillow's AVIF encoder takes it.
             scale: Side of the picture over that of the base: 1, 2 or 4.
             size: Height and width of the picture; by default ``scale`` times those of the base.
 

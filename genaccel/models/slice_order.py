@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In which order the tokens of a window are coded (RDVQ, arXiv 2604.10546, section 3.3).
+"""The order in which the tokens of a window are coded (RDVQ, arXiv 2604.10546, section 3.3).
 
 A window has one square grid of tokens per scale, each with twice the side of the one before. A scale is cut into
 slices that interleave: a small tile of slice numbers, repeated over the grid. All tokens of a slice are predicted
@@ -105,7 +105,7 @@ class SliceOrder:
         return np.argsort(self.slice_of_token(), kind="stable")
 
     def attention_mask(self, *, attends_own_slice: bool = False) -> NDArray[np.bool_]:
-        """Which token may read which, ``[L, L]`` over the flattened sequence: True if row i may read column j.
+        """Attention mask over the flattened sequence, bool ``[L, L]``: True where token i (row) may read token j (column).
 
         ``o_i > o_j`` (equation 8), and slice 0, which has nothing before it, reads itself.
 

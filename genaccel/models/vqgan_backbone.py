@@ -115,13 +115,13 @@ class Level(nn.Module):
             self.add_module(*resample)
 
     def run_blocks(self, x: Tensor) -> Tensor:
-        """At this resolution."""
+        """Run the blocks at this resolution, ``[B, C, h, w]``."""
         for block in self.block:
             x = block(x)
         return x
 
     def resample(self, x: Tensor) -> Tensor:
-        """To the next resolution; the last level has none to go to."""
+        """Resample to the next resolution; the last level, which has none, returns its input."""
         return self.get_submodule(self.resample_name)(x) if self.resample_name else x
 
 

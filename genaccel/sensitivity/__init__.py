@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fewer block evaluations in a diffusion transformer (SODA, arXiv:2603.07057).
+"""Acceleration of diffusion transformers by fewer block evaluations (SODA, arXiv:2603.07057).
 
 Names are loaded on first use.
 """

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many files: one codec for all, workers, Ray."""
+"""Codes many files: with each model loaded once, and with Ray on many machines."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Codecs for a batch of files: each model is loaded once, and chosen by what is asked for."""
+"""A pool of codecs for a batch of files: each model is loaded once, and chosen by the file or the size asked for."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class CodecPool:
         model: Name or folder to use for every file; by default :meth:`for_file` goes by the file, and
             :meth:`encode` by the size that is asked for.
         device: Where models run.
-        limits: What to refuse.
+        limits: Largest images and memory that are accepted.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class CodecPool:
 
         Args:
             data: The file.
-            truncated: It may have lost its end.
+            truncated: Whether it may have lost its end.
 
         Raises:
             BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.

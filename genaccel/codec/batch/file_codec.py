@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One file in, one file out: what the command line does per file."""
+"""Encodes and decodes single files, as the command line does for each of its arguments."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ _MAX_IMAGE_BYTES = 2**30 + 2**27
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileReport:
-    """What became of one file.
+    """Report on one coded file: sizes in bytes and pixels, model and time.
 
     Attributes:
-        bits_per_pixel: Of the whole ``.gac`` file.
+        bits_per_pixel: Bits of the whole ``.gac`` file over the image's pixels.
         model: Name or folder of the model.
-        coding_seconds: Encoding or decoding, the range coder included; loading the model, reading and writing apart.
-        notes: What was changed or dropped on the way.
+        coding_seconds: Seconds of encoding or decoding, the range coder included, without loading the model, reading
+            and writing.
+        notes: Changes to the image on the way, a sentence each.
     """
 
     input: str
@@ -51,7 +52,7 @@ class FileReport:
 
 
 def read_bounded(source: Path | BinaryIO, max_bytes: int) -> bytes:
-    """All of a file or stream.
+    """Read all of a file or stream.
 
     Raises:
         LimitExceededError: If there is more than ``max_bytes``.
@@ -169,9 +170,9 @@ def decode_file(
         target: Image file to write, or a binary stream.
         file_format: As :func:`genaccel.codec.images.encode_image` takes it; by default that of the target's suffix.
         overwrite: Replace a file that is there already.
-        prefix: As :meth:`ImageCodec.decode` takes it, and so the others.
-        truncated: Likewise.
-        seed: Likewise.
+        prefix: Number of slices to use, as in :meth:`ImageCodec.decode`.
+        truncated: Whether the file may have lost its end, as in :meth:`ImageCodec.decode`.
+        seed: Seed of made-up indices, as in :meth:`ImageCodec.decode`.
 
     Raises:
         BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.

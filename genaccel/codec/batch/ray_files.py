@@ -3,9 +3,9 @@
 
     python -m genaccel.codec.batch.ray_files encode PHOTOS FILES --workers 64 --log files.jsonl
 
-Ray keeps the workers alive, each with its model loaded once, and gives the files of a dead worker to another. That
-nothing is lost or done twice is seen to here: a result appears whole or not at all, one that is there is left alone,
-and a file on which two workers died is reported instead of killing a third.
+Ray keeps the workers alive, each with its model loaded once, and gives the files of a dead worker to another. This
+file sees to it that nothing is lost or done twice: a result appears whole or not at all, one that is there is left
+alone, and a file on which two workers died is reported instead of killing a third.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ SOME_FILES_FAILED = 6  # as of ``genaccel encode``
 
 
 class FileCoder:
-    """What a Ray actor runs: a model that is loaded once, and files in batches.
+    """A Ray actor: loads a model once, and codes files in batches with it.
 
     Args:
         direction: ``"encode"`` images to ``.gac`` files, or ``"decode"`` those to PNG.
         model: Name or folder; None as for :class:`genaccel.codec.batch.codec_pool.CodecPool`.
         device: Where the model runs.
         threads: CPU threads of one worker.
-        limits: What to refuse.
+        limits: Largest images and memory that are accepted.
         run: Names this run, the same for all its workers. A file on which two workers of one run died is given
             up for the rest of it, and tried again by the next.
     """
@@ -164,9 +164,9 @@ def code_files(
         jobs: From :func:`find_jobs`; absolute paths, unless the working directory is the same everywhere.
         direction: As for :class:`FileCoder`.
         workers: Actors, each with a model.
-        cpus_per_worker: What each reserves, and its threads.
-        gpus_per_worker: What each reserves; with ``device="cuda"``.
-        files_per_task: At most. What a worker that dies makes Ray look at again.
+        cpus_per_worker: CPUs that each reserves, and its threads.
+        gpus_per_worker: GPUs that each reserves; with ``device="cuda"``.
+        files_per_task: Files of a task at most: those that Ray looks at again if a worker dies.
         options: ``model``, ``device``, ``limits`` of :class:`FileCoder`.
 
     Yields:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Index maps to range-coded bytes and back."""
+"""Codes index maps to bytes and back, with a range coder and the probabilities of tables or an entropy model."""

@@ -32,12 +32,12 @@ IndexMaps = list[NDArray[np.int32]]
 
 
 class DecodedPrefix(NamedTuple):
-    """What a payload held.
+    """Index maps of a payload, and how much of it was read.
 
     Attributes:
-        index_maps: int32 ``[h, w]`` per scale, coarse to fine, completed where slices were missing.
+        index_maps: int32 ``[h, w]`` per scale, coarse to fine; indices of missing slices are made up.
         num_slices: Slices that were read.
-        slice_ends: For each of them the bytes of the payload up to its end.
+        slice_ends: For each of these slices the bytes of the payload up to its end.
     """
 
     index_maps: IndexMaps
@@ -46,7 +46,7 @@ class DecodedPrefix(NamedTuple):
 
 
 class SliceTables(NamedTuple):
-    """What the range coder takes of one slice: int32 symbols ``[N]`` of its coded tokens, and a row of a table for each."""
+    """Symbols of the N coded tokens of one slice for the range coder, int32 ``[N]``, with a row of a table for each."""
 
     groups: NDArray[np.int32]
     group_tables: NDArray[np.int32]  # [N, K / M + 1]
@@ -87,7 +87,7 @@ class EntropyIndexCoder:
     """Codes the index maps of an image, coarse to fine.
 
     Args:
-        model: Where it is, CPU or GPU, makes no difference to the bytes.
+        model: The entropy model, on a CPU or GPU, which makes no difference to the bytes.
     """
 
     def __init__(self, model: IntegerEntropyModel) -> None:
@@ -96,7 +96,7 @@ class EntropyIndexCoder:
 
     @property
     def model(self) -> IntegerEntropyModel:
-        """Whose probabilities it codes with."""
+        """The entropy model whose probabilities it codes with."""
         return self._model
 
     @property
@@ -125,7 +125,7 @@ class EntropyIndexCoder:
         return num_slices
 
     def coded_tokens(self, grid: WindowGrid) -> list[Tensor | None]:
-        """For each slice which tokens of all windows are coded, bool ``[W, n]``: those inside; None: all."""
+        """For each slice which tokens are coded, bool ``[W, n]``: those that are not padding; None where all are."""
         model = self._model
         inside = ~grid.padded().to(model.embedding.device)
         if bool(inside.all()):
@@ -189,12 +189,12 @@ class EntropyIndexCoder:
         )
 
     def tables_of_slice(self, logits: Tensor, indices: Tensor, coded: Tensor | None) -> SliceTables:
-        """What codes a slice.
+        """Make the symbols and tables that code a slice.
 
         Args:
-            logits: int32 ``[W, n, K]``, of the model's ``step``.
-            indices: int64 ``[W, n]``.
-            coded: Of :meth:`coded_tokens`.
+            logits: int32 ``[W, n, K]``, from the model's ``step``.
+            indices: int64 ``[W, n]``, the indices of the slice.
+            coded: Which of these tokens are coded, from :meth:`coded_tokens`; None for all.
         """
         rows, chosen = _kept(logits, coded), _kept(indices, coded)
         groups, members = chosen // self._group_size, chosen % self._group_size
@@ -206,11 +206,11 @@ class EntropyIndexCoder:
         )
 
     def encode_tables(self, slices: Iterable[SliceTables], num_slices: int | None = None) -> bytes:
-        """What :meth:`encode` gives for indices whose tables are known, in the order of the slices.
+        """Code slices whose tables are known, to the bytes that :meth:`encode` gives for the same indices.
 
         Args:
-            slices: Of the whole image.
-            num_slices: How many of them to code; None: all.
+            slices: Symbols and tables of all slices of the image, in their order.
+            num_slices: How many of them to code; None codes all.
 
         Raises:
             OptionError: If there are not so many slices.
@@ -222,18 +222,18 @@ class EntropyIndexCoder:
         return encoder.finish()
 
     def _read(self, decoder: _coder.RansDecoder, logits: Tensor) -> Tensor:
-        """The next indices, int64 ``[N]``, of the stream."""
+        """Read the next indices of the stream, int64 ``[N]``."""
         tables = _int32(self._group_tables(logits))
         groups = torch.from_numpy(decoder.pull_cdfs(tables, PRECISION)).to(logits.device).long()
         tables = _int32(self._member_tables(logits, groups))
         members = torch.from_numpy(decoder.pull_cdfs(tables, PRECISION)).to(logits.device)
         return groups * self._group_size + members
 
-    def _completer(self, grid: WindowGrid, seed: int | None) -> Callable[[int, Tensor], Tensor]:
-        """Makes indices up; takes the slice and logits ``[W, n, K]``, gives int64 ``[W, n]``."""
+    def _filler(self, grid: WindowGrid, seed: int | None) -> Callable[[int, Tensor], Tensor]:
+        """A function that makes up the indices of a missing slice, int64 ``[W, n]``, from its logits ``[W, n, K]``."""
         model, size = self._model, self._group_size
 
-        def complete(t: int, predicted: Tensor) -> Tensor:
+        def fill(t: int, predicted: Tensor) -> Tensor:
             logits = predicted.flatten(0, 1)
             if seed is None:
                 return most_likely(logits).view(predicted.shape[:2])
@@ -244,7 +244,7 @@ class EntropyIndexCoder:
             members = pick(self._member_tables(logits, groups), draws(seed, places + 1))
             return (groups * size + members).view(predicted.shape[:2])
 
-        return complete
+        return fill
 
     @torch.no_grad()
     def decode_prefix(
@@ -266,7 +266,7 @@ class EntropyIndexCoder:
             use: Read only so many of them; None: all.
             truncated: The payload may end early: take the slices that are whole. What follows the last slice
                 is not looked at, so damage may go unnoticed.
-            seed: Of what is made up; None takes the most likely index.
+            seed: Seed of the indices that are made up; None takes the most likely ones.
 
         Raises:
             BitstreamError: If the payload is not the code of exactly so many indices, or, truncated, not of a
@@ -277,7 +277,7 @@ class EntropyIndexCoder:
         sent = self._require_slices(num_slices)
         wanted = sent if use is None else min(self._require_slices(use), sent)
         grid = self.grid(shapes)
-        complete = self._completer(grid, seed)
+        fill = self._filler(grid, seed)
         state = model.begin(grid.num_windows)
         previous: Tensor | None = None
         slices: list[Tensor] = []
@@ -294,9 +294,9 @@ class EntropyIndexCoder:
                     except _coder.StreamError:
                         if not truncated or t == 0:
                             raise
-                        previous = complete(t, predicted)
+                        previous = fill(t, predicted)
                 else:
-                    previous = complete(t, predicted)
+                    previous = fill(t, predicted)
                 slices.append(previous)
             if wanted == sent and not truncated:
                 decoder.finish()

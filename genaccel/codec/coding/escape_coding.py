@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Indices of a large codebook in two streams: likely ones by rank, the others behind an escape (RDVQ, arXiv 2604.10546).
+"""Codes the indices of a large codebook in two streams: likely ones by rank, the others behind an escape (RDVQ, arXiv 2604.10546).
 
 A 16-bit table gives every symbol at least one slot of 65536, which costs ``-log2(1 - S / 65536)`` bits per token
 for S symbols: 0.093 for 4096, 0.023 for 1025. So the *top* stream codes the rank among the ``top_k`` most probable
@@ -69,7 +69,7 @@ def residual_rows(probabilities: Tensor, top_codes: Tensor) -> tuple[Tensor, Ten
 
     Args:
         probabilities: float32 ``[N, K]``.
-        top_codes: int64 ``[N, top_k]``, what :func:`top_rows` gave for these rows.
+        top_codes: int64 ``[N, top_k]``, the codes that :func:`top_rows` gave for these rows.
 
     Returns:
         ``codes`` int64 ``[N, K - top_k]`` in index order, and ``cdfs`` int32 ``[N, K - top_k + 1]``.

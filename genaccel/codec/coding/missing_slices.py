@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Indices that were not sent, made up from the entropy model: the same ones on every machine.
+"""Makes up the indices of missing slices from the entropy model: the same ones on every machine.
 
 The authors sample them with floating-point probabilities and torch's generator (RDVQ, section "RDVQ-Adj"), so two
 machines show two pictures. Here both the probabilities and the draws are integers: a draw is a hash of the seed and
@@ -25,7 +25,7 @@ def draws(seed: int, places: Tensor) -> Tensor:
 
     Args:
         seed: Any integer.
-        places: int64, any shape, not negative: which draw.
+        places: int64, any shape, not negative: numbers of the draws.
 
     Returns:
         int64 in [0, 65536), the shape of ``places``.

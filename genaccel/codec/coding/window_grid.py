@@ -84,7 +84,7 @@ class WindowGrid:
 
         Args:
             maps: One per scale, coarse to fine: features ``[B, C, h, w]``, or indices ``[B, h, w]``.
-            fill: What the padding holds.
+            fill: Value of the padding.
 
         Returns:
             ``[B * num_windows, L, C]``, or ``[B * num_windows, L]`` of indices; differentiable.
@@ -137,6 +137,6 @@ class WindowGrid:
         return maps
 
     def padded(self) -> Tensor:
-        """Which tokens are padding: bool ``[num_windows, L]``."""
+        """Mask of the tokens that are padding, bool ``[num_windows, L]``."""
         inside = [torch.zeros(1, *shape, dtype=torch.bool) for shape in self.map_shapes]
         return self.cut(inside, fill=1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an encoder is asked for."""
+"""Options of the encoder: the size of the file, and the effort to make it good."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class EncodeOptions:
     """How an image is compressed; a decoder needs none of it.
 
     Attributes:
-        rdo: Weight mu of rate-distortion optimised quantisation: what a bit costs, in squared distances between
+        rdo: Weight mu of rate-distortion optimised quantisation: the price of a bit, in squared distances between
             unit vectors. 0 takes the nearest code word. Needs a model with an entropy model.
-        bits_per_pixel: Size of the file at most, over the image's pixels.
-        target_bytes: Size of the file at most.
+        bits_per_pixel: Largest size of the file, in bits over the image's pixels.
+        target_bytes: Largest size of the file in bytes.
         num_slices: Send only so many slices of the entropy model's order, coarse to fine; the decoder makes up
             the rest. None sends all. Needs a model with an entropy model.
         refine: Steps of gradient descent on the image's features, through the decoder, for squared error, ST-LPIPS and
@@ -72,7 +72,7 @@ class EncodeOptions:
         return self.bits_per_pixel is not None or self.target_bytes is not None
 
     def max_bytes(self, pixels: int) -> int | None:
-        """Largest size allowed for an image of so many pixels; None if any is."""
+        """Largest size in bytes for an image of so many pixels; None for no limit."""
         if self.bits_per_pixel is not None:
             return math.floor(self.bits_per_pixel * pixels / 8)
         return self.target_bytes

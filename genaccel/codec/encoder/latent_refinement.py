@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An image's features moved by gradient descent to where its picture and its file are better together.
+"""Refines an image's features by gradient descent, so that its picture and its file get better together.
 
 One pass of the encoder network gives every image features that are good on average. For one image there are better
 ones, and the decoder, which reads indices however they were chosen, need not know (content-adaptive optimisation:
@@ -54,7 +54,7 @@ RATE_MU = 0.01
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefinementSettings:
-    """What is minimised, and how.
+    """Weights of the refinement's loss, and settings of its optimiser.
 
     The squared error weighs ten times as much beside ST-LPIPS as in training. With the weights of training ST-LPIPS halved
     and PSNR fell by 2 dB: the features found patterns that only that one network likes. With these weights, and small
@@ -64,8 +64,8 @@ class RefinementSettings:
         mse: Weight of the mean squared error, on images in [-1, 1].
         perceptual: Weight of ST-LPIPS (vgg).
         rate: Weight of the relaxed rate in bits per pixel, times mu over :data:`RATE_MU`.
-        learning_rate: Of Adam, on unit vectors; it falls to 0 along a cosine.
-        temperature: Of the relaxed assignment.
+        learning_rate: Learning rate of Adam, on unit vectors; it falls to 0 along a cosine.
+        temperature: Temperature of the relaxed assignment.
     """
 
     mse: float = 30.0
@@ -80,7 +80,7 @@ StepReport = Callable[[int, int], None]
 
 
 def refinement_bytes(height: int, width: int) -> int:
-    """Estimate of the working memory for an image of so many pixels, padding included."""
+    """Estimate of the working memory in bytes for an image of so many pixels, padding included."""
     side = _CORE_SIDE + 2 * _MARGIN
     return _BYTES_PER_PIXEL * (
         height * width if height * width <= WHOLE_PIXELS else min(height, side) * min(width, side)
@@ -89,7 +89,7 @@ def refinement_bytes(height: int, width: int) -> int:
 
 @contextmanager
 def _without_gradients(module: nn.Module) -> Iterator[None]:
-    """Parameters as constants: their gradients are neither wanted nor kept ready for."""
+    """Treat parameters as constants within the ``with``, so that no gradients of theirs are computed."""
     changed = [p for p in module.parameters() if p.requires_grad]
     for parameter in changed:
         parameter.requires_grad_(False)
@@ -122,7 +122,7 @@ def _cores(length: int, window: int, alignment: int, *, whole: bool) -> list[_Ax
 
 
 class _Target:
-    """What a picture is to look like, and how far another one is from it.
+    """The picture that a decoded one is compared with, and the distance between them.
 
     The network of ST-LPIPS takes most of the time of a step: it judges a quarter of the picture per step, and keeps the
     original's features of each. At equal time, more such steps are better than fewer with a larger part.
@@ -159,9 +159,9 @@ class LatentRefiner:
     """Refines features of images for one codec.
 
     Args:
-        model: Whose features, on the device to use.
-        coder: With the entropy model that files are coded with, on the same device.
-        settings: What is minimised.
+        model: The autoencoder that the features belong to, on the device to use.
+        coder: The coder with the entropy model that files are coded with, on the same device.
+        settings: Weights of the loss, and of the optimiser.
 
     Raises:
         OptionError: If the weights of ST-LPIPS are not installed.
@@ -198,10 +198,10 @@ class LatentRefiner:
 
         Args:
             image: uint8 ``[H, W, 3]`` on the CPU, sides multiples of the model's alignment.
-            size: Height and width of the part of it that is seen.
-            features: Of the encoder, ``[C, H/s, W/s]`` per stride, coarse to fine.
+            size: Height and width of the part of it that is not padding.
+            features: Features that the encoder made, ``[C, H/s, W/s]`` per stride s, coarse to fine.
             mu: Price of a bit, as for :func:`choose_indices`, which is to follow with the same one; positive.
-            steps: Of gradient descent, for each core.
+            steps: Steps of gradient descent, for each core.
             on_step: Called with the steps that are done, and how many there are.
 
         Returns:

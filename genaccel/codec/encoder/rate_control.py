@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file of a given size: how much rate-distortion optimised quantisation it takes, and how few slices."""
+"""Rate control: finds the weight of the rate, and if need be the number of slices, for a file of a given size."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def largest_within(
     fits; then, at the largest weight, with as many slices as fit.
 
     Args:
-        make: The file for a weight of the rate and a number of slices; None: all of them.
-        max_bytes: Its size at most.
+        make: Makes the file for a weight of the rate and a number of slices; None for all slices.
+        max_bytes: Largest size of the file.
         num_slices: Slices of a whole file.
         largest_rdo: Largest weight.
         least_rdo: Least weight, below ``largest_rdo``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Indices chosen for what they cost in bits too, not for distance alone.
+"""Rate-distortion optimised quantisation: indices are chosen by their cost in bits too, not by distance alone.
 
 The encoder runs the entropy model slice by slice, as a decoder does, and takes for each feature the code word with
 the least ``squared distance + mu * bits``. It keeps the tables that it made for this, and codes the indices with them:
@@ -24,11 +24,11 @@ _ROWS_AT_ONCE = 1024
 
 
 class ChosenIndices(NamedTuple):
-    """Indices, and what codes them.
+    """Indices, and the tables that code them.
 
     Attributes:
         index_maps: int32 ``[h, w]`` per scale, coarse to fine.
-        tables: Of each slice, for :meth:`EntropyIndexCoder.encode_tables`.
+        tables: Tables of each slice, for :meth:`EntropyIndexCoder.encode_tables`.
     """
 
     index_maps: IndexMaps
@@ -62,7 +62,7 @@ def choose_indices(
     Greedy: what an index means for the slices after it is not weighed.
 
     Args:
-        coder: With the entropy model that the file is to be coded with.
+        coder: The coder with the entropy model that the file is to be coded with.
         features: ``[C, h, w]`` per scale, coarse to fine, as they enter the quantiser.
         codebook: Unit vectors ``[K, C]``.
         mu: Price of a bit; 0 gives the nearest code words.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The codec's files: their header, their sections, and what a file may ask for."""
+"""The codec's file formats: ``.gac`` and that of the RDVQ authors, and the limits on what a file may ask for."""

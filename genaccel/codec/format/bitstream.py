@@ -62,9 +62,9 @@ class Bitstream:
     """Contents of one ``.gac`` file.
 
     Attributes:
-        width: Of the image in pixels, before padding.
-        height: Of the image in pixels, before padding.
-        model_number: Which zoo model decodes it; 0 for a model outside the zoo.
+        width: Width of the image in pixels, before padding.
+        height: Height of the image in pixels, before padding.
+        model_number: Number of the zoo model that decodes it; 0 for a model outside the zoo.
         model_digest: First four bytes of the model's SHA-256.
         payload: Range-coded indices.
         version: 1 for static tables, 2 for an entropy model.
@@ -124,7 +124,7 @@ class Bitstream:
 
     @property
     def header_bytes(self) -> int:
-        """Length of all that comes before the payload."""
+        """Bytes of all that comes before the payload."""
         return len(self._header())
 
     def _header(self) -> bytes:
@@ -232,12 +232,12 @@ def model_in_words(stream: Bitstream) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BitstreamInfo:
-    """What a file says about itself; nothing is decoded for it.
+    """Contents of the header of a ``.gac`` file; nothing is decoded for it.
 
     Attributes:
         model: Name in the zoo; None for a model outside the zoo or one that this version does not have.
         model_digest: First four bytes of the model's SHA-256, hexadecimal.
-        bits_per_pixel: Of the whole file, header and checksum included.
+        bits_per_pixel: Bits of the whole file, header and checksum included, over the image's pixels.
         entropy_model: Whether the model's entropy model coded it; otherwise its static tables did.
         num_slices: Slices that were sent; None for all, or where there are none.
         half_size: Whether it holds the image at half its width and height, to be enlarged.

@@ -25,8 +25,8 @@ class RdvqFile:
 
     Attributes:
         num_slices: Slices sent, the first ones of each window; the decoder makes up the others.
-        height: Of the image in pixels, before padding.
-        width: Of the image in pixels, before padding.
+        height: Height of the image in pixels, before padding.
+        width: Width of the image in pixels, before padding.
         top: Stream of ranks and escapes (:class:`genaccel.codec.coding.escape_coding.EscapeEncoder`).
         residual: Stream of escaped indices.
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the codec's models come to be: the stages of training, export, and other people's checkpoints."""
+"""Trains the codec's models: the stages of training, their export, and the conversion of the RDVQ authors' checkpoints."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each training run trains."""
+"""Recipes of training: each has the model, the data and the losses of one kind of run."""
