@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which transformers of diffusers genaccel accelerates, and together with what: each class at toy size.
+"""Tries which transformers of diffusers genaccel accelerates, and with which switches: each class at toy size.
 
 Every cell is a run: what is claimed of a class was seen to hold for a real, tiny instance of it.
 """
@@ -81,11 +81,11 @@ class Subject:
         self.inputs = [self.tiny.inputs(step) for step in STEPS]
 
     def outputs(self, model: nn.Module) -> list[list[Tensor]]:
-        """Of each step."""
+        """Output tensors of each step."""
         return [tiny_transformers.call(model, given) for given in self.inputs]
 
     def row(self) -> dict[str, Any]:
-        """Columns that need no switch."""
+        """The columns of the table that need no switch, by name."""
         model = self.tiny.build()
         lists = ", ".join(found.name for found in find_block_lists(model))
         plain = self.outputs(model)
@@ -108,7 +108,7 @@ class Subject:
         }
 
     def compiled(self) -> str:
-        """Whether a compiled forward gives the same in two graphs."""
+        """Whether a compiled forward gives the same in two graphs, as a cell of the table."""
         model = self.tiny.build()
         engine = scripted.attach(model, [1, 1, 0])
         expected = self.outputs(model)
@@ -131,7 +131,7 @@ class Subject:
         return said(graphs <= 2 and close)
 
     def compile_alone(self, model: Any) -> None:
-        """Raises where the model by itself does not compile either."""
+        """Compile and run the model by itself; raises if that fails too."""
         torch._dynamo.reset()
         forward = model.forward
         model.forward = torch.compile(forward, fullgraph=True, backend="eager")
@@ -141,7 +141,7 @@ class Subject:
             del model.forward
 
     def with_switch(self, switch: Callable[[Any], None]) -> str:
-        """Whether a switch of diffusers and ours leave each other alone."""
+        """Whether acceleration and a switch of diffusers work together, as a cell of the table."""
         model = self.tiny.build()
         try:
             switch(model)
@@ -161,7 +161,7 @@ class Subject:
         return said(same(plain[:2], outputs[:2]) and skipped and same(plain, after))
 
     def blame(self, error: Exception, alone: Callable[[], None]) -> str:
-        """Whose failure it is."""
+        """Blame diffusers for a failure if the model fails by itself too, else genaccel; as a cell of the table."""
         try:
             alone()
         except Exception:
@@ -171,19 +171,19 @@ class Subject:
 
 
 def offload(model: Any) -> None:
-    """Group offload, from the CPU to itself."""
+    """Switch on group offload, from the CPU to itself."""
     if not model._supports_group_offloading:
         raise ValueError("diffusers offloads no groups of this class")
     model.enable_group_offload(onload_device=torch.device("cpu"), offload_type="leaf_level")
 
 
 def cast(model: Any) -> None:
-    """Weights kept in eight bits."""
+    """Switch on layerwise casting: weights are kept in eight bits."""
     model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
 
 
 def adapt(model: Any) -> None:
-    """A LoRA adapter on every linear layer of the blocks."""
+    """Add a LoRA adapter on every linear layer of the blocks."""
     peft: Any = importlib.import_module("peft")
     linears = {id(m): n for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     targets = [
@@ -198,24 +198,24 @@ def adapt(model: Any) -> None:
 
 
 def same(first: list[list[Tensor]], second: list[list[Tensor]]) -> bool:
-    """Bit for bit."""
+    """Whether the outputs of two runs are equal bit for bit."""
     return len(first) == len(second) and all(
         len(a) == len(b) and all(map(torch.equal, a, b)) for a, b in zip(first, second, strict=True)
     )
 
 
 def said(holds: bool) -> str:
-    """As a cell."""
+    """The cell of the table for an answer."""
     return YES if holds else NO
 
 
 def explain(name: str, reason: str) -> None:
-    """Where a cell says no."""
+    """Print the reason for a cell that says no."""
     print(f"{name}: {reason.strip().splitlines()[0][:200]}", file=sys.stderr)
 
 
 def has_peft() -> bool:
-    """Whether adapters can be tried."""
+    """Whether peft is installed, so that adapters can be tried."""
     with contextlib.suppress(ImportError):
         importlib.import_module("peft")
         return True

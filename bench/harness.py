@@ -141,7 +141,7 @@ class Bench:
 
 
 def _commit() -> str:
-    """Of the checkout, with a plus where what is measured differs from it; "unknown" outside of one."""
+    """The commit of the checkout, with a plus where what is measured differs from it; "unknown" outside of one."""
     root = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:

@@ -267,8 +267,8 @@ def _seconds_of_decoding(workload: Workload) -> float:
 
 
 def _reaches(outcome: Outcome, target: float) -> bool:
-    """Whether it has the speed. The choice had it once, and the rounds are another measurement: others get twice the
-    slack for that, ours does not."""
+    """Whether an outcome has the target speed. The choice of the setting measured it before, and the rounds do once more:
+    others get twice the slack for that, ours does not."""
     slack = SLACK if outcome.trial.method.role == "ours" else 2 * SLACK
     return outcome.speedup >= target * (1 - slack)
 
@@ -279,7 +279,7 @@ def _note(outcome: Outcome) -> str:
 
 
 def _tuned(ours: Ours, outcomes: Sequence[Outcome]) -> Outcome | None:
-    """Of our settings the one that is closest on samples for calibration: those of the test choose nothing."""
+    """Our outcome whose setting is closest on samples for calibration: those of the test choose nothing."""
     candidates = [o for o in outcomes if o.trial.method.may_be_tuned and o.trial.attached]
     errors = {id(o): ours.error(o.trial.attached) for o in candidates if o.trial.attached}
     return min(candidates, key=lambda o: errors[id(o)], default=None)

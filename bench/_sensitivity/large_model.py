@@ -81,7 +81,7 @@ def large_trials(workload: Workload, *, is_quick: bool) -> list[Trial | Failure]
 
 
 def _two_fold(method: Method) -> Setting:
-    """Of TaylorSeer: the setting that is nearest to every second step."""
+    """The setting of TaylorSeer that is nearest to every second step."""
     return next(s for s in reversed(method.ladders[0]) if s.values["interval"] == 2)
 
 
@@ -90,9 +90,9 @@ class StepCosts:
     """Milliseconds of a step, of the clock that methods are compared by.
 
     Attributes:
-        computed: One that computes all blocks.
-        skipped: One that forecasts them.
-        outside: One of the same pipeline without any blocks: embeddings, the final layer, guidance and
+        computed: A step that computes all blocks.
+        skipped: A step that forecasts them.
+        outside: A step of the same pipeline without any blocks: embeddings, the final layer, guidance and
             the scheduler, which nobody can skip.
     """
 
@@ -109,8 +109,8 @@ class StepCosts:
 
 
 def cost_of_steps(workload: Workload, attached: Attached) -> StepCosts:
-    """Where the time of a skipped step goes: hooks, forecasts and what is kept for them are what it takes beyond
-    a step without blocks.
+    """Measure where the time of a skipped step goes: all that it takes beyond a step without blocks is spent on hooks,
+    forecasts, and keeping outputs for them.
 
     Args:
         workload: What is run.
@@ -135,7 +135,7 @@ def cost_of_steps(workload: Workload, attached: Attached) -> StepCosts:
 
 
 def _seconds_of_steps(workload: Workload, attached: Attached) -> list[float]:
-    """Of each step but the first, from one update of the scheduler to the next."""
+    """Seconds of each step but the first, from one update of the scheduler to the next."""
     scheduler = attached.pipeline.scheduler
     update, moments = scheduler.step, list[float]()
 

@@ -118,7 +118,7 @@ def _first_block_cache(pipeline: Any, values: Mapping[str, Any]) -> Attached:
 
 
 def _taylorseer(pipeline: Any, values: Mapping[str, Any]) -> Attached:
-    """On attention and feed-forward, as its paper; or, lite, on the output with all blocks left out.
+    """TaylorSeer on attention and feed-forward, as in its paper; or, lite, on the output with all blocks left out.
 
     Its default patterns match no module of this class, neither do those of its lite mode.
     """
@@ -220,7 +220,7 @@ def _pyramid_attention_broadcast(pipeline: Any, values: Mapping[str, Any]) -> At
 
 
 def _faster_cache(pipeline: Any, values: Mapping[str, Any]) -> Attached:
-    """It takes the unconditional half to be the first; ``DiTPipeline`` has it second."""
+    """FasterCache, which takes the unconditional half to be the first; ``DiTPipeline`` has it second."""
     from diffusers import FasterCacheConfig
 
     transformer = pipeline.transformer

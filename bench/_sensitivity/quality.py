@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far accelerated samples are from the unaccelerated ones, for ``bench/soda.py``."""
+"""Judges how far accelerated samples are from the unaccelerated ones, for ``bench/soda.py``."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ class Judge:
         return len(self._plain)
 
     def __call__(self, latents: Sequence[Tensor]) -> Quality:
-        """Of a method's samples.
+        """Quality of a method's samples.
 
         Args:
-            latents: Of all batches, or of the first ones, which have no distance of sets.
+            latents: Latents of all batches, or of the first ones, which get no distance of sets.
         """
         images = self._decoded(latents)
         reference = self._plain[: len(images)]

@@ -86,7 +86,7 @@ def against(ours: Quality, other: Quality) -> Against:
 
 
 def nearest(intervals: Mapping[str, Interval]) -> tuple[str, Interval]:
-    """Of ours against several others: which of them comes closest, and where it lies.
+    """The other method that comes closest to ours by its interval, and that interval.
 
     To be ahead of the best is to be ahead of all: the lower end is the lowest of all of them.
 

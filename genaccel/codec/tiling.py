@@ -21,7 +21,7 @@ from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tiling:
-    """How an image is cut.
+    """Sizes of the tiles that an image is cut into.
 
     Attributes:
         tile_size: Largest side of a core in pixels.

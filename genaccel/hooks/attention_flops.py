@@ -52,13 +52,13 @@ def _backward(sizes: _Sizes) -> int:
 
 
 def _heads_first(query: Tensor, key: Tensor, value: Tensor) -> _Sizes:
-    """Of ``[..., H, N, D]``; the heads of key and value may be fewer, each then serves several of the query."""
+    """Sizes for tensors ``[..., H, N, D]``; the heads of key and value may be fewer, each then serves several of the query."""
     *groups, queries, channels = query.shape
     return math.prod(groups), queries, key.shape[-2], channels, value.shape[-1]
 
 
 def _heads_last(query: Tensor, key: Tensor, value: Tensor) -> _Sizes:
-    """Of ``[B, N, H, D]``."""
+    """Sizes for tensors ``[B, N, H, D]``."""
     batch, queries, heads, channels = query.shape
     return batch * heads, queries, key.shape[1], channels, value.shape[-1]
 
@@ -66,7 +66,7 @@ def _heads_last(query: Tensor, key: Tensor, value: Tensor) -> _Sizes:
 def _packed(
     query: Tensor, key: Tensor, value: Tensor, query_starts: Tensor, key_starts: Tensor | None
 ) -> Iterator[_Sizes]:
-    """Of sequences one after the other, ``[sum of N, H, D]``, and where each starts, the end of the last included."""
+    """Sizes for packed sequences ``[sum of N, H, D]``, given the start of each and the end of the last."""
     heads, channels = query.shape[-2:]
     query_lengths = query_starts.diff().tolist()
     key_lengths = query_lengths if key_starts is None else key_starts.diff().tolist()
@@ -98,7 +98,7 @@ def _maybe_packed(
 
 
 def _multi_head_attention(arguments: Sequence[Any]) -> int:
-    """Of a whole ``nn.MultiheadAttention`` in evaluation mode: both projections, and attention between them."""
+    """FLOPs of a whole ``nn.MultiheadAttention`` in evaluation mode: both projections, and attention between them."""
     query, key, _, width, heads = arguments[:5]
     lengths = _lengths(query)
     attention = 0
@@ -109,7 +109,7 @@ def _multi_head_attention(arguments: Sequence[Any]) -> int:
 
 
 def _encoder_layer(arguments: Sequence[Any]) -> int:
-    """Of a whole ``nn.TransformerEncoderLayer`` in evaluation mode: that, and the feed-forward layers."""
+    """FLOPs of a whole ``nn.TransformerEncoderLayer`` in evaluation mode: attention and feed-forward layers."""
     source, width, heads = arguments[:3]
     first, second = arguments[14], arguments[16]
     feed_forward = 2 * sum(_lengths(source)) * (first.numel() + second.numel())

@@ -103,7 +103,7 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class OutputLayout:
-    """How the output of a block is built: a tensor, or a container of tensors and None.
+    """Layout of a block's output: a tensor, or a container of tensors and None.
 
     Attributes:
         sources: For each output the name of the argument that it continues; None for one that
@@ -127,7 +127,7 @@ class OutputLayout:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockPlace:
-    """Where a block stands in a segment.
+    """Place of a block in its segment.
 
     Attributes:
         segment: Index of the segment.

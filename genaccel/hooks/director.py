@@ -57,7 +57,7 @@ class CallDecision:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Structure:
-    """How a model is built in one kind of call.
+    """The structure of a model in one kind of call: its segments, layers and FLOPs.
 
     Attributes:
         segments: Runs of blocks that can be skipped as one.

@@ -29,7 +29,7 @@ _MOST_SURPRISES = 3
 
 @dataclass(eq=False)
 class Layout:
-    """How a model is built in one kind of call, for its hooks.
+    """The layout of a model in one kind of call: its structure, and what its hooks need to know.
 
     Attributes:
         structure: The part of it that directors see.

@@ -51,7 +51,7 @@ class Segment:
 
     @property
     def places(self) -> list[BlockPlace]:
-        """Where each of its blocks stands."""
+        """The place of each of its blocks, in their order."""
         last = len(self.blocks) - 1
         return [
             BlockPlace(

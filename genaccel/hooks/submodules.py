@@ -64,7 +64,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class PartialStep:
-    """How a segment runs partially.
+    """Settings of a partial step of one segment.
 
     Attributes:
         token_counts: Tokens of the feed-forward of each of its layers.

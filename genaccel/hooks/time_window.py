@@ -34,7 +34,7 @@ _SAME_TIME = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class TimeScale:
-    """How a model embeds the time in one kind of call.
+    """Scale of the times that a model embeds in one kind of call, and the calls that embed them.
 
     Attributes:
         factor: Factor from the scheduler's timesteps to the times that the model embeds.

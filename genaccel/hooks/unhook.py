@@ -72,7 +72,7 @@ def unhook(module: nn.Module, name: str) -> None:
 
 
 def _reduced(module: nn.Module, protocol: Any) -> tuple[Any, ...]:
-    """How to build a copy of a module without what is ours."""
+    """Reduce a module, as copy and pickle ask for it, to a copy without our hooks and attributes."""
     ours = f"_{PREFIX}"
     state = {k: v for k, v in vars(module).items() if k != _COPIER and not k.startswith(ours)}
     registry = state.get("_diffusers_hook")

@@ -72,11 +72,11 @@ class OxfordVgg16(nn.Module):
         *,
         stages: Sequence[int] = (1, 2, 3, 4, 5),
     ) -> OxfordVgg16:
-        """With the published weights, frozen.
+        """The metric with the published weights, frozen.
 
         Args:
             file: The ONNX file; by default that of the installed package.
-            stages: As for the class.
+            stages: Stages whose features are compared, as for the class.
 
         Raises:
             FileNotFoundError: If the file is missing or the package is not installed.

@@ -88,7 +88,7 @@ class SliceOrder:
 
     @property
     def slice_starts(self) -> tuple[int, ...]:
-        """Where each slice starts in slice order, and at the end the number of tokens."""
+        """Index in slice order of the first token of each slice, and at the end the number of tokens."""
         return tuple(int(start) for start in np.cumsum((0, *self.slice_sizes)))
 
     def slice_of_token(self) -> NDArray[np.int64]:

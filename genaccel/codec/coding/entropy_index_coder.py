@@ -105,7 +105,7 @@ class EntropyIndexCoder:
         return self._model.slice_order.num_slices
 
     def grid(self, shapes: Sequence[tuple[int, ...]]) -> WindowGrid:
-        """How maps of these shapes are cut into windows.
+        """The grid of windows that maps of these shapes are cut into.
 
         Raises:
             ValueError: If they do not fit the model's windows.

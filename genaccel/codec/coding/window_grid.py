@@ -21,7 +21,7 @@ PADDING_INDEX = 0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowGrid:
-    """How the maps of one image size are cut.
+    """The grid of windows that the maps of one image size are cut into.
 
     Attributes:
         map_shapes: Height and width of each scale's map in tokens, coarse to fine.

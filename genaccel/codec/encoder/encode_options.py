@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodeOptions:
-    """How an image is compressed; a decoder needs none of it.
+    """Options of compressing an image; a decoder needs none of them.
 
     Attributes:
         rdo: Weight mu of rate-distortion optimised quantisation: the price of a bit, in squared distances between

@@ -218,7 +218,7 @@ class Bitstream:
 
 
 def model_in_words(stream: Bitstream) -> str:
-    """Which model a file needs."""
+    """The model that a file needs, in words for messages."""
     digest = f"digest {stream.model_digest.hex()}"
     if stream.model_number == CUSTOM_MODEL_NUMBER:
         return f"a model outside the zoo with {digest}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much a file may ask for before the codec refuses it."""
+"""Limits on the pixels and the memory that a file may ask for before the codec refuses it."""
 
 from __future__ import annotations
 

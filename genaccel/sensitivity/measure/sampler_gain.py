@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far an error of the model at each step carries into the finished sample.
+"""Estimates how far an error of the model at each step carries into the finished sample.
 
 Errors of blocks are not worth the same at every step: a sampler multiplies the model's output by
 factors that differ tenfold over a run, and the last step may not count at all. Later calls of the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a schedule carries the finished sample away, from the errors of all its steps together.
+"""Estimates how far a schedule carries the finished sample away, from the errors of all its steps together.
 
 Prices of single edges (S4, arXiv:2603.07057) know neither which computed steps a forecast really
 has behind it nor that errors of one sign add up where others cancel. Forecasts are weighted sums

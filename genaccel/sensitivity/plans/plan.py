@@ -43,7 +43,7 @@ _PLAIN = ("forecasters", "granularity", "segment_of_layer", "expected_error", "f
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Plan:
-    """Which segments each step computes, and what stands in for the others.
+    """A plan: the segments that each step computes, and the forecasters of the others.
 
     Args:
         fingerprint: The run that it was made for.
@@ -209,7 +209,7 @@ class Plan:
 
     @property
     def partial_mask(self) -> NDArray[np.bool_]:
-        """Where a segment runs on forecasts of its submodules, ``[S, G]``."""
+        """Mask of the steps at which a segment runs on forecasts of its submodules, ``[S, G]``, bool."""
         if self.granularity == "module":
             return ~self.compute_mask
         if self.module_mask is not None:

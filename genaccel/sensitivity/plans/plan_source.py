@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the plan of a run comes from: a given folder, beside the model, the cache, or a run before.
+"""Finds the plan of a run: in a given folder, beside the model, in the cache, or from a run before.
 
 No error in looking for a plan or keeping one fails a run: it is logged as a warning, and the run goes
 on without that plan, or keeps its own in memory.
@@ -248,7 +248,7 @@ def fits_structure(plan: Plan, structure: Structure) -> bool:
 
 
 def _folder_of(owner: Any) -> Path | None:
-    """Where a pipeline or model was loaded from, if that is on this disk."""
+    """The folder that a pipeline or model was loaded from; None if it is not on this disk."""
     name = getattr(getattr(owner, "config", None), "_name_or_path", None)
     if not name or not Path(name).is_dir():
         return None

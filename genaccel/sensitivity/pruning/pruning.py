@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many tokens to recompute at reused steps: UAS of SODA, arXiv:2603.07057.
+"""Chooses how many tokens to recompute at reused steps: UAS of SODA, arXiv:2603.07057.
 
 The paper's rate alpha is read both ways, as dropped and as computed. Here a rate ``r`` is always
 the **recomputed fraction** of the tokens: 0 is plain reuse, 1 the full submodule (S7). Steps count up,
@@ -24,7 +24,7 @@ _BISECTIONS = 50
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PruningConfig:
-    """How rates follow from errors.
+    """Settings of the rule by which recomputed fractions follow from measured errors.
 
     Args:
         timing: Which reuse error stands for the sensitivity of a step (S6, S7). "look_ahead", as
