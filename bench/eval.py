@@ -28,12 +28,12 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.harness import Bench, alternate
-from genaccel.eval.features import extract_features
+from genaccel.eval._sets.frechet import frechet_distance
+from genaccel.eval._sets.image_sources import FileImages
+from genaccel.eval._sets.moments import Moments, Statistics
+from genaccel.eval._sets.set_features import extract_features
 from genaccel.eval.fid import load_inception
-from genaccel.eval.frechet import frechet_distance
 from genaccel.eval.held_out import held_out_photographs
-from genaccel.eval.moments import Moments, Statistics
-from genaccel.eval.sources import FileImages
 from genaccel.models.torchvision_weights import find_weights
 
 SIDE = 256

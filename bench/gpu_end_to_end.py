@@ -30,7 +30,7 @@ from bench._sensitivity.workload import Method
 from bench.gpu_methods import Soda, compile_for, other_methods
 from bench.gpu_subjects import MODES, SUBJECTS, Mode, PipelineWorkload, Subject
 from bench.harness import Bench
-from genaccel.eval.one_call import seconds_of_call
+from genaccel.eval._speed.one_call import seconds_of_call
 
 NO_CUDA = "bench/gpu_end_to_end.py needs a CUDA device, and this PyTorch sees none"
 TARGETS = (2.0, 3.0)

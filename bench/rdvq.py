@@ -51,13 +51,13 @@ from bench._codec.rdvq_curves import (
 )
 from bench.harness import Bench, alternate
 from genaccel.codec.image_codec import ImageCodec
-from genaccel.eval.codecs import Codec, OperatingPoint
-from genaccel.eval.curves import codec_records
+from genaccel.eval._rate.curves import codec_records
+from genaccel.eval._rate.operating_points import Codec, OperatingPoint
+from genaccel.eval._rate.sweep import Originals, PointResult, sweep
+from genaccel.eval._speed.one_call import peak_memory_of_call
 from genaccel.eval.held_out import held_out_photographs
-from genaccel.eval.one_call import peak_memory_of_call
 from genaccel.eval.rate_distortion import load_metrics
 from genaccel.eval.results import Metric
-from genaccel.eval.sweep import Originals, PointResult, sweep
 
 METRICS = ("st-lpips", "ssimulacra2", "psnr", "ms-ssim")
 # MS-SSIM's five scales need 161 pixels a side.
@@ -161,7 +161,7 @@ def _speed_sides(ours: Sequence[OperatingPoint], *, quick: bool) -> list[Side]:
     names = models_of(ours)[-1:] if quick else models_of(ours)  # those of the zoo are of one shape
     sides = [Side(name=name, codec=ImageCodec.from_pretrained(name)) for name in names]
     try:
-        from genaccel.eval.compressai_models import CompressAiCodec, require_architecture
+        from genaccel.eval._rate.compressai_models import CompressAiCodec, require_architecture
 
         require_architecture(HYPERPRIOR)
         import compressai.zoo

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import genaccel
-from genaccel.eval.classical import (
+from genaccel.eval._rate.classical_codecs import (
     ClassicalFormat,
     decode_classical,
     encode_classical,

@@ -15,11 +15,11 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from genaccel.eval._sets.extractors import Extractor, Prepare, make_extractor
+from genaccel.eval._sets.set_metrics import SetMetric, set_command
 from genaccel.eval.commands import Device, Weights
-from genaccel.eval.extractors import Extractor, Prepare, make_extractor
 from genaccel.eval.fid import frechet_value
 from genaccel.eval.results import Metric
-from genaccel.eval.sets import SetMetric, set_command
 from genaccel.models.torchvision_weights import find_weights
 
 _SIDE = 224

@@ -13,16 +13,21 @@ from typing import Annotated, Literal
 import torch
 import typer
 
-from genaccel.eval.commands import Device, Weights
-from genaccel.eval.extractors import Extractor, Prepare, Resize, make_extractor
-from genaccel.eval.features import SetFeatures
-from genaccel.eval.frechet import FEW_IMAGES, few_images_warning, frechet_distance, frechet_limit
-from genaccel.eval.results import Metric
-from genaccel.eval.sets import (
+from genaccel.eval._sets.extractors import Extractor, Prepare, Resize, make_extractor
+from genaccel.eval._sets.frechet import (
+    FEW_IMAGES,
+    few_images_warning,
+    frechet_distance,
+    frechet_limit,
+)
+from genaccel.eval._sets.set_features import SetFeatures
+from genaccel.eval._sets.set_metrics import (
     SetMetric,
     SetValue,
     set_command,
 )
+from genaccel.eval.commands import Device, Weights
+from genaccel.eval.results import Metric
 from genaccel.models.fid_inception import INPUT_SIDE, FidDimensions, FidInception
 from genaccel.models.torchvision_weights import find_weights
 

@@ -10,12 +10,12 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from genaccel.eval._sets.extractors import Extractor, Resize
+from genaccel.eval._sets.set_features import SetFeatures
+from genaccel.eval._sets.set_metrics import SetMetric, SetValue, set_command
 from genaccel.eval.commands import Device, Weights
-from genaccel.eval.extractors import Extractor, Resize
-from genaccel.eval.features import SetFeatures
 from genaccel.eval.fid import ResizeOption, load_inception
 from genaccel.eval.results import Metric
-from genaccel.eval.sets import SetMetric, SetValue, set_command
 
 Features = Annotated[
     Literal["inception", "mobilenet_v2"],

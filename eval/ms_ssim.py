@@ -14,8 +14,8 @@ import typer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genaccel.eval.gaussian_similarity import WINDOW_SIZE, floating_pair, similarities
-from genaccel.eval.paired import PairedMetric, paired_command
+from genaccel.eval._pairs.gaussian_similarity import WINDOW_SIZE, floating_pair, similarities
+from genaccel.eval._pairs.pair_metrics import PairedMetric, paired_command
 from genaccel.eval.results import Metric
 
 # Exponents of the five scales, finest first: table in section 3.2 of the paper.

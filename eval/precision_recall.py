@@ -15,12 +15,12 @@ import typer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genaccel.eval._sets.set_features import SetFeatures
+from genaccel.eval._sets.set_metrics import SetMetric, SetValue, set_command
 from genaccel.eval.commands import Device, Weights
-from genaccel.eval.features import SetFeatures
 from genaccel.eval.fid import ResizeOption
 from genaccel.eval.kid import Features, load_features
 from genaccel.eval.results import Metric
-from genaccel.eval.sets import SetMetric, SetValue, set_command
 
 # Rows of the distance matrix in memory at a time: 50,000 columns take 400 MB.
 _ROWS = 1024

@@ -7,7 +7,7 @@ import numpy as np
 import typer
 from numpy.typing import ArrayLike
 
-from genaccel.eval.paired import PairedMetric, paired_command
+from genaccel.eval._pairs.pair_metrics import PairedMetric, paired_command
 from genaccel.eval.results import Metric
 
 

@@ -17,12 +17,12 @@ import torch
 import typer
 
 from genaccel.errors import UnknownModelError
-from genaccel.eval.codecs import OperatingPoint, parse_codec
+from genaccel.eval._pairs.pair_metrics import PAIRED_METRICS, PairedMetric, load_paired_metric
+from genaccel.eval._rate.curves import bd_rates, codec_records, common_images, picture_records
+from genaccel.eval._rate.operating_points import OperatingPoint, parse_codec
+from genaccel.eval._rate.sweep import finish, load_originals, sweep
 from genaccel.eval.commands import AsJson, Convert, Device, Label, Strict
-from genaccel.eval.curves import bd_rates, codec_records, common_images, picture_records
-from genaccel.eval.paired import PAIRED_METRICS, PairedMetric, load_paired_metric
 from genaccel.eval.results import SOME_FILES_SKIPPED, record, to_json
-from genaccel.eval.sweep import finish, load_originals, sweep
 from genaccel.files.atomic import refuse_existing, write_atomically
 
 RUN_FILE = "run.json"
@@ -63,7 +63,7 @@ def rate_distortion(
     """Run a sweep, and write its record to ``out/run.json`` and its pictures below ``out/pictures``.
 
     Args:
-        points: From :func:`genaccel.eval.codecs.parse_codec`.
+        points: From :func:`genaccel.eval._rate.operating_points.parse_codec`.
         originals: Folder of images, or ``held-out``.
         metrics: From :func:`load_metrics`.
         out: Folder to write; an interrupted sweep into it goes on where it stopped.

@@ -13,11 +13,11 @@ from typing import Annotated, Any
 
 import typer
 
-from genaccel.eval import report_page
-from genaccel.eval.report_page.markup import Html, element, join
-from genaccel.eval.report_page.pictures import PictureStore
-from genaccel.eval.report_page.run_files import Run, read_run
-from genaccel.eval.report_page.sections import (
+from genaccel.eval import _page
+from genaccel.eval._page.markup import Html, element, join
+from genaccel.eval._page.pictures import PictureStore
+from genaccel.eval._page.run_files import Run, read_run
+from genaccel.eval._page.sections import (
     paired_section,
     rate_distortion_section,
     set_section,
@@ -152,7 +152,7 @@ def _embeddable(data: Any) -> str:
 
 
 def _assets(names: Sequence[str]) -> str:
-    folder = resources.files(report_page)
+    folder = resources.files(_page)
     return "\n".join(folder.joinpath(name).read_text(encoding="utf-8").strip() for name in names)
 
 

@@ -15,17 +15,17 @@ import torch
 import typer
 from tqdm import tqdm
 
-from genaccel.eval.callables import CallableLoader, check_side, search_path
-from genaccel.eval.commands import AsJson, Label
-from genaccel.eval.one_call import (
+from genaccel.eval._speed.callables import CallableLoader, check_side, search_path
+from genaccel.eval._speed.one_call import (
     checked_device,
     current_gpu,
     flops_of_call,
     peak_memory_of_call,
     seconds_of_call,
 )
+from genaccel.eval._speed.speed_record import SideSpeed, SpeedComparison, print_table, summarize
+from genaccel.eval.commands import AsJson, Label
 from genaccel.eval.results import to_json
-from genaccel.eval.speed_record import SideSpeed, SpeedComparison, print_table, summarize
 
 __all__ = ["SideFailedError", "SideSpeed", "SpeedComparison", "compare_speed", "main"]
 

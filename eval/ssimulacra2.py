@@ -16,7 +16,7 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image
 
-from genaccel.eval.paired import PairedMetric, paired_command
+from genaccel.eval._pairs.pair_metrics import PairedMetric, paired_command
 from genaccel.eval.results import Metric
 
 # Below it the reference compares nothing, and would find any two images equal.

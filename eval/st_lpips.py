@@ -11,9 +11,9 @@ import typer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genaccel.eval._pairs.pair_metrics import PairedMetric, paired_command
+from genaccel.eval._sets.processes import device_by_name
 from genaccel.eval.commands import Device, Weights
-from genaccel.eval.distributed import device_by_name
-from genaccel.eval.paired import PairedMetric, paired_command
 from genaccel.eval.results import Metric
 from genaccel.models.st_lpips import StLpips
 

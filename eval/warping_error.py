@@ -14,9 +14,9 @@ import typer
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from genaccel.eval._pairs.video_frames import FrameSource
 from genaccel.eval.commands import AsJson, Label
 from genaccel.eval.results import SOME_FILES_SKIPPED, Metric, record, to_json
-from genaccel.eval.videos import FrameSource
 
 FlowName = Literal["tvl1", "ilk"]
 Frame = NDArray[np.uint8]

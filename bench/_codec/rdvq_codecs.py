@@ -23,8 +23,8 @@ from genaccel import zoo
 from genaccel.codec.encoder.encode_options import EncodeOptions
 from genaccel.codec.format.half_size import halved, resized
 from genaccel.codec.image_codec import ImageCodec
-from genaccel.eval.classical import decode_classical
-from genaccel.eval.codecs import (
+from genaccel.eval._rate.classical_codecs import decode_classical
+from genaccel.eval._rate.operating_points import (
     ClassicalCodec,
     Codec,
     Coder,

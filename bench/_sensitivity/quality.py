@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from bench._sensitivity.workload import Workload
-from genaccel.eval.extractors import Extractor
+from genaccel.eval._sets.extractors import Extractor
+from genaccel.eval._sets.frechet import frechet_distance
+from genaccel.eval._sets.moments import Moments, Statistics
 from genaccel.eval.fd_mobilenet_v2 import load_mobilenet_v2
-from genaccel.eval.frechet import frechet_distance
-from genaccel.eval.moments import Moments, Statistics
 from genaccel.eval.psnr import psnr
 from genaccel.eval.st_lpips import to_unit_range
 from genaccel.models.st_lpips import StLpips

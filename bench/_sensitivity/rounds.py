@@ -13,7 +13,7 @@ from torch import Tensor
 from bench._sensitivity.quality import Judge, Quality
 from bench._sensitivity.search import Cost, Trial, cost_of_call
 from bench._sensitivity.workload import Attached, Workload
-from genaccel.eval.one_call import flops_of_call
+from genaccel.eval._speed.one_call import flops_of_call
 from genaccel.eval.speed import round_order
 
 

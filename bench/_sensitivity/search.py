@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 
 from bench._sensitivity.workload import Attached, Method, Samples, Setting, Workload
-from genaccel.eval.one_call import flops_of_call, seconds_of_call
+from genaccel.eval._speed.one_call import flops_of_call, seconds_of_call
 
 # A measured speed-up this much below a target still counts as it: it is a quotient of two times.
 SLACK = 0.03

@@ -5,8 +5,8 @@ import warnings
 import numpy as np
 import pytest
 
+from genaccel.eval._rate.classical_codecs import ClassicalFormat, decode_classical, encode_classical
 from genaccel.eval.bjontegaard_delta import Curve, bd_quality, bd_rate
-from genaccel.eval.classical import ClassicalFormat, decode_classical, encode_classical
 from genaccel.eval.held_out import held_out_photographs
 from genaccel.eval.psnr import psnr
 

@@ -10,10 +10,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from genaccel.cli import app
-from genaccel.eval.features import extract_features
+from genaccel.eval._sets.frechet import frechet_distance
+from genaccel.eval._sets.image_sources import FileImages
+from genaccel.eval._sets.set_features import extract_features
 from genaccel.eval.fid import frechet_value, load_inception
-from genaccel.eval.frechet import frechet_distance
-from genaccel.eval.sources import FileImages
 
 MakeFolder = Callable[..., Path]
 

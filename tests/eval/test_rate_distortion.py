@@ -14,14 +14,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from genaccel.cli.eval import app
+from genaccel.eval._pairs.pair_metrics import load_paired_metric
+from genaccel.eval._rate.classical_codecs import decode_classical, encode_classical
+from genaccel.eval._rate.operating_points import CodedImage, Coder, OperatingPoint, parse_codec
+from genaccel.eval._rate.sweep import load_originals, sweep
 from genaccel.eval.bjontegaard_delta import Curve, bd_rate
-from genaccel.eval.classical import decode_classical, encode_classical
-from genaccel.eval.codecs import CodedImage, Coder, OperatingPoint, parse_codec
 from genaccel.eval.images import load_image
-from genaccel.eval.paired import load_paired_metric
 from genaccel.eval.psnr import psnr
 from genaccel.eval.rate_distortion import main, rate_distortion
-from genaccel.eval.sweep import load_originals, sweep
 
 METRICS = [load_paired_metric("psnr")]
 QUALITIES = (5, 15, 40, 75)

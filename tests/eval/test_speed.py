@@ -14,7 +14,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from genaccel.eval import one_call
+from genaccel.eval._speed import one_call
 from genaccel.eval.results import to_json
 from genaccel.eval.speed import SideFailedError, compare_speed, main, round_order
 

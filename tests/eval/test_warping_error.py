@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
+from genaccel.eval._pairs.video_frames import FrameSource, natural_key
 from genaccel.eval.held_out import held_out_photographs
-from genaccel.eval.videos import FrameSource, natural_key
 from genaccel.eval.warping_error import FlowName, main, occluded, warp, warping_error
 
 pytest.importorskip("skimage", reason="scikit-image is not installed")

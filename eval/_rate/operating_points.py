@@ -16,7 +16,7 @@ from typing import Any, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from genaccel.eval.classical import ClassicalFormat, decode_classical, encode_classical
+from genaccel.eval._rate.classical_codecs import ClassicalFormat, decode_classical, encode_classical
 from genaccel.eval.images import load_image
 
 CLASSICAL_TITLES: dict[str, str] = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
@@ -100,7 +100,7 @@ class ClassicalCodec:
 
     Attributes:
         format: The format.
-        quality: As for :func:`genaccel.eval.classical.encode_classical`.
+        quality: As for :func:`genaccel.eval._rate.classical_codecs.encode_classical`.
     """
 
     format: ClassicalFormat
@@ -130,7 +130,7 @@ class FolderCoder:
 
     def __init__(self, decoded: Path, files: Path, *, convert: bool = False) -> None:
         from genaccel.data.image_files import find_files, find_images
-        from genaccel.eval.pairs import by_stem
+        from genaccel.eval._pairs.folder_pairs import by_stem
 
         self._folders = decoded, files
         self._decoded = by_stem(decoded, find_images(decoded))
@@ -217,7 +217,7 @@ def _genaccel_point(model: str, device: str) -> OperatingPoint:
 
 
 def _compressai_points(rest: str, text: str, device: str) -> list[OperatingPoint]:
-    from genaccel.eval.compressai_models import (
+    from genaccel.eval._rate.compressai_models import (
         CompressAiCodec,
         load_compressai,
         require_architecture,

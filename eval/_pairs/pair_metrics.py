@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from genaccel.eval._pairs.folder_pairs import ImagePair, match_folders
 from genaccel.eval.commands import (
     AsCsv,
     AsJson,
@@ -29,7 +30,6 @@ from genaccel.eval.commands import (
     combine,
 )
 from genaccel.eval.images import UNUSABLE
-from genaccel.eval.pairs import ImagePair, match_folders
 from genaccel.eval.results import SOME_FILES_SKIPPED, Metric, record, to_json
 
 PairFunction = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
@@ -144,7 +144,7 @@ def score_pairs(
     """Apply a metric to each pair, one at a time: its values do not depend on the others.
 
     Args:
-        pairs: From :func:`genaccel.eval.pairs.match_folders`.
+        pairs: From :func:`genaccel.eval._pairs.folder_pairs.match_folders`.
         paired: The metric.
         strict: Raise for the first pair that cannot be judged, instead of leaving it out by name.
         convert: As for :func:`genaccel.eval.images.load_image`.

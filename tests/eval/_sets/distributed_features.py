@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from genaccel.eval.distributed import process_group
-from genaccel.eval.extractors import Extractor, Prepare
-from genaccel.eval.features import extract_features
-from genaccel.eval.sources import FileImages
+from genaccel.eval._sets.extractors import Extractor, Prepare
+from genaccel.eval._sets.image_sources import FileImages
+from genaccel.eval._sets.processes import process_group
+from genaccel.eval._sets.set_features import extract_features
 
 
 def corner_pixels(images: torch.Tensor) -> torch.Tensor:

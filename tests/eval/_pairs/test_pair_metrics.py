@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genaccel.eval.held_out import held_out_photographs
-from genaccel.eval.paired import (
+from genaccel.eval._pairs.folder_pairs import ImagePair, match_folders
+from genaccel.eval._pairs.pair_metrics import (
     PAIRED_METRICS,
     PairedMetric,
     default_workers,
     load_paired_metric,
     score_pairs,
 )
-from genaccel.eval.pairs import ImagePair, match_folders
+from genaccel.eval.held_out import held_out_photographs
 from genaccel.eval.results import Metric
 
 PSNR = load_paired_metric("psnr")

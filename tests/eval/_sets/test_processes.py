@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from genaccel.eval.distributed import Processes, device_by_name
+from genaccel.eval._sets.processes import Processes, device_by_name
 
 MakeFolder = Callable[..., Path]
 

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
+from genaccel.eval._sets.extractors import Extractor
+from genaccel.eval._sets.image_sources import FileImages, ImageSource, PipelineImages
+from genaccel.eval._sets.moments import Statistics
+from genaccel.eval._sets.processes import process_group
+from genaccel.eval._sets.set_features import SetFeatures, extract_features, load_statistics
 from genaccel.eval.commands import AsCsv, AsJson, Convert, Label, Strict, Workers, combine
-from genaccel.eval.distributed import process_group
-from genaccel.eval.extractors import Extractor
-from genaccel.eval.features import SetFeatures, extract_features, load_statistics
-from genaccel.eval.moments import Statistics
 from genaccel.eval.results import SOME_FILES_SKIPPED, Metric, record, to_json
-from genaccel.eval.sources import FileImages, ImageSource, PipelineImages
 
 
 @dataclass(frozen=True, kw_only=True)

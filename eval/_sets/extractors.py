@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from genaccel.eval.distributed import device_by_name
+from genaccel.eval._sets.processes import device_by_name
 
 # bilinear: of torch, without antialiasing, as pytorch-fid does. antialias: the same with it, as
 # torchmetrics >= 1.8. bicubic: of Pillow, channel by channel in floating point, as clean-fid.

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from genaccel.data.image_files import find_images
-from genaccel.eval.distributed import Processes
+from genaccel.eval._sets.processes import Processes
 from genaccel.eval.images import UNUSABLE, load_image
 
 PrepareFunction = Callable[[NDArray[np.uint8]], Tensor]

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genaccel.eval.moments import Statistics
+from genaccel.eval._sets.moments import Statistics
 
 STATISTICS = Statistics(
     mean=np.array([1.0, 2.0]),

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from genaccel.codec.image_codec import ImageCodec
-from genaccel.eval.classical import encode_classical
-from genaccel.eval.codecs import parse_codec
+from genaccel.eval._rate.classical_codecs import encode_classical
+from genaccel.eval._rate.operating_points import parse_codec
 from genaccel.eval.images import load_image
 
 

@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 import torch
 
-from genaccel.eval.frechet import (
+from genaccel.eval._sets.frechet import (
     FEW_IMAGES,
     few_images_warning,
     frechet_distance,
     frechet_limit,
 )
-from genaccel.eval.moments import Moments, Statistics
+from genaccel.eval._sets.moments import Moments, Statistics
 
 
 def _statistics(features: np.ndarray) -> Statistics:

@@ -8,16 +8,16 @@ import torch
 from PIL import Image
 
 from genaccel.errors import BitstreamError
-from genaccel.eval.distributed import Processes
-from genaccel.eval.extractors import Extractor, Prepare, resize_to_square
-from genaccel.eval.features import extract_features
-from genaccel.eval.sources import (
+from genaccel.eval._sets.extractors import Extractor, Prepare, resize_to_square
+from genaccel.eval._sets.image_sources import (
     FileImages,
     GeneratedImages,
     PipelineImages,
     as_pixels,
     tiles_of,
 )
+from genaccel.eval._sets.processes import Processes
+from genaccel.eval._sets.set_features import extract_features
 
 
 def _mean_colour(side: int = 8) -> Extractor:

@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 import genaccel
 from genaccel.data.image_files import find_images
-from genaccel.eval.codecs import Coder, OperatingPoint
+from genaccel.eval._pairs.folder_pairs import by_stem
+from genaccel.eval._pairs.pair_metrics import PairedMetric
+from genaccel.eval._rate.operating_points import Coder, OperatingPoint
 from genaccel.eval.held_out import held_out_photographs
 from genaccel.eval.images import UNUSABLE, load_image
-from genaccel.eval.paired import PairedMetric
-from genaccel.eval.pairs import by_stem
 from genaccel.eval.rate import bits_per_pixel
 from genaccel.files.atomic import write_atomically
 
@@ -138,7 +138,7 @@ def sweep(
     """Run every operating point on every image.
 
     Args:
-        points: From :func:`genaccel.eval.codecs.parse_codec`.
+        points: From :func:`genaccel.eval._rate.operating_points.parse_codec`.
         originals: From :func:`load_originals`.
         metrics: What decoded images are judged by.
         folder: Of the run. Pictures go below it, and so do the results of finished points, which an

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genaccel.eval.moments import Statistics
+from genaccel.eval._sets.moments import Statistics
 
 # Below this the covariance of 2048 features has no full rank, and the bias is larger than most effects.
 FEW_IMAGES = 2048

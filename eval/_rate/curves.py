@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
+from genaccel.eval._rate.sweep import PointResult
 from genaccel.eval.bjontegaard_delta import Curve, bd_rate
 from genaccel.eval.results import Metric
-from genaccel.eval.sweep import PointResult
 
 
 def common_images(results: Sequence[PointResult]) -> tuple[list[str], dict[str, str]]:
@@ -37,7 +37,7 @@ def codec_records(
     """Codecs in the order of their first points, each with its points by rate.
 
     Args:
-        results: From :func:`genaccel.eval.sweep.sweep`.
+        results: From :func:`genaccel.eval._rate.sweep.sweep`.
         metrics: What was measured.
         names: Images to take means over.
     """
@@ -140,7 +140,7 @@ def picture_records(results: Sequence[PointResult], names: Sequence[str]) -> lis
     """Images of which pictures were kept, each with its versions.
 
     Args:
-        results: From :func:`genaccel.eval.sweep.sweep`.
+        results: From :func:`genaccel.eval._rate.sweep.sweep`.
         names: Images to list.
     """
     return [

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genaccel.eval.pairs import match_folders
+from genaccel.eval._pairs.folder_pairs import match_folders
 
 
 def _write(path: Path, size: tuple[int, int] = (8, 6), value: int = 0) -> None:

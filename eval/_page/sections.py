@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from genaccel.eval.report_page.markup import (
+from genaccel.eval._page.markup import (
     MISSING,
     Column,
     Html,
@@ -21,7 +21,7 @@ from genaccel.eval.report_page.markup import (
     size,
     table,
 )
-from genaccel.eval.report_page.run_files import Run
+from genaccel.eval._page.run_files import Run
 
 
 def rate_distortion_section(run: Run, index: int) -> Html:

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genaccel.eval.distributed import Processes
-from genaccel.eval.extractors import Extractor
-from genaccel.eval.frechet import FEW_IMAGES
-from genaccel.eval.moments import Moments, Statistics
-from genaccel.eval.paired import default_workers
-from genaccel.eval.sources import ImageSource
+from genaccel.eval._pairs.pair_metrics import default_workers
+from genaccel.eval._sets.extractors import Extractor
+from genaccel.eval._sets.frechet import FEW_IMAGES
+from genaccel.eval._sets.image_sources import ImageSource
+from genaccel.eval._sets.moments import Moments, Statistics
+from genaccel.eval._sets.processes import Processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def extract_features(
             statistics need a correction, so that memory stays the same for any number of images.
         batch_size: Images in one call of the network.
         workers: Processes that decode; by default none for a few images.
-        processes: The group, from :func:`genaccel.eval.distributed.process_group`.
+        processes: The group, from :func:`genaccel.eval._sets.processes.process_group`.
 
     Raises:
         ValueError: If fewer than two images could be used, or a strict source refuses one.

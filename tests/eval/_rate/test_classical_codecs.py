@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from genaccel.eval.classical import (
+from genaccel.eval._rate.classical_codecs import (
     ClassicalFormat,
     decode_classical,
     encode_classical,

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from genaccel.codec.image_codec import ImageCodec
-from genaccel.eval import compressai_models
-from genaccel.eval.codecs import parse_codec
-from genaccel.eval.compressai_models import (
+from genaccel.eval._rate import compressai_models
+from genaccel.eval._rate.compressai_models import (
     CompressAiCodec,
     as_compressai,
     load_compressai,
     to_image,
     to_tensor,
 )
+from genaccel.eval._rate.operating_points import parse_codec
 from genaccel.eval.held_out import held_out_photographs
 from genaccel.eval.ms_ssim import ms_ssim_of_images
 from genaccel.eval.psnr import psnr
