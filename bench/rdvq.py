@@ -56,8 +56,8 @@ from genaccel.eval._rate.operating_points import Codec, OperatingPoint
 from genaccel.eval._rate.sweep import Originals, PointResult, sweep
 from genaccel.eval._speed.one_call import peak_memory_of_call
 from genaccel.eval.held_out import held_out_photographs
+from genaccel.eval.metrics import Metric
 from genaccel.eval.rate_distortion import load_metrics
-from genaccel.eval.results import Metric
 
 METRICS = ("st-lpips", "ssimulacra2", "psnr", "ms-ssim")
 # MS-SSIM's five scales need 161 pixels a side.

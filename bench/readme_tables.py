@@ -9,7 +9,8 @@ A table stands between two comments, of which the first says what it shows:
     <!-- /table -->
 
 ``where`` keeps the rows that have a value; ``of`` names a table of the file other than its rows. A file that is not there
-gives a sentence instead. By default the page is README.md; ``--check`` writes nothing and exits with 1 if it would.
+gives a sentence instead; ``genaccel.eval.metrics`` in the place of a file gives the table of metrics. By default the pages are
+README.md and docs/evaluation.md; ``--check`` writes nothing and exits with 1 if it would.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from genaccel.eval import metrics
+
 ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "evaluation.md"]
 _SECTION = re.compile(r"(<!-- table: (.*?) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
 
 
@@ -59,15 +63,32 @@ def draw(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _metric_rows() -> list[dict[str, str]]:
+    return [
+        {
+            "command": f"`{row.name} {row.options}`".replace(" `", "`").replace("|", "\\|"),
+            "of": row.kind,
+            "metric": row.description,
+            "better": "up" if row.metric.higher_is_better else "down",
+            "weights": row.weights or "-",
+            "function": f"`{row.module.rpartition('.')[2]}.{row.function}`",
+        }
+        for row in metrics.METRICS.values()
+    ]
+
+
 def _section(description: str, root: Path) -> str:
     name, *rest = (part.strip() for part in description.split(";"))
     settings = dict(part.split(":", 1) for part in rest)
     path = root / name
-    if not path.is_file():
+    if name == metrics.__name__:
+        rows = _metric_rows()
+    elif path.is_file():
+        record = json.loads(path.read_text())
+        of = settings.get("of")
+        rows = record["rows"] if of is None else record["tables"][of.strip()]
+    else:
         return f"Not measured yet: there is no {name}.\n"
-    record = json.loads(path.read_text())
-    of = settings.get("of")
-    rows = record["rows"] if of is None else record["tables"][of.strip()]
     if "where" in settings:
         key, _, value = settings["where"].strip().partition("=")
         rows = [row for row in rows if str(row[key]) == value]
@@ -84,7 +105,7 @@ def redraw(text: str, root: Path = ROOT) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Redraw pages."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("pages", nargs="*", type=Path, default=[ROOT / "README.md"])
+    parser.add_argument("pages", nargs="*", type=Path, default=PAGES)
     parser.add_argument(
         "--check", action="store_true", help="write nothing, exit with 1 if it would"
     )

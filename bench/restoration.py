@@ -30,9 +30,9 @@ from bench.harness import Bench
 from genaccel import zoo
 from genaccel.eval.bjontegaard_delta import Curve, bd_rate
 from genaccel.eval.held_out import held_out_photographs
+from genaccel.eval.metrics import Metric
 from genaccel.eval.ms_ssim import ms_ssim_of_images
 from genaccel.eval.psnr import psnr
-from genaccel.eval.results import Metric
 from genaccel.eval.ssimulacra2 import ssimulacra2_of_images
 from genaccel.models.oxford_vgg16 import INSTALL_COMMAND, OxfordVgg16
 from genaccel.models.restoration import SCALES, Restoration, lanczos_enlarged

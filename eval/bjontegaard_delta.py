@@ -192,7 +192,7 @@ def _overlap(
     unit: str,
     min_overlap: float,
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """What two ranges have in common, and its share of each; ``shown`` are their names in messages."""
+    """The part that two ranges have in common, and its share of each; ``shown`` are their names in messages."""
     if not 0.0 <= min_overlap <= 1.0:
         raise ValueError(f"min_overlap must be within 0 to 1, got {min_overlap}")
     (low_a, high_a), (low_t, high_t) = ranges

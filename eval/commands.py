@@ -1,16 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands out of two functions: one with the arguments that a family of metrics shares, one with a metric's own."""
+"""The options, errors and outputs that commands share, and commands out of two functions: one with the arguments of a
+family of metrics, one with a metric's own.
+"""
 
 from __future__ import annotations
 
+import csv
 import functools
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from genaccel.eval.metrics import Metric
+
+# Exit code of a command that left files out; the same as that of a batch of ``genaccel encode``.
+SOME_FILES_SKIPPED = 6
+
+Originals = Annotated[Path, typer.Argument(help="Folder of original images.")]
+Intersect = Annotated[bool, typer.Option("--intersect", help="Leave out files without a partner.")]
 Weights = Annotated[
     Path | None, typer.Option(help="Weight file, instead of the installed or downloaded one.")
 ]
@@ -62,3 +74,63 @@ def combine(load: Callable[..., Any], body: Callable[..., None]) -> Callable[...
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.load = load  # type: ignore[attr-defined]
     return command
+
+
+@contextmanager
+def usage_errors(*others: type[Exception]) -> Iterator[None]:
+    """Turn what is wrong with the user's input into a usage error: one sentence, exit code 2.
+
+    Args:
+        others: Exceptions beside ValueError, OSError and ImportError.
+    """
+    kinds: tuple[type[Exception], ...] = (ValueError, OSError, ImportError, *others)
+    try:
+        yield
+    except kinds as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def exit_if_skipped(skipped: Mapping[str, str], unit: str = "") -> None:
+    """Name the files that were left out on stderr, and end with exit code 6 if there are any.
+
+    Args:
+        skipped: Reason by name.
+        unit: Their kind in the plural, with a space before it.
+    """
+    if skipped:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        typer.echo(f"{len(skipped)}{unit} left out: {reasons}", err=True)
+        raise typer.Exit(SOME_FILES_SKIPPED)
+
+
+def print_csv(metric: Metric, values: Mapping[str, float], mean: float) -> None:
+    """Print the value of each image, and their mean, as comma-separated values."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["image", metric.key])
+    writer.writerows(values.items())
+    writer.writerow(["mean", mean])
+
+
+def print_values(
+    metric: Metric, values: Mapping[str, float], mean: float, *, of: str = "image", digits: int = 4
+) -> None:
+    """Print a table with the value of each image or pair of frames, and their mean below several.
+
+    Args:
+        metric: Meaning of the values.
+        values: Value by name.
+        mean: Their mean.
+        of: What the names are of.
+        digits: Behind the point.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_footer=len(values) > 1)
+    table.add_column(of, footer=f"mean of {len(values)}", overflow="fold")
+    title = f"{metric.title} {metric.unit}".rstrip()
+    table.add_column(title, footer=f"{mean:.{digits}f}", justify="right", no_wrap=True)
+    for name, value in values.items():
+        table.add_row(name, f"{value:.{digits}f}")
+    Console().print(table)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import fmean
-from typing import ParamSpec, Protocol, TypeVar, get_args
+from typing import ParamSpec, TypeVar, get_args
 
 import numpy as np
 import PIL
@@ -25,14 +25,15 @@ from genaccel.eval._rate.classical_codecs import (
     encode_classical,
     encode_to_size,
 )
+from genaccel.eval._rate.operating_points import CLASSICAL_TITLES, Codec
 from genaccel.eval.ms_ssim import ms_ssim_of_images
 from genaccel.eval.psnr import psnr
+from genaccel.eval.rate import bits_per_pixel
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 CODEC_NAME = "genaccel"
-_CLASSICAL_NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
 
 # A tile shows the middle of a photograph, pixel for pixel.
 _TILE_WIDTH, _TILE_HEIGHT = 384, 288
@@ -42,14 +43,6 @@ _FONT_SIZE = 15
 _BACKGROUND, _INK = (255, 255, 255), (24, 24, 24)
 
 Metric = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
-
-
-class Codec(Protocol):
-    """What is compared: :class:`genaccel.codec.ImageCodec`, or anything with its two methods."""
-
-    def encode(self, image: NDArray[np.uint8]) -> bytes: ...
-
-    def decode(self, data: bytes) -> NDArray[np.uint8]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +80,7 @@ class Measurement:
     @property
     def bits_per_pixel(self) -> float:
         """Bits of the whole file for each pixel."""
-        return 8 * self.num_bytes / (self.width * self.height)
+        return bits_per_pixel(self.num_bytes, self.width, self.height)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,7 +166,7 @@ def compare_codecs(
         again, encode_ms = _timed(partial(encode_classical, quality=file.quality), original, format)
         results.append(
             measure(
-                _CLASSICAL_NAMES[format],
+                CLASSICAL_TITLES[format],
                 again,
                 decode_classical,
                 encode_ms,

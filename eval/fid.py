@@ -6,14 +6,12 @@ The network's weights are found where pytorch-fid keeps them, or downloaded once
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import typer
 
-from genaccel.eval._sets.extractors import Extractor, Prepare, Resize, make_extractor
+from genaccel.eval._sets.extractors import Extractor, Prepare, Resize, load_weights, make_extractor
 from genaccel.eval._sets.frechet import (
     FEW_IMAGES,
     few_images_warning,
@@ -27,7 +25,7 @@ from genaccel.eval._sets.set_metrics import (
     set_command,
 )
 from genaccel.eval.commands import Device, Weights
-from genaccel.eval.results import Metric
+from genaccel.eval.metrics import METRICS
 from genaccel.models.fid_inception import INPUT_SIDE, FidDimensions, FidInception
 from genaccel.models.torchvision_weights import find_weights
 
@@ -66,10 +64,7 @@ def load_inception(
             raise
         raise FileNotFoundError(f"{error}; fd-mobilenet-v2 works offline") from error
     network = FidInception(dimensions)
-    try:
-        network.load_published(torch.load(path, map_location="cpu", weights_only=True))
-    except (ValueError, AttributeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} holds no weights of the Inception-v3 of FID") from error
+    load_weights(network.load_published, path, "the Inception-v3 of FID")
     return make_extractor(
         f"inception-2015-12-05/{dimensions}",
         network,
@@ -110,13 +105,11 @@ def main(
 ) -> SetMetric:
     """FID between two sets of images; the same number as pytorch-fid's."""
     extractor = load_inception(weights, device=device, resize=resize, dimensions=dimensions)  # type: ignore[arg-type]
-    suffix = "" if dimensions == 2048 else f"_{dimensions}"
+    fid = METRICS["fid"].metric
     return SetMetric(
-        metric=Metric(
-            key=f"fid{suffix}",
-            title="FID" + (f" ({dimensions} features)" if suffix else ""),
-            higher_is_better=False,
-        ),
+        metric=fid
+        if dimensions == 2048
+        else fid.variant(str(dimensions), f"{dimensions} features"),
         extractor=extractor,
         function=frechet_value,
     )

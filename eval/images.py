@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from genaccel.codec.images import LoadedImage, UnsupportedImageError, read_image
@@ -12,6 +13,10 @@ _WHITE = (255, 255, 255)
 
 # Far above any photograph, and still a bound on what a hostile file can make us allocate.
 _MAX_PIXELS = 1 << 28
+
+# Starting worker processes takes longer than decoding fewer images than this.
+_MIN_IMAGES_FOR_WORKERS = 64
+_MAX_WORKERS = 8
 
 # What makes a single file unusable, and leaves the others of its folder alone.
 UNUSABLE = (BitstreamError, LimitExceededError, UnsupportedImageError, OSError)
@@ -43,3 +48,12 @@ def load_image(path: Path, *, convert: bool = False) -> LoadedImage:
         raise UnsupportedImageError(
             "transparent, or more than 8 bits per sample: --convert puts it on white and takes 8 bits"
         ) from error
+
+
+def decoding_workers(count: int) -> int:
+    """Worker processes for decoding ``count`` images or pairs: none for a few."""
+    if count < _MIN_IMAGES_FOR_WORKERS:
+        return 0
+    # What this process may use, which a container or taskset makes fewer than the machine has.
+    affinity = getattr(os, "sched_getaffinity", None)
+    return min(_MAX_WORKERS, len(affinity(0)) if affinity else os.cpu_count() or 1)

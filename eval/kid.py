@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,8 +15,9 @@ from genaccel.eval._sets.extractors import Extractor, Resize
 from genaccel.eval._sets.set_features import SetFeatures
 from genaccel.eval._sets.set_metrics import SetMetric, SetValue, set_command
 from genaccel.eval.commands import Device, Weights
+from genaccel.eval.fd_mobilenet_v2 import load_mobilenet_v2
 from genaccel.eval.fid import ResizeOption, load_inception
-from genaccel.eval.results import Metric
+from genaccel.eval.metrics import METRICS
 
 Features = Annotated[
     Literal["inception", "mobilenet_v2"],
@@ -86,8 +88,6 @@ def kernel_distance(
 def load_features(network: str, weights: Path | None, device: str, resize: Resize) -> Extractor:
     """The extractor of an option ``--features``."""
     if network == "mobilenet_v2":
-        from genaccel.eval.fd_mobilenet_v2 import load_mobilenet_v2
-
         return load_mobilenet_v2(weights, device=device)
     return load_inception(weights, device=device, resize=resize)
 
@@ -106,23 +106,21 @@ def main(
     extractor = load_features(features, weights, device, resize)
 
     def evaluate(real: SetFeatures, fake: SetFeatures) -> SetValue:
-        assert real.features is not None and fake.features is not None  # noqa: PT018
         value, deviation = kernel_distance(
-            real.features,
-            fake.features,
+            real.of_each_image,
+            fake.of_each_image,
             num_subsets=subsets,
             subset_size=subset_size,
             seed=subset_seed,
         )
         return SetValue(value=value, details={"standard_deviation": deviation})
 
-    inception = features == "inception"
+    kid = METRICS["kid"].metric
     return SetMetric(
-        metric=Metric(
-            key="kid" if inception else f"kd_{features}",
-            title="KID" if inception else f"KD-{features}",
-            higher_is_better=False,
-        ),
+        # The I of its name is Inception's.
+        metric=kid
+        if features == "inception"
+        else replace(kid, key=f"kd_{features}", title=f"KD-{features}"),
         extractor=extractor,
         function=evaluate,
         needs_features=True,

@@ -18,10 +18,11 @@ import typer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from genaccel.eval._pairs.image_tensors import require_side, to_unit_range
 from genaccel.eval._pairs.pair_metrics import PairedMetric, paired_command
-from genaccel.eval._sets.processes import device_by_name
 from genaccel.eval.commands import Device, Weights
-from genaccel.eval.results import Metric
+from genaccel.eval.devices import device_by_name, exact_convolutions
+from genaccel.eval.metrics import METRICS
 from genaccel.models.torchvision_weights import load_features
 
 LpipsNet = Literal["alex", "vgg", "squeeze"]
@@ -64,17 +65,9 @@ class LpipsOfImages:
                 "images must have the same shape [B, 3, H, W], "
                 f"got {list(images_a.shape)} and {list(images_b.shape)}"
             )
-        smallest = MIN_SIDE[self.net]
-        if min(images_a.shape[2:]) < smallest:
-            raise ValueError(
-                f"LPIPS ({self.net}) needs images of at least {smallest}x{smallest} pixels, "
-                f"got {images_a.shape[3]}x{images_a.shape[2]}"
-            )
+        require_side(f"LPIPS ({self.net})", MIN_SIDE[self.net], *images_a.shape[2:])
         device = next(self.metric.parameters()).device
-        # On a GPU: TF32 would change the third digit, and autotuning may choose differently each time.
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        ):
+        with exact_convolutions():
             values: Tensor = self.metric(images_a.to(device), images_b.to(device))  # [B, 1, 1, 1]
         return values.flatten()
 
@@ -84,11 +77,7 @@ class LpipsOfImages:
         Raises:
             ValueError: As :meth:`distances`.
         """
-        planes = [
-            torch.tensor(image).permute(2, 0, 1)[None].float() / 127.5 - 1.0  # [1, 3, H, W]
-            for image in (original, reconstruction)
-        ]
-        return float(self.distances(planes[0], planes[1]))
+        return float(self.distances(to_unit_range(original), to_unit_range(reconstruction)))
 
 
 def load_lpips(
@@ -169,7 +158,7 @@ def main(
 ) -> PairedMetric:
     """LPIPS between two folders of images, matched by file stem."""
     return PairedMetric(
-        metric=Metric(key=f"lpips_{net}", title=f"LPIPS ({net})", higher_is_better=False),
+        metric=METRICS["lpips"].metric.variant(net),
         function=load_lpips(net, weights, device_by_name(device)),
         settings={"device": device, "weights": str(weights or _CLASSIFIERS[net])},
         packages=["lpips", "torchvision"],

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genaccel.eval._pairs.gaussian_similarity import WINDOW_SIZE, floating_pair, similarities
+from genaccel.eval._pairs.image_tensors import require_side, to_planes
 from genaccel.eval._pairs.pair_metrics import PairedMetric, paired_command
-from genaccel.eval.results import Metric
+from genaccel.eval.metrics import METRICS
 
 # Exponents of the five scales, finest first: table in section 3.2 of the paper.
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -40,11 +41,7 @@ def ms_ssim(images_a: Tensor, images_b: Tensor, *, data_range: float = 255.0) ->
         ValueError: If the shapes differ, or the images are too small for five scales.
     """
     a, b = floating_pair(images_a, images_b)
-    height, width = a.shape[2:]
-    if min(height, width) < MIN_SIDE:
-        raise ValueError(
-            f"MS-SSIM needs images of at least {MIN_SIDE}x{MIN_SIDE} pixels, got {width}x{height}"
-        )
+    require_side("MS-SSIM", MIN_SIDE, *a.shape[2:])
     result = torch.ones(a.shape[:2], dtype=a.dtype, device=a.device)  # [B, C]
     for scale, weight in enumerate(_SCALE_WEIGHTS):
         ssim, structure = similarities(a, b, data_range)
@@ -63,18 +60,14 @@ def ms_ssim_of_images(original: NDArray[np.uint8], reconstruction: NDArray[np.ui
     Raises:
         ValueError: As :func:`ms_ssim`.
     """
-    planes = [
-        torch.tensor(image).permute(2, 0, 1)[None].float()  # [1, 3, H, W]
-        for image in (original, reconstruction)
-    ]
-    return float(ms_ssim(planes[0], planes[1]))
+    return float(ms_ssim(to_planes(original).float(), to_planes(reconstruction).float()))
 
 
 @paired_command
 def main() -> PairedMetric:
     """MS-SSIM between two folders of images, matched by file stem."""
     return PairedMetric(
-        metric=Metric(key="ms_ssim", title="MS-SSIM", higher_is_better=True),
+        metric=METRICS["ms-ssim"].metric,
         function=ms_ssim_of_images,
     )
 

@@ -20,7 +20,7 @@ from genaccel.eval._sets.set_metrics import SetMetric, SetValue, set_command
 from genaccel.eval.commands import Device, Weights
 from genaccel.eval.fid import ResizeOption
 from genaccel.eval.kid import Features, load_features
-from genaccel.eval.results import Metric
+from genaccel.eval.metrics import METRICS
 
 # Rows of the distance matrix in memory at a time: 50,000 columns take 400 MB.
 _ROWS = 1024
@@ -102,14 +102,11 @@ def main(
     extractor = load_features(features, weights, device, resize)
 
     def evaluate(real: SetFeatures, fake: SetFeatures) -> SetValue:
-        assert real.features is not None and fake.features is not None  # noqa: PT018
-        scores = manifold_scores(real.features, fake.features, neighbours=neighbours)
+        scores = manifold_scores(real.of_each_image, fake.of_each_image, neighbours=neighbours)
         return SetValue(value=scores.precision, details=asdict(scores))
 
     return SetMetric(
-        metric=Metric(
-            key=f"precision_{features}", title=f"Precision ({features})", higher_is_better=True
-        ),
+        metric=METRICS["precision-recall"].metric.variant(features),
         extractor=extractor,
         function=evaluate,
         needs_features=True,

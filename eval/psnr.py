@@ -7,8 +7,9 @@ import numpy as np
 import typer
 from numpy.typing import ArrayLike
 
+from genaccel.eval._pairs.image_tensors import require_same_shape
 from genaccel.eval._pairs.pair_metrics import PairedMetric, paired_command
-from genaccel.eval.results import Metric
+from genaccel.eval.metrics import METRICS
 
 
 def psnr(original: ArrayLike, reconstruction: ArrayLike) -> float:
@@ -30,8 +31,7 @@ def psnr(original: ArrayLike, reconstruction: ArrayLike) -> float:
     for name, image in (("original", a), ("reconstruction", b)):
         if image.dtype != np.uint8:
             raise TypeError(f"{name} must be of type uint8, got {image.dtype}")
-    if a.shape != b.shape:
-        raise ValueError(f"images must have the same shape, got {a.shape} and {b.shape}")
+    require_same_shape(a, b)
     if a.size == 0:
         raise ValueError(f"images must not be empty, got shape {a.shape}")
     difference = a.astype(np.int32) - b
@@ -44,9 +44,7 @@ def psnr(original: ArrayLike, reconstruction: ArrayLike) -> float:
 @paired_command
 def main() -> PairedMetric:
     """PSNR in dB between two folders of images, matched by file stem."""
-    return PairedMetric(
-        metric=Metric(key="psnr", title="PSNR", unit="dB", higher_is_better=True), function=psnr
-    )
+    return PairedMetric(metric=METRICS["psnr"].metric, function=psnr)
 
 
 if __name__ == "__main__":

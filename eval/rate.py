@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -15,12 +13,21 @@ import typer
 from tqdm import tqdm
 
 from genaccel.data.image_files import find_files, find_images
-from genaccel.eval._pairs.folder_pairs import by_stem, listing
-from genaccel.eval.commands import AsCsv, AsJson, Label
+from genaccel.eval._pairs.folder_pairs import by_stem, common_names
+from genaccel.eval.commands import (
+    AsCsv,
+    AsJson,
+    Intersect,
+    Label,
+    Originals,
+    print_csv,
+    usage_errors,
+)
 from genaccel.eval.images import UNUSABLE, load_image
-from genaccel.eval.results import Metric, record, to_json
+from genaccel.eval.metrics import METRICS
+from genaccel.eval.results import record, to_json
 
-BITS_PER_PIXEL = Metric(key="bits_per_pixel", title="bits per pixel", higher_is_better=False)
+METRIC = METRICS["rate"].metric
 
 
 def bits_per_pixel(num_bytes: int, width: int, height: int) -> float:
@@ -84,21 +91,7 @@ def match_files(
     """
     images = by_stem(originals, find_images(originals))
     compressed = by_stem(files, find_files(files))
-    complaints = [
-        f"only in {folder}: {listing(sorted(names))}"
-        for folder, names in (
-            (originals, images.keys() - compressed.keys()),
-            (files, compressed.keys() - images.keys()),
-        )
-        if names
-    ]
-    if complaints and not intersect:
-        raise ValueError(
-            "the folders do not match (--intersect leaves such files out); " + "; ".join(complaints)
-        )
-    names = sorted(images.keys() & compressed.keys())
-    if not names:
-        raise ValueError(f"{originals} and {files} have no file in common")
+    names = common_names((originals, images), (files, compressed), intersect=intersect, unit="file")
     return {name: (images[name], compressed[name]) for name in names}
 
 
@@ -125,9 +118,7 @@ def file_rates(matched: dict[str, tuple[Path, Path]]) -> dict[str, FileRate]:
     return rates
 
 
-Originals = Annotated[Path, typer.Argument(help="Folder of original images.")]
 Files = Annotated[Path, typer.Argument(help="Folder of compressed files, of any extension.")]
-Intersect = Annotated[bool, typer.Option("--intersect", help="Leave out files without a partner.")]
 
 
 def main(
@@ -139,10 +130,8 @@ def main(
     as_csv: AsCsv = False,
 ) -> None:
     """Bits per pixel of compressed files, matched with their originals by file stem."""
-    try:
+    with usage_errors():
         rates = file_rates(match_files(originals, files, intersect=intersect))
-    except (ValueError, OSError) as error:
-        raise typer.BadParameter(str(error)) from error
     images = {name: rate.bits_per_pixel for name, rate in rates.items()}
     mean = fmean(images.values())
     num_bytes = sum(rate.num_bytes for rate in rates.values())
@@ -152,7 +141,7 @@ def main(
         content = record(
             "paired",
             label=label,
-            metric=BITS_PER_PIXEL.to_dict(),
+            metric=METRIC.to_dict(),
             mean=mean,
             overall=overall,
             num_bytes=num_bytes,
@@ -161,10 +150,7 @@ def main(
         )
         print(to_json(content))
     elif as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["image", BITS_PER_PIXEL.key])
-        writer.writerows(images.items())
-        writer.writerow(["mean", mean])
+        print_csv(METRIC, images, mean)
     else:
         _print_table(rates, mean, overall)
 

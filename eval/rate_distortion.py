@@ -7,8 +7,6 @@ metric cannot judge, is left out of all of them, and named.
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,12 +15,21 @@ import torch
 import typer
 
 from genaccel.errors import UnknownModelError
-from genaccel.eval._pairs.pair_metrics import PAIRED_METRICS, PairedMetric, load_paired_metric
+from genaccel.eval._pairs.pair_metrics import PairedMetric, load_paired_metric
 from genaccel.eval._rate.curves import bd_rates, codec_records, common_images, picture_records
 from genaccel.eval._rate.operating_points import OperatingPoint, parse_codec
 from genaccel.eval._rate.sweep import finish, load_originals, sweep
-from genaccel.eval.commands import AsJson, Convert, Device, Label, Strict
-from genaccel.eval.results import SOME_FILES_SKIPPED, record, to_json
+from genaccel.eval.commands import (
+    AsJson,
+    Convert,
+    Device,
+    Label,
+    Strict,
+    exit_if_skipped,
+    usage_errors,
+)
+from genaccel.eval.metrics import METRICS, PAIRED_METRICS
+from genaccel.eval.results import record, to_json
 from genaccel.files.atomic import refuse_existing, write_atomically
 
 RUN_FILE = "run.json"
@@ -37,12 +44,10 @@ def load_metrics(names: Sequence[str], *, device: str = "cpu") -> list[PairedMet
     for name in names:  # before loading the networks of the others
         if name not in PAIRED_METRICS:
             raise ValueError(f"metric must be one of {', '.join(PAIRED_METRICS)}, got {name!r}")
-    loaded = []
-    for name in names:
-        load = importlib.import_module(PAIRED_METRICS[name]).main.load
-        takes_device = "device" in inspect.signature(load).parameters
-        loaded.append(load_paired_metric(name, **({"device": device} if takes_device else {})))
-    return loaded
+    return [
+        load_paired_metric(name, **({"device": device} if METRICS[name].weights else {}))
+        for name in names
+    ]
 
 
 def rate_distortion(
@@ -157,7 +162,7 @@ def main(
     as_json: AsJson = False,
 ) -> None:
     """Rate-distortion points and BD-rates of codecs, from real files, with pictures."""
-    try:
+    with usage_errors(UnknownModelError):
         points = [p for text in codec for p in parse_codec(text, device=device, convert=convert)]
         content = rate_distortion(
             points,
@@ -173,17 +178,12 @@ def main(
             label=label,
             device=device,
         )
-    except (ValueError, OSError, ImportError, UnknownModelError) as error:
-        raise typer.BadParameter(str(error)) from error
     if as_json:
         print(to_json(content))
     else:
         _print_tables(content)
         print(f"wrote {out / RUN_FILE}")
-    if content["skipped"]:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in content["skipped"].items())
-        typer.echo(f"{len(content['skipped'])} images left out: {reasons}", err=True)
-        raise typer.Exit(SOME_FILES_SKIPPED)
+    exit_if_skipped(content["skipped"], " images")
 
 
 def _significant(value: float) -> str:

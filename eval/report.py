@@ -24,6 +24,7 @@ from genaccel.eval._page.sections import (
     speed_section,
     speed_up,
 )
+from genaccel.eval.commands import usage_errors
 from genaccel.files.atomic import refuse_existing, write_atomically
 
 _TITLE = "Evaluation"
@@ -107,7 +108,7 @@ def render_report(runs: Sequence[Run], *, title: str = _TITLE) -> str:
 
 
 def _script_data(run: Run, pictures: PictureStore) -> dict[str, Any]:
-    """What the page's script draws of a run; the tables have the rest."""
+    """The part of a run that the page's script draws; the tables have the rest."""
     content = run.content
     if run.kind == "speed":
         sides = [
@@ -165,10 +166,8 @@ def main(
     ] = False,
 ) -> None:
     """Put results of genaccel eval (their --json output) on one HTML page."""
-    try:
+    with usage_errors():
         write_report(runs, out, title=title, overwrite=force)
-    except (ValueError, OSError) as error:
-        raise typer.BadParameter(str(error)) from error
     typer.echo(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB", err=True)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an evaluation leaves behind: one JSON object with its numbers, and all that is needed to repeat them."""
+"""The record of an evaluation: one JSON object with its numbers, and all that is needed to repeat them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import math
 import os
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,31 +18,7 @@ import genaccel
 # Version of the JSON objects; ``genaccel eval report`` reads them.
 RECORD_VERSION = 1
 
-# Exit code of a command that left files out; the same as that of a batch of ``genaccel encode``.
-SOME_FILES_SKIPPED = 6
-
 RecordKind = Literal["paired", "set", "rate_distortion", "speed"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Metric:
-    """What a number means.
-
-    Attributes:
-        key: Name in JSON and CSV, with all that tells it from its relatives: ``lpips_vgg``.
-        title: Name in tables: ``LPIPS (vgg)``.
-        higher_is_better: Direction of improvement.
-        unit: ``"dB"``, or empty.
-    """
-
-    key: str
-    title: str
-    higher_is_better: bool
-    unit: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields by name."""
-        return asdict(self)
 
 
 def environment(packages: Iterable[str] = ()) -> dict[str, str]:

@@ -9,14 +9,14 @@ padded borders, and give other values.
 from __future__ import annotations
 
 import numpy as np
-import torch
 import typer
 from numpy.typing import NDArray
 from torch import Tensor
 
 from genaccel.eval._pairs.gaussian_similarity import WINDOW_SIZE, floating_pair, similarities
+from genaccel.eval._pairs.image_tensors import require_side, to_planes
 from genaccel.eval._pairs.pair_metrics import PairedMetric, paired_command
-from genaccel.eval.results import Metric
+from genaccel.eval.metrics import METRICS
 
 
 def ssim(images_a: Tensor, images_b: Tensor, *, data_range: float = 255.0) -> Tensor:
@@ -38,12 +38,7 @@ def ssim(images_a: Tensor, images_b: Tensor, *, data_range: float = 255.0) -> Te
         tensor([1., 1.])
     """
     a, b = floating_pair(images_a, images_b)
-    height, width = a.shape[2:]
-    if min(height, width) < WINDOW_SIZE:
-        raise ValueError(
-            f"SSIM needs images of at least {WINDOW_SIZE}x{WINDOW_SIZE} pixels, "
-            f"got {width}x{height}"
-        )
+    require_side("SSIM", WINDOW_SIZE, *a.shape[2:])
     return similarities(a, b, data_range)[0].mean(1)
 
 
@@ -54,19 +49,13 @@ def ssim_of_images(original: NDArray[np.uint8], reconstruction: NDArray[np.uint8
         ValueError: As :func:`ssim`.
     """
     # Variances are small differences of large squares: single precision would cost the fifth digit.
-    planes = [
-        torch.tensor(image).permute(2, 0, 1)[None].double()  # [1, 3, H, W]
-        for image in (original, reconstruction)
-    ]
-    return float(ssim(planes[0], planes[1]))
+    return float(ssim(to_planes(original).double(), to_planes(reconstruction).double()))
 
 
 @paired_command
 def main() -> PairedMetric:
     """SSIM between two folders of images, matched by file stem."""
-    return PairedMetric(
-        metric=Metric(key="ssim", title="SSIM", higher_is_better=True), function=ssim_of_images
-    )
+    return PairedMetric(metric=METRICS["ssim"].metric, function=ssim_of_images)
 
 
 if __name__ == "__main__":

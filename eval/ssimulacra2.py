@@ -16,8 +16,9 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image
 
+from genaccel.eval._pairs.image_tensors import require_same_shape, require_side
 from genaccel.eval._pairs.pair_metrics import PairedMetric, paired_command
-from genaccel.eval.results import Metric
+from genaccel.eval.metrics import METRICS
 
 # Below it the reference compares nothing, and would find any two images equal.
 MIN_SIDE = 8
@@ -47,20 +48,13 @@ def ssimulacra2_of_images(original: NDArray[np.uint8], reconstruction: NDArray[n
         >>> ssimulacra2_of_images(black, black)
         100.0
     """
-    if original.shape != reconstruction.shape:
-        raise ValueError(
-            f"images must have the same shape, got {original.shape} and {reconstruction.shape}"
-        )
+    require_same_shape(original, reconstruction)
     for name, image in (("original", original), ("reconstruction", reconstruction)):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(
                 f"{name} must be [H, W, 3] of type uint8, got {image.shape} of {image.dtype}"
             )
-    height, width = original.shape[:2]
-    if min(height, width) < MIN_SIDE:
-        raise ValueError(
-            f"SSIMULACRA2 needs images of at least {MIN_SIDE}x{MIN_SIDE} pixels, got {width}x{height}"
-        )
+    require_side("SSIMULACRA2", MIN_SIDE, *original.shape[:2])
     try:
         from ssimulacra2 import compute_ssimulacra2
     except ImportError as error:
@@ -77,7 +71,7 @@ def ssimulacra2_of_images(original: NDArray[np.uint8], reconstruction: NDArray[n
 def main() -> PairedMetric:
     """SSIMULACRA2 between two folders of images, matched by file stem."""
     return PairedMetric(
-        metric=Metric(key="ssimulacra2", title="SSIMULACRA2", higher_is_better=True),
+        metric=METRICS["ssimulacra2"].metric,
         function=ssimulacra2_of_images,
         packages=["ssimulacra2"],
     )

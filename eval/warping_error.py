@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from genaccel.eval._pairs.video_frames import FrameSource
-from genaccel.eval.commands import AsJson, Label
-from genaccel.eval.results import SOME_FILES_SKIPPED, Metric, record, to_json
+from genaccel.eval.commands import AsJson, Label, exit_if_skipped, print_values, usage_errors
+from genaccel.eval.metrics import METRICS
+from genaccel.eval.results import record, to_json
 
 FlowName = Literal["tvl1", "ilk"]
 Frame = NDArray[np.uint8]
@@ -24,7 +25,7 @@ Frame = NDArray[np.uint8]
 # first[y, x] shows what second[y + flow[0, y, x], x + flow[1, y, x]] shows.
 Flow = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.floating[Any]]]
 
-METRIC = Metric(key="warping_error", title="Temporal warping error", higher_is_better=False)
+METRIC = METRICS["warping-error"].metric
 
 # Ruder et al., "Artistic style transfer for videos" (arXiv:1604.08610): factor, offset.
 _OCCLUSION = (0.01, 0.5)
@@ -161,7 +162,7 @@ def occluded(
 def warp(
     image: NDArray[np.generic], flow: NDArray[np.floating[Any]]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """What an image shows at the ends of a flow, by bilinear interpolation.
+    """The image at the ends of a flow, by bilinear interpolation.
 
     Args:
         image: ``[C, H, W]``.
@@ -270,7 +271,7 @@ def _named_flow(name: str) -> Flow:
 Processed = Annotated[Path, typer.Argument(help="Video file, or folder of frames.")]
 Original = Annotated[
     Path | None,
-    typer.Argument(help="What it was made of, likewise: here the motion is measured."),
+    typer.Argument(help="Video or folder it was made of: here the motion is measured."),
 ]
 FlowOption = Annotated[
     FlowName, typer.Option(help="Optical flow of scikit-image; ilk is faster and coarser.")
@@ -290,7 +291,7 @@ def main(
 
     Without ORIGINAL the motion is that of the processed video itself.
     """
-    try:
+    with usage_errors(TypeError):
         frames = FrameSource(processed)
         originals = None if original is None else FrameSource(original)
         _check_lengths(frames, originals, max_frames)
@@ -301,8 +302,6 @@ def main(
             max_frames=max_frames,
             num_frames=None if frames.files is None else len(frames.files),
         )
-    except (TypeError, ValueError, OSError, ImportError) as error:
-        raise typer.BadParameter(str(error)) from error
     if as_json:
         content = record(
             "paired",
@@ -321,11 +320,11 @@ def main(
         )
         print(to_json(content))
     else:
-        _print_table(result, flow, "processed" if original is None else "original")
-    if result.skipped:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in result.skipped.items())
-        typer.echo(f"{len(result.skipped)} left out: {reasons}", err=True)
-        raise typer.Exit(SOME_FILES_SKIPPED)
+        print_values(METRIC, result.pairs, result.mean, of="frames", digits=6)
+        source = "processed" if original is None else "original"
+        share = f"{result.used_share:.1%} of the pixels compared"
+        print(f"{flow} flow of the {source} video; {share}")
+    exit_if_skipped(result.skipped)
 
 
 def _check_lengths(
@@ -339,25 +338,6 @@ def _check_lengths(
             f"the videos must have the same number of frames, got {len(frames.files)} in "
             f"{frames.path} and {len(originals.files)} in {originals.path}"
         )
-
-
-def _print_table(result: WarpingError, flow: str, source: str) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_footer=len(result.pairs) > 1)
-    table.add_column("frames", footer=f"mean of {len(result.pairs)}")
-    table.add_column(METRIC.title, footer=f"{result.mean:.6f}", justify="right")
-    for name, value in result.pairs.items():
-        table.add_row(name, f"{value:.6f}")
-    console = Console()
-    console.print(table)
-    console.print(
-        f"{flow} flow of the {source} video; {result.used_share:.1%} of the pixels compared",
-        highlight=False,
-        soft_wrap=True,
-    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 
 from bench._codec.rdvq_codecs import ANCHORS, HALF, REFINED, WITH_RDO
 from genaccel.eval.bjontegaard_delta import MIN_POINTS, Curve, bd_rate
-from genaccel.eval.results import Metric
+from genaccel.eval.metrics import Metric
 
 Codecs = Mapping[str, Sequence[Mapping[str, Any]]]  # title -> points by rate
 

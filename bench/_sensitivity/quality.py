@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from bench._sensitivity.workload import Workload
+from genaccel.eval._pairs.image_tensors import to_unit_range
 from genaccel.eval._sets.extractors import Extractor
 from genaccel.eval._sets.frechet import frechet_distance
 from genaccel.eval._sets.moments import Moments, Statistics
 from genaccel.eval.fd_mobilenet_v2 import load_mobilenet_v2
 from genaccel.eval.psnr import psnr
-from genaccel.eval.st_lpips import to_unit_range
 from genaccel.models.st_lpips import StLpips
 
 # Of equal images, where a mean is taken: 8 bits tell no more.

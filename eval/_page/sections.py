@@ -320,7 +320,7 @@ def _skipped(runs: Sequence[Run]) -> Html:
 
 
 def _notice(title: str, lines: Sequence[str]) -> Html:
-    """What a reader must not miss; nothing without lines."""
+    """A box that a reader must not miss; nothing without lines."""
     if not lines:
         return Html("")
     items = element("ul", *(element("li", line) for line in lines))

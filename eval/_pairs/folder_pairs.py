@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,15 +74,36 @@ def match_folders(
         NotADirectoryError: If one is not a folder.
         ValueError: If files have no partner, two files of a folder share a stem, or no pair is left.
     """
-    left, right = _by_stem(originals), _by_stem(reconstructions)
+    left, right = (by_stem(folder, find_images(folder)) for folder in (originals, reconstructions))
     for folder, files in ((originals, left), (reconstructions, right)):
         if not files:
             raise ValueError(f"{folder} holds no image")
+    return [
+        ImagePair(name=name, original=left[name], reconstruction=right[name])
+        for name in common_names((originals, left), (reconstructions, right), intersect=intersect)
+    ]
+
+
+Found = tuple[str | os.PathLike[str], Mapping[str, Path]]
+
+
+def common_names(left: Found, right: Found, *, intersect: bool, unit: str = "image") -> list[str]:
+    """Names of the files that two folders share, in alphabetical order.
+
+    Args:
+        left: A folder with its files by name.
+        right: The other one.
+        intersect: Leave unmatched files out instead of refusing them.
+        unit: Kind of the files, for the message.
+
+    Raises:
+        ValueError: If files have no partner, or none has one.
+    """
     complaints = [
         f"only in {folder}: {listing(sorted(names))}"
         for folder, names in (
-            (originals, left.keys() - right.keys()),
-            (reconstructions, right.keys() - left.keys()),
+            (left[0], left[1].keys() - right[1].keys()),
+            (right[0], right[1].keys() - left[1].keys()),
         )
         if names
     ]
@@ -90,13 +111,10 @@ def match_folders(
         raise ValueError(
             "the folders do not match (--intersect leaves such files out); " + "; ".join(complaints)
         )
-    pairs = [
-        ImagePair(name=name, original=left[name], reconstruction=right[name])
-        for name in sorted(left.keys() & right.keys())
-    ]
-    if not pairs:
-        raise ValueError(f"{originals} and {reconstructions} have no image in common")
-    return pairs
+    names = sorted(left[1].keys() & right[1].keys())
+    if not names:
+        raise ValueError(f"{left[0]} and {right[0]} have no {unit} in common")
+    return names
 
 
 def by_stem(folder: str | os.PathLike[str], files: Iterable[Path]) -> dict[str, Path]:
@@ -112,10 +130,6 @@ def by_stem(folder: str | os.PathLike[str], files: Iterable[Path]) -> dict[str, 
             raise ValueError(f"{found[name]} and {path} share the stem {name!r}")
         found[name] = path
     return found
-
-
-def _by_stem(folder: str | os.PathLike[str]) -> dict[str, Path]:
-    return by_stem(folder, find_images(folder))
 
 
 def listing(names: Sequence[str]) -> str:

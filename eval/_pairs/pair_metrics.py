@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
-import io
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,30 +21,22 @@ from genaccel.eval.commands import (
     AsCsv,
     AsJson,
     Convert,
+    Intersect,
     Label,
+    Originals,
     Strict,
     Workers,
     combine,
+    exit_if_skipped,
+    print_csv,
+    print_values,
+    usage_errors,
 )
-from genaccel.eval.images import UNUSABLE
-from genaccel.eval.results import SOME_FILES_SKIPPED, Metric, record, to_json
+from genaccel.eval.images import UNUSABLE, decoding_workers
+from genaccel.eval.metrics import METRICS, PAIRED_METRICS, Metric
+from genaccel.eval.results import record, to_json
 
 PairFunction = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
-
-# name on the command line -> module with a ``main`` made by :func:`paired_command`
-PAIRED_METRICS: Mapping[str, str] = {
-    "psnr": "genaccel.eval.psnr",
-    "ssim": "genaccel.eval.ssim",
-    "ms-ssim": "genaccel.eval.ms_ssim",
-    "lpips": "genaccel.eval.lpips",
-    "dists": "genaccel.eval.dists",
-    "st-lpips": "genaccel.eval.st_lpips",
-    "ssimulacra2": "genaccel.eval.ssimulacra2",
-}
-
-# Starting worker processes takes longer than decoding fewer pairs than this.
-_MIN_PAIRS_FOR_WORKERS = 64
-_MAX_WORKERS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +81,7 @@ def load_paired_metric(name: str, **options: Any) -> PairedMetric:
     """A metric by its name on the command line.
 
     Args:
-        name: Key of :data:`PAIRED_METRICS`.
+        name: One of :data:`PAIRED_METRICS`.
         options: The metric's own: ``net``, ``weights``, ``device``.
 
     Raises:
@@ -104,7 +93,7 @@ def load_paired_metric(name: str, **options: Any) -> PairedMetric:
     """
     if name not in PAIRED_METRICS:
         raise ValueError(f"metric must be one of {', '.join(PAIRED_METRICS)}, got {name!r}")
-    loaded: PairedMetric = importlib.import_module(PAIRED_METRICS[name]).main.load(**options)
+    loaded: PairedMetric = importlib.import_module(METRICS[name].module).main.load(**options)
     return loaded
 
 
@@ -122,15 +111,6 @@ class _Pairs(Dataset[tuple[Any, str]]):
             return self.pairs[index].read(convert=self.convert), ""
         except (ValueError, *UNUSABLE) as error:
             return None, str(error)
-
-
-def default_workers(count: int) -> int:
-    """Worker processes for decoding ``count`` items."""
-    if count < _MIN_PAIRS_FOR_WORKERS:
-        return 0
-    # What this process may use, which a container or taskset makes fewer than the machine has.
-    affinity = getattr(os, "sched_getaffinity", None)
-    return min(_MAX_WORKERS, len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
 def score_pairs(
@@ -156,7 +136,7 @@ def score_pairs(
     loader = DataLoader(
         _Pairs(pairs, convert),
         batch_size=None,
-        num_workers=default_workers(len(pairs)) if workers is None else workers,
+        num_workers=decoding_workers(len(pairs)) if workers is None else workers,
     )
     images: dict[str, float] = {}
     skipped: dict[str, str] = {}
@@ -177,9 +157,7 @@ def score_pairs(
     return PairedResult(metric=paired.metric, images=images, skipped=skipped)
 
 
-Originals = Annotated[Path, typer.Argument(help="Folder of original images.")]
 Reconstructions = Annotated[Path, typer.Argument(help="Folder of decoded images.")]
-Intersect = Annotated[bool, typer.Option("--intersect", help="Leave out files without a partner.")]
 
 
 def _run(
@@ -197,12 +175,10 @@ def _run(
     as_csv: AsCsv = False,
 ) -> None:
     """Body of every paired command; its keywords after the star are the arguments they share."""
-    try:
+    with usage_errors():
         pairs = match_folders(originals, reconstructions, intersect=intersect)
         paired = load(**own)
         result = score_pairs(pairs, paired, strict=strict, convert=convert, workers=workers)
-    except (ValueError, OSError, ImportError) as error:
-        raise typer.BadParameter(str(error)) from error
     if as_json:
         content = record(
             "paired",
@@ -216,13 +192,10 @@ def _run(
         )
         print(to_json(content))
     elif as_csv:
-        print(_to_csv(result), end="")
+        print_csv(result.metric, result.images, result.mean)
     else:
-        _print_table(result)
-    if result.skipped:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in result.skipped.items())
-        typer.echo(f"{len(result.skipped)} left out: {reasons}", err=True)
-        raise typer.Exit(SOME_FILES_SKIPPED)
+        print_values(result.metric, result.images, result.mean)
+    exit_if_skipped(result.skipped)
 
 
 def paired_command(load: Callable[..., PairedMetric]) -> Callable[..., None]:
@@ -233,28 +206,3 @@ def paired_command(load: Callable[..., PairedMetric]) -> Callable[..., None]:
             docstring is the help text.
     """
     return combine(load, _run)
-
-
-def _to_csv(result: PairedResult) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", result.metric.key])
-    writer.writerows(result.images.items())
-    writer.writerow(["mean", result.mean])
-    return text.getvalue()
-
-
-def _print_table(result: PairedResult) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    unit = f" {result.metric.unit}" if result.metric.unit else ""
-    table = Table(box=box.SIMPLE_HEAD, show_footer=len(result.images) > 1)
-    table.add_column("image", footer=f"mean of {len(result.images)}", overflow="fold")
-    table.add_column(
-        result.metric.title + unit, footer=f"{result.mean:.4f}", justify="right", no_wrap=True
-    )
-    for name, value in result.images.items():
-        table.add_row(name, f"{value:.4f}")
-    Console().print(table)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genaccel.codec.image_codec import ImageCodec
+from genaccel.eval._pairs.image_tensors import to_planes
 
 # Six halvings, the most that any of its models has.
 _ALIGNMENT = 64
@@ -195,7 +196,7 @@ def _padding(height: int, width: int) -> list[int]:
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:
     """``[H, W, 3]`` as ``[1, 3, H, W]`` in [0, 1]."""
-    return torch.tensor(image).permute(2, 0, 1)[None].float() / 255.0
+    return to_planes(image).float() / 255.0
 
 
 def to_image(x: Tensor) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from genaccel.eval._rate.sweep import PointResult
 from genaccel.eval.bjontegaard_delta import Curve, bd_rate
-from genaccel.eval.results import Metric
+from genaccel.eval.metrics import Metric
 
 
 def common_images(results: Sequence[PointResult]) -> tuple[list[str], dict[str, str]]:

@@ -16,6 +16,8 @@ from typing import Any, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from genaccel.data.image_files import find_files, find_images
+from genaccel.eval._pairs.folder_pairs import by_stem
 from genaccel.eval._rate.classical_codecs import ClassicalFormat, decode_classical, encode_classical
 from genaccel.eval.images import load_image
 
@@ -116,7 +118,7 @@ class ClassicalCodec:
 
 
 class FolderCoder:
-    """What somebody else's codec left: its files, and the images decoded from them.
+    """A codec of somebody else, by the files it left and the images decoded from them.
 
     Args:
         decoded: Folder of decoded images, named as the originals.
@@ -129,9 +131,6 @@ class FolderCoder:
     """
 
     def __init__(self, decoded: Path, files: Path, *, convert: bool = False) -> None:
-        from genaccel.data.image_files import find_files, find_images
-        from genaccel.eval._pairs.folder_pairs import by_stem
-
         self._folders = decoded, files
         self._decoded = by_stem(decoded, find_images(decoded))
         self._files = by_stem(files, find_files(files))

@@ -258,7 +258,7 @@ def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
 def _fingerprint(
     originals: Originals, metrics: Sequence[PairedMetric], num_pictures: int
 ) -> dict[str, Any]:
-    """What must be the same for results of an earlier call to hold."""
+    """All that must be the same for results of an earlier call to hold."""
     return {
         "originals": originals.digest,
         "metrics": [[m.metric.to_dict(), repr(dict(m.settings))] for m in metrics],

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from genaccel.eval._sets.processes import device_by_name
+from genaccel.eval.devices import device_by_name, exact_convolutions
 
 # bilinear: of torch, without antialiasing, as pytorch-fid does. antialias: the same with it, as
 # torchmetrics >= 1.8. bicubic: of Pillow, channel by channel in floating point, as clean-fid.
@@ -97,7 +97,7 @@ class Extractor:
 
     @property
     def provenance(self) -> dict[str, object]:
-        """What two sets of features must share to be compared."""
+        """All that two sets of features must share to be compared."""
         return {
             "extractor": self.name,
             "dimensions": self.dimensions,
@@ -109,16 +109,34 @@ class Extractor:
     def __call__(self, images: Tensor) -> Tensor:
         """Features of prepared images: ``[B, 3, S, S]`` to float32 ``[B, D]`` on the device."""
         images = images.to(self.device, memory_format=torch.channels_last)
-        with ExitStack() as stack:
-            if self.device.type == "cuda":
-                # TF32 moves an FID in its third digit; autotuning may choose another algorithm each time.
-                stack.enter_context(
-                    torch.backends.cudnn.flags(
-                        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-                    )
-                )
+        with exact_convolutions():
             features: Tensor = self.network(images)
         return features.float()
+
+
+def load_weights(load: Callable[[Any], object], path: Path, network: str) -> None:
+    """Give a network the content of its weight file.
+
+    Args:
+        load: Takes the content; a network's ``load_state_dict`` or the like.
+        path: The file.
+        network: Its name, for the message.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        ValueError: If it holds other weights, or none.
+    """
+    try:
+        load(torch.load(path, map_location="cpu", weights_only=True))
+    except (
+        *(
+            ValueError,
+            AttributeError,
+            TypeError,
+        ),  # of a content that is no state dict, or another's
+        *(RuntimeError, EOFError, pickle.UnpicklingError),  # of a file that is no file of PyTorch
+    ) as error:
+        raise ValueError(f"{path} holds no weights of {network}") from error
 
 
 def make_extractor(

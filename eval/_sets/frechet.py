@@ -128,7 +128,7 @@ def frechet_limit(
 
 
 def few_images_warning(num_images: int | None) -> list[str]:
-    """What a reader must know of a small set."""
+    """The sentence that must stand beside a distance of a small set; none for a large one."""
     if num_images is None or num_images >= FEW_IMAGES:
         return []
     sentence = (

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from genaccel.codec.images import UnsupportedImageError
 from genaccel.data.image_files import find_images
 from genaccel.eval._sets.processes import Processes
 from genaccel.eval.images import UNUSABLE, load_image
@@ -97,7 +98,7 @@ class FileImages:
     def batches(
         self, prepare: PrepareFunction, *, batch_size: int, processes: Processes, workers: int
     ) -> Iterator[Batch]:
-        """See :class:`ImageSource`."""
+        """The files in order; a batch of tiles is one file."""
         # A large photograph makes a batch of tiles by itself.
         files_per_batch = batch_size if self.tile is None else 1
         loader = DataLoader(
@@ -151,19 +152,13 @@ def tiles_of(image: NDArray[np.uint8], side: int) -> Iterator[NDArray[np.uint8]]
     """
     height, width = image.shape[:2]
     if min(height, width) < side:
-        raise _too_small(width, height, side)
+        raise UnsupportedImageError(
+            f"image of {width}x{height} pixels is smaller than a tile of {side}"
+        )
     for offset in (0, side // 2):
         for top in range(offset, height - side + 1, side):
             for left in range(offset, width - side + 1, side):
                 yield image[top : top + side, left : left + side]
-
-
-def _too_small(width: int, height: int, side: int) -> Exception:
-    from genaccel.codec.images import UnsupportedImageError
-
-    return UnsupportedImageError(
-        f"image of {width}x{height} pixels is smaller than a tile of {side}"
-    )
 
 
 def _stack(images: Sequence[Tensor]) -> Tensor:
@@ -171,7 +166,7 @@ def _stack(images: Sequence[Tensor]) -> Tensor:
 
 
 def as_pixels(image: Any) -> NDArray[np.uint8]:
-    """What generators and pipelines give, as uint8 ``[H, W, 3]``.
+    """An image of a generator or a pipeline as uint8 ``[H, W, 3]``.
 
     Args:
         image: A Pillow image; uint8 of shape ``[H, W, 3]``; or floating point in [0, 1], which is
@@ -208,7 +203,7 @@ class GeneratedImages:
     """Images of any iterable, one at a time.
 
     Attributes:
-        images: See :func:`as_pixels` for what it may give.
+        images: Whatever :func:`as_pixels` takes.
         name: For records.
         num_images: Upper bound, where it is known.
     """
@@ -220,7 +215,7 @@ class GeneratedImages:
     def batches(
         self, prepare: PrepareFunction, *, batch_size: int, processes: Processes, workers: int
     ) -> Iterator[Batch]:
-        """See :class:`ImageSource`.
+        """The images in the order in which they come.
 
         Raises:
             ValueError: With several processes, which would all count the same images.
@@ -268,7 +263,7 @@ class PipelineImages:
     def batches(
         self, prepare: PrepareFunction, *, batch_size: int, processes: Processes, workers: int
     ) -> Iterator[Batch]:
-        """See :class:`ImageSource`."""
+        """A batch for each call of the pipeline; ``batch_size`` and ``workers`` play no part."""
         starts = range(0, len(self.prompts), self.images_per_call)
         own = starts[processes.rank :: processes.world_size]
         progress = tqdm(

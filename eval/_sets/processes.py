@@ -58,21 +58,3 @@ def process_group(device: torch.device) -> Iterator[Processes]:
         yield Processes(rank=distributed.get_rank(), world_size=distributed.get_world_size())
     finally:
         distributed.destroy_process_group()
-
-
-def device_by_name(name: str) -> torch.device:
-    """A device; of several processes with ``"cuda"``, each takes the GPU of its local rank.
-
-    Raises:
-        ValueError: If there is no such device here.
-    """
-    try:
-        device = torch.device(name)
-        if device == torch.device("cuda") and "LOCAL_RANK" in os.environ:
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device {name!r} is not to be had here ({str(error).splitlines()[0]})"
-        ) from error
-    return device

@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genaccel.eval._pairs.pair_metrics import default_workers
 from genaccel.eval._sets.extractors import Extractor
 from genaccel.eval._sets.frechet import FEW_IMAGES
 from genaccel.eval._sets.image_sources import ImageSource
 from genaccel.eval._sets.moments import Moments, Statistics
 from genaccel.eval._sets.processes import Processes
+from genaccel.eval.images import decoding_workers
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetFeatures:
-    """What is known of a set.
+    """A set of images as its features show it.
 
     Attributes:
         name: Of the source.
@@ -34,6 +34,17 @@ class SetFeatures:
     statistics: Statistics
     features: NDArray[np.float32] | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def of_each_image(self) -> NDArray[np.float32]:
+        """The features ``[N, D]``, of a metric that cannot do without.
+
+        Raises:
+            ValueError: If they were not kept.
+        """
+        if self.features is None:
+            raise ValueError(f"{self.name}: only mean and covariance of the features are known")
+        return self.features
 
 
 def extract_features(
@@ -63,7 +74,7 @@ def extract_features(
         ValueError: If fewer than two images could be used, or a strict source refuses one.
     """
     processes = processes or Processes()
-    workers = default_workers(source.num_images or FEW_IMAGES) if workers is None else workers
+    workers = decoding_workers(source.num_images or FEW_IMAGES) if workers is None else workers
     moments = Moments(extractor.dimensions, extractor.device)
     kept: list[tuple[int, NDArray[np.float32]]] = []
     skipped: dict[str, str] = {}

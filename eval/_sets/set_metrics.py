@@ -16,8 +16,19 @@ from genaccel.eval._sets.image_sources import FileImages, ImageSource, PipelineI
 from genaccel.eval._sets.moments import Statistics
 from genaccel.eval._sets.processes import process_group
 from genaccel.eval._sets.set_features import SetFeatures, extract_features, load_statistics
-from genaccel.eval.commands import AsCsv, AsJson, Convert, Label, Strict, Workers, combine
-from genaccel.eval.results import SOME_FILES_SKIPPED, Metric, record, to_json
+from genaccel.eval.commands import (
+    AsCsv,
+    AsJson,
+    Convert,
+    Label,
+    Strict,
+    Workers,
+    combine,
+    exit_if_skipped,
+    usage_errors,
+)
+from genaccel.eval.metrics import Metric
+from genaccel.eval.results import record, to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +112,7 @@ def _run(
     as_csv: AsCsv = False,
 ) -> None:
     """Body of every command of a set metric."""
-    try:
+    with usage_errors():
         if (generated is None) == (pipeline is None) and not (save_statistics and not pipeline):
             raise ValueError(
                 "give the generated images as a folder or .npz, or --pipeline with --prompts"
@@ -146,8 +157,6 @@ def _run(
             if not processes.is_main:
                 return
             result = set_metric.function(real, fake)
-    except (ValueError, OSError, ImportError) as error:
-        raise typer.BadParameter(str(error)) from error
     _report(set_metric, real, fake, result, label, tile, as_json=as_json, as_csv=as_csv)
 
 
@@ -243,10 +252,7 @@ def _report(
         _print_table(set_metric, counts, result)
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    if skipped:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-        typer.echo(f"{len(skipped)} left out: {reasons}", err=True)
-        raise typer.Exit(SOME_FILES_SKIPPED)
+    exit_if_skipped(skipped)
 
 
 def _print_table(set_metric: SetMetric, counts: Sequence[int | None], result: SetValue) -> None:

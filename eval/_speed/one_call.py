@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one call of a function takes: seconds, floating-point operations, memory."""
+"""The cost of one call of a function: seconds, floating-point operations, memory."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a comparison of speeds found: its numbers, its record and its table."""
+"""The result of a comparison of speeds: its numbers, its record and its table."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from genaccel.eval.results import Metric, record
+from genaccel.eval.metrics import Metric
+from genaccel.eval.results import record
 
-METRICS = (
+_QUANTITIES = (
     Metric(key="median_seconds", title="Median time", unit="s", higher_is_better=False),
     Metric(key="speedup", title="Speed-up", unit="x", higher_is_better=True),
     Metric(key="flops", title="FLOPs", higher_is_better=False),
@@ -20,7 +21,7 @@ METRICS = (
 )
 
 
-# What the clock cannot tell from nothing.
+# The clock cannot tell less from nothing.
 _CLOCK_SECONDS = 1e-9
 
 
@@ -88,7 +89,7 @@ class SpeedComparison:
             label: The user's name for the run.
             settings: To be kept beside the comparison's own.
         """
-        metrics: dict[str, Any] = {metric.key: metric.to_dict() for metric in METRICS}
+        metrics: dict[str, Any] = {metric.key: metric.to_dict() for metric in _QUANTITIES}
         for key in self.sides[0].quality:
             # Only the user knows the direction of their own quality function.
             metrics[key] = {"key": key, "title": key, "higher_is_better": None, "unit": ""}

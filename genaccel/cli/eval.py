@@ -6,29 +6,23 @@ from __future__ import annotations
 import typer
 
 from genaccel.cli.lazy_group import Subcommand, lazy_group
-
-
-def _row(name: str, help: str) -> Subcommand:
-    return Subcommand(name, f"genaccel.eval.{name.replace('-', '_')}", help, attribute="main")
-
+from genaccel.eval.metrics import METRICS
 
 SUBCOMMANDS = (
-    _row("psnr", "Pairs of images: peak signal-to-noise ratio."),
-    _row("ssim", "Pairs: structural similarity."),
-    _row("ms-ssim", "Pairs: multi-scale structural similarity."),
-    _row("lpips", "Pairs: LPIPS with AlexNet, VGG or SqueezeNet."),
-    _row("dists", "Pairs: DISTS, structure and texture."),
-    _row("st-lpips", "Pairs: ST-LPIPS, which tolerates shifts; works offline."),
-    _row("ssimulacra2", "Pairs: SSIMULACRA 2."),
-    _row("warping-error", "Videos: temporal warping error."),
-    _row("fid", "Sets of images: Frechet Inception distance."),
-    _row("fd-mobilenet-v2", "Sets: Frechet distance of MobileNetV2 features; works offline."),
-    _row("kid", "Sets: kernel Inception distance."),
-    _row("precision-recall", "Sets: precision, recall, density and coverage."),
-    _row("rate", "Compressed files: bits per pixel."),
-    _row("rate-distortion", "Codecs: rate-distortion points, BD-rates and pictures."),
-    _row("speed", "Functions: time, FLOPs and memory, side by side."),
-    _row("report", "Results: one HTML page."),
+    *(Subcommand(row.name, row.module, row.help, attribute="main") for row in METRICS.values()),
+    Subcommand(
+        "rate-distortion",
+        "genaccel.eval.rate_distortion",
+        "Codecs: rate-distortion points, BD-rates and pictures.",
+        attribute="main",
+    ),
+    Subcommand(
+        "speed",
+        "genaccel.eval.speed",
+        "Functions: time, FLOPs and memory, side by side.",
+        attribute="main",
+    ),
+    Subcommand("report", "genaccel.eval.report", "Results: one HTML page.", attribute="main"),
 )
 
 app = typer.Typer(

@@ -29,7 +29,7 @@ from bench._codec.rdvq_curves import (
 )
 from genaccel import zoo
 from genaccel.eval.bjontegaard_delta import Curve
-from genaccel.eval.results import Metric
+from genaccel.eval.metrics import Metric
 
 QUALITY = Metric(key="quality", title="Quality", higher_is_better=True)
 DISTANCE = Metric(key="distance", title="Distance", higher_is_better=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights and pictures that the tests of set metrics share."""
+"""Weights and pictures that the tests of metrics share."""
 
 import warnings
 from collections.abc import Callable
@@ -33,6 +33,46 @@ def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
     torch.save(state, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def random_features() -> Callable[[str], torch.nn.Module]:
+    """Makes the convolutions of a classifier of torchvision, with noise that neither dies out nor grows."""
+
+    def make(classifier: str) -> torch.nn.Module:
+        models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+        torch.manual_seed(0)
+        features: torch.nn.Module
+        if classifier == "vgg16":  # without its classifier of half a gigabyte
+            features = models.vgg.make_layers(models.vgg.cfgs["D"])
+        else:
+            features = getattr(models, classifier)(weights=None).features
+        for module in features.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                assert module.bias is not None
+                torch.nn.init.uniform_(module.bias, -0.1, 0.1)
+        return features
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trunk_weights(
+    random_features: Callable[[str], torch.nn.Module], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """Makes files in torchvision's layout out of them."""
+    folder = tmp_path_factory.mktemp("trunks")
+
+    def make(classifier: str) -> Path:
+        path = folder / f"{classifier}.pth"
+        if not path.exists():
+            state = random_features(classifier).state_dict()
+            content = {f"features.{name}": value for name, value in state.items()}
+            torch.save({**content, "classifier.1.weight": torch.zeros(1)}, path)
+        return path
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -20,41 +20,16 @@ from genaccel.eval.held_out import held_out_photographs
 from genaccel.eval.lpips import MIN_SIDE, LpipsNet, LpipsOfImages, load_lpips, main
 
 package = pytest.importorskip("lpips", reason="lpips is not installed")
-models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+pytest.importorskip("torchvision", reason="torchvision is not installed")
 
 NETS = get_args(LpipsNet)
 CLASSIFIERS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 
 
-def _random_features(net: LpipsNet) -> nn.Module:
-    """torchvision's convolutions with noise that neither dies out nor grows."""
-    torch.manual_seed(0)
-    features: nn.Module
-    if net == "vgg":  # without its classifier of half a gigabyte
-        features = models.vgg.make_layers(models.vgg.cfgs["D"])
-    else:
-        features = getattr(models, CLASSIFIERS[net])(weights=None).features
-    for module in features.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            assert module.bias is not None
-            nn.init.uniform_(module.bias, -0.1, 0.1)
-    return features
-
-
 @pytest.fixture(scope="module")
-def trunks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[LpipsNet], Path]:
+def trunks(trunk_weights: Callable[[str], Path]) -> Callable[[LpipsNet], Path]:
     """Files in torchvision's layout."""
-    folder = tmp_path_factory.mktemp("trunks")
-
-    def trunk(net: LpipsNet) -> Path:
-        path = folder / f"{net}.pth"
-        if not path.exists():
-            state = {f"features.{k}": v for k, v in _random_features(net).state_dict().items()}
-            torch.save({**state, "classifier.1.weight": torch.zeros(1)}, path)
-        return path
-
-    return trunk
+    return lambda net: trunk_weights(CLASSIFIERS[net])
 
 
 @pytest.fixture(scope="module", params=NETS)
@@ -70,10 +45,12 @@ def _images(*shape: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def test_values_are_those_of_the_package(
-    loaded: LpipsOfImages, monkeypatch: pytest.MonkeyPatch
+    loaded: LpipsOfImages,
+    random_features: Callable[[str], nn.Module],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The package's own way to its trunk, except for the download.
-    features = _random_features(loaded.net)
+    features = random_features(CLASSIFIERS[loaded.net])
     monkeypatch.setattr(
         package.pretrained_networks.tv,
         CLASSIFIERS[loaded.net],

@@ -3,7 +3,8 @@ import json
 import math
 
 import genaccel
-from genaccel.eval.results import RECORD_VERSION, Metric, record, to_json
+from genaccel.eval.metrics import Metric
+from genaccel.eval.results import RECORD_VERSION, record, to_json
 
 METRIC = Metric(key="psnr", title="PSNR", unit="dB", higher_is_better=True)
 

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 import torch
 
+from genaccel.eval._pairs.image_tensors import to_unit_range
 from genaccel.eval.held_out import held_out_photographs
-from genaccel.eval.st_lpips import StLpipsOfImages, to_unit_range
+from genaccel.eval.st_lpips import StLpipsOfImages
 from genaccel.models.st_lpips import StLpips
 
 

@@ -7,14 +7,11 @@ from PIL import Image
 
 from genaccel.eval._pairs.folder_pairs import ImagePair, match_folders
 from genaccel.eval._pairs.pair_metrics import (
-    PAIRED_METRICS,
     PairedMetric,
-    default_workers,
     load_paired_metric,
     score_pairs,
 )
-from genaccel.eval.held_out import held_out_photographs
-from genaccel.eval.results import Metric
+from genaccel.eval.metrics import Metric
 
 PSNR = load_paired_metric("psnr")
 
@@ -61,34 +58,6 @@ def test_a_refusal_of_the_metric_names_the_pair(pairs: list[ImagePair]) -> None:
     assert (result.images, result.skipped) == ({"y": 2.0}, {"x": "too dark"})
 
 
-def test_every_metric_of_the_table_has_a_command() -> None:
-    import importlib
-
-    for module in PAIRED_METRICS.values():
-        assert callable(importlib.import_module(module).main.load)
+def test_only_metrics_of_pairs_are_loaded() -> None:
     with pytest.raises(ValueError, match=r"metric must be one of psnr, .*got 'fid'"):
         load_paired_metric("fid")
-
-
-def test_few_pairs_need_no_workers() -> None:
-    assert default_workers(10) == 0
-    assert 1 <= default_workers(1000) <= 8
-
-
-@pytest.mark.parametrize("name", ["psnr", "ssim", "ms-ssim", "st-lpips", "ssimulacra2"])
-def test_a_value_does_not_depend_on_the_other_images(name: str, tmp_path: Path) -> None:
-    try:
-        metric = load_paired_metric(name)
-    except (FileNotFoundError, ImportError) as error:
-        pytest.skip(str(error))
-    photographs = held_out_photographs()
-    for photograph in ("chelsea", "coffee", "rocket"):
-        crop = photographs[photograph][40:216, 30:214]
-        for folder, image in (("a", crop), ("b", crop // 16 * 16)):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            Image.fromarray(image).save(tmp_path / folder / f"{photograph}.png")
-    pairs = match_folders(tmp_path / "a", tmp_path / "b")
-    together = score_pairs(pairs, metric).images
-    assert together == score_pairs(pairs[::-1], metric).images
-    alone = {k: v for pair in pairs for k, v in score_pairs([pair], metric).images.items()}
-    assert alone == together

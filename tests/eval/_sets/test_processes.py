@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from genaccel.eval._sets.processes import Processes, device_by_name
+from genaccel.eval._sets.processes import Processes
 
 MakeFolder = Callable[..., Path]
 
@@ -19,13 +18,6 @@ def test_alone_there_is_one_process() -> None:
     alone = Processes()
     assert alone.is_main
     assert alone.gather("x") == ["x"]
-
-
-def test_missing_devices_are_a_sentence() -> None:
-    assert device_by_name("cpu") == torch.device("cpu")
-    for name in ("cuda:99", "toaster"):
-        with pytest.raises(ValueError, match=f"device '{name}' is not to be had here"):
-            device_by_name(name)
 
 
 def _run(command: list[object]) -> subprocess.CompletedProcess[str]:
