@@ -66,12 +66,12 @@ def draw(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
 def _metric_rows() -> list[dict[str, str]]:
     return [
         {
-            "command": f"`{row.name} {row.options}`".replace(" `", "`").replace("|", "\\|"),
+            "command": f"`{row.name}{f' [{row.options}]' * bool(row.options)}`".replace("|", "\\|"),
             "of": row.kind,
-            "metric": row.description,
-            "better": "up" if row.metric.higher_is_better else "down",
+            "metric": row.summary,
+            "better": row.better,
             "weights": row.weights or "-",
-            "function": f"`{row.module.rpartition('.')[2]}.{row.function}`",
+            "function": f"`{row.file_name}.{row.function}`",
         }
         for row in metrics.METRICS.values()
     ]

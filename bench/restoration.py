@@ -28,6 +28,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.harness import Bench
 from genaccel import zoo
+from genaccel.eval import metrics
 from genaccel.eval.bjontegaard_delta import Curve, bd_rate
 from genaccel.eval.held_out import held_out_photographs
 from genaccel.eval.metrics import Metric
@@ -48,9 +49,9 @@ SIDES = ("plain", "restored")
 
 Pixels = NDArray[np.uint8]
 METRICS: dict[str, Metric] = {
-    "psnr": Metric(key="psnr", title="PSNR", unit="dB", higher_is_better=True),
-    "ms_ssim": Metric(key="ms_ssim", title="MS-SSIM", higher_is_better=True),
-    "ssimulacra2": Metric(key="ssimulacra2", title="SSIMULACRA2", higher_is_better=True),
+    "psnr": metrics.METRICS["psnr"].metric,
+    "ms_ssim": metrics.METRICS["ms-ssim"].metric,
+    "ssimulacra2": metrics.METRICS["ssimulacra2"].metric,
     "vgg": Metric(key="vgg", title="VGG distance", higher_is_better=False),
 }
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from genaccel.eval._page.markup import (
@@ -69,28 +69,16 @@ def speed_section(run: Run, index: int) -> Html:
 
 def paired_section(runs: Sequence[Run]) -> Html:
     """Metrics of image pairs, one row a run."""
-    rows = [
-        [
-            run.name,
-            _metric_head(run.content["metric"]),
-            number(run.content["mean"]),
-            number(len(run.content["images"])),
-            number(len(run.content["skipped"])),
-        ]
-        for run in runs
-    ]
-    columns = (
-        Column("Run", is_number=False),
-        Column("Metric", is_number=False),
-        Column("Mean"),
-        Column("Images"),
-        Column("Left out"),
-    )
+
+    def cells(run: Run) -> list[str]:
+        counts = (len(run.content["images"]), len(run.content["skipped"]))
+        return [number(run.content["mean"]), *map(number, counts)]
+
     return _section(
         "paired",
         "Pairs of images",
         "",
-        table("Mean over the pairs of each run", columns, rows),
+        _runs("Mean over the pairs of each run", runs, ("Mean", "Images", "Left out"), cells),
         _skipped(runs),
         *(
             details(
@@ -109,23 +97,12 @@ def paired_section(runs: Sequence[Run]) -> Html:
 
 def set_section(runs: Sequence[Run]) -> Html:
     """Metrics of sets of images, one row a run."""
-    rows = [
-        [
-            run.name,
-            _metric_head(run.content["metric"]),
-            number(run.content["value"]),
-            *_set_sizes(run.content["num_images"]),
-        ]
-        for run in runs
-    ]
-    columns = (
-        Column("Run", is_number=False),
-        Column("Metric", is_number=False),
-        Column("Value"),
-        Column("Reference images"),
-        Column("Generated images"),
-    )
-    parts = [table("One value for each pair of sets", columns, rows)]
+
+    def cells(run: Run) -> list[str]:
+        return [number(run.content["value"]), *_set_sizes(run.content["num_images"])]
+
+    heads = ("Value", "Reference images", "Generated images")
+    parts = [_runs("One value for each pair of sets", runs, heads, cells)]
     for run in runs:
         parts.append(_notice(f"{run.name}: what to know about this value", run.content["warnings"]))
     parts.append(_skipped(runs))
@@ -137,6 +114,18 @@ def set_section(runs: Sequence[Run]) -> Html:
         title = f"{run.name}, {run.content['metric']['title']}: details, environment, settings"
         parts.append(details(title, definitions(items) if items else "", *_provenance(run)))
     return _section("sets", "Sets of images", "", *parts)
+
+
+def _runs(
+    caption: str, runs: Sequence[Run], heads: Sequence[str], cells: Callable[[Run], list[str]]
+) -> Html:
+    columns = (
+        Column("Run", is_number=False),
+        Column("Metric", is_number=False),
+        *map(Column, heads),
+    )
+    rows = ([run.name, _metric_head(run.content["metric"]), *cells(run)] for run in runs)
+    return table(caption, columns, rows)
 
 
 def _section(anchor: str, title: str, kind: str, *parts: str) -> Html:

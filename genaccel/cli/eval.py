@@ -8,8 +8,12 @@ import typer
 from genaccel.cli.lazy_group import Subcommand, lazy_group
 from genaccel.eval.metrics import METRICS
 
+_JUDGED = {"pairs": "Pairs", "videos": "Videos", "sets": "Sets", "files": "Compressed files"}
 SUBCOMMANDS = (
-    *(Subcommand(row.name, row.module, row.help, attribute="main") for row in METRICS.values()),
+    *(
+        Subcommand(row.name, row.module, f"{_JUDGED[row.kind]}: {row.summary}.", attribute="main")
+        for row in METRICS.values()
+    ),
     Subcommand(
         "rate-distortion",
         "genaccel.eval.rate_distortion",

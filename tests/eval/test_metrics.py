@@ -61,7 +61,7 @@ def test_every_row_has_a_file_that_runs_as_a_module(monkeypatch: pytest.MonkeyPa
 
 def test_every_row_has_a_test() -> None:
     for row in METRICS.values():
-        path = Path(__file__).with_name(f"test_{row.module.rpartition('.')[2]}.py")
+        path = Path(__file__).with_name(f"test_{row.file_name}.py")
         tests = [
             node
             for node in ast.parse(path.read_text(encoding="utf-8")).body
