@@ -91,12 +91,7 @@ def usage_errors(*others: type[Exception]) -> Iterator[None]:
 
 
 def exit_if_skipped(skipped: Mapping[str, str], unit: str = "") -> None:
-    """Name the files that were left out on stderr, and end with exit code 6 if there are any.
-
-    Args:
-        skipped: Reason by name.
-        unit: Their kind in the plural, with a space before it.
-    """
+    """Name on stderr what was left out and why, and end with exit code 6 if anything was."""
     if skipped:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         typer.echo(f"{len(skipped)}{unit} left out: {reasons}", err=True)
@@ -114,15 +109,7 @@ def print_csv(metric: Metric, values: Mapping[str, float], mean: float) -> None:
 def print_values(
     metric: Metric, values: Mapping[str, float], mean: float, *, of: str = "image", digits: int = 4
 ) -> None:
-    """Print a table with the value of each image or pair of frames, and their mean below several.
-
-    Args:
-        metric: Meaning of the values.
-        values: Value by name.
-        mean: Their mean.
-        of: What the names are of.
-        digits: Behind the point.
-    """
+    """Print a table of values by the name of an image, or of what else ``of`` says, with their mean below several."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

@@ -34,16 +34,10 @@ def require_same_shape(original: NDArray[Any], reconstruction: NDArray[Any]) -> 
 
 
 def require_side(title: str, smallest: int, height: int, width: int) -> None:
-    """Refuse images that are smaller than a metric's window or network.
-
-    Args:
-        title: Of the metric.
-        smallest: Least pixels of a side.
-        height: Of the images.
-        width: Of the images.
+    """Refuse images that are smaller than the window or the network of a metric, by its title.
 
     Raises:
-        ValueError: If a side is shorter.
+        ValueError: If a side has fewer than ``smallest`` pixels.
     """
     if min(height, width) < smallest:
         raise ValueError(

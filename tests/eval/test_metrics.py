@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import genaccel.eval
 from genaccel.cli import app
 from genaccel.eval._pairs.folder_pairs import match_folders
 from genaccel.eval._pairs.pair_metrics import load_paired_metric, score_pairs
@@ -80,6 +81,12 @@ def test_the_table_is_read_without_torch() -> None:
         "import sys, genaccel.cli.eval; sys.exit(any(m in sys.modules for m in ('torch', 'numpy')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names_are_loaded_on_first_use() -> None:
+    assert all(callable(getattr(genaccel.eval, name)) for name in genaccel.eval.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'psnr_of_everything'"):
+        genaccel.eval.psnr_of_everything  # noqa: B018
 
 
 def test_a_variant_is_told_apart() -> None:
