@@ -146,10 +146,9 @@ def allowed_include(path, header):
                 or (header == "torch/csrc/inductor/aoti_torch/c/shim.h")
                 or bool(STANDARD_HEADER.match(header))
             )
-        bridge = re.match(
-            r"(?!common/|coder/)[a-z_]+/[a-z_0-9]+\.h$", header
-        ) and not header.endswith("_math.h")
-        return bool(bridge or STANDARD_HEADER.match(header))
+        bridge = re.match(r"(?!common/|coder/)[a-z_]+/[a-z_0-9]+\.h$", header)
+        inner = header.endswith(("_math.h", "_shared.h"))
+        return bool((bridge and not inner) or STANDARD_HEADER.match(header))
     if folder == "coder":
         python = name == "module.cpp" and header.startswith("pybind11/")
         return own or python or bool(STANDARD_HEADER.match(header))
@@ -159,22 +158,21 @@ def allowed_include(path, header):
         if name.startswith("simd") and STANDARD_HEADER.match(header):
             return True
         return header in ("cstdint", "cmath") or re.match(r"common/[a-z_]+\.h$", header) is not None
-    stem = re.sub(r"(_math\.h|_cpu\.cpp|_cuda\.cu|\.h)$", "", name)
-    if name.endswith("_math.h"):
-        return header in ("cstdint", "cmath") or re.match(r"common/[a-z_]+\.h$", header) is not None
-    if name.endswith(".h"):
-        return header in (
-            "cstdint",
-            "common/stream.h",
-            "common/status.h",
-            f"{folder}/{stem}_math.h",
-        )
+    if header.startswith("common/simd"):
+        return name.endswith(("_cpu.cpp", "_shared.h"))
+    if header in ("cstdint", "cmath") or re.match(
+        rf"(common/[a-z_]+|{folder}/[a-z_]+_shared)\.h$", header
+    ):
+        return True
+    stem = re.sub(r"(_cpu\.cpp|_cuda\.cu|\.h)$", "", name)
+    if name.endswith("_shared.cuh"):
+        return header.startswith("common/") or cuda
     if name.endswith("_cpu.cpp"):
-        shared = re.match(r"common/[a-z_]+\.h$", header)
-        return header == f"{folder}/{stem}.h" or bool(shared or STANDARD_HEADER.match(header))
+        return header == f"{folder}/{stem}.h" or bool(STANDARD_HEADER.match(header))
     if name.endswith("_cuda.cu"):
-        return header == f"{folder}/{stem}.h" or header.startswith("common/") or cuda
-    return False
+        shared = own and header.endswith("_shared.cuh")
+        return header == f"{folder}/{stem}.h" or header.startswith("common/") or shared or cuda
+    return header == f"{folder}/{stem}_math.h"
 
 
 def test_native_files_include_only_what_they_may():

@@ -1,66 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
+// Integer tables for range coders.
 #include "bindings/checks.h"
-#include "bindings/torch_compat.h"
+#include "bindings/launch.h"
 #include "entropy/pmf_to_cdf.h"
 
 namespace genaccel {
 namespace {
 
-void check_pmf(const Tensor& pmf, int64_t precision) {
+Tensor pmf_to_cdf(const Tensor& pmf, int64_t precision) {
   const char* op = "pmf_to_cdf";
-  check_dim(pmf, 2, op, "pmf");
-  check_contiguous(pmf, op, "pmf");
-  STD_TORCH_CHECK(precision >= 1 && precision <= entropy::kMaxPrecision, op,
-                  ": precision must be in [1, ", entropy::kMaxPrecision, "], got ", precision);
-  STD_TORCH_CHECK(pmf.size(1) >= 1 && pmf.size(1) <= (int64_t{1} << precision), op,
-                  ": pmf must have 1 to 2^precision symbols, got ", pmf.size(1));
-}
-
-Tensor new_cdf(const Tensor& pmf) {
-  return torch::stable::new_empty(pmf, {pmf.size(0), pmf.size(1) + 1}, ScalarType::Int);
-}
-
-Tensor pmf_to_cdf_on_cpu(const Tensor& pmf, int64_t precision) {
-  check_pmf(pmf, precision);
-  Tensor cdf = new_cdf(pmf);
-  dispatch_float_or_double(pmf, "pmf_to_cdf", [&](auto zero) {
+  check_shape(pmf, {kAnySize, kAnySize}, op, "pmf");
+  check_range(precision, 1, entropy::kMaxPrecision, op, "precision");
+  check_range(pmf.size(1), 1, int64_t{1} << precision, op, "symbols");
+  const int64_t rows = pmf.size(0);
+  const int64_t symbols = pmf.size(1);
+  const int bits = static_cast<int>(precision);
+  Tensor cdf = torch::stable::new_empty(pmf, {rows, symbols + 1}, ScalarType::Int);
+  dispatch_float_or_double(pmf, op, [&](auto zero) {
     using T = decltype(zero);
-    const T* in = pmf.const_data_ptr<T>();
-    int32_t* out = cdf.mutable_data_ptr<int32_t>();
-    const int64_t symbols = pmf.size(1);
-    torch::stable::parallel_for(0, pmf.size(0), 1, [=](int64_t begin, int64_t end) {
-      entropy::pmf_to_cdf_cpu<T>(in, out, begin, end, symbols, static_cast<int>(precision));
-    });
+    const T* in = elements<T>(pmf);
+    int32_t* out = mutable_elements<int32_t>(cdf);
+    launch(
+        op, pmf, rows, 1,
+        [=](int64_t begin, int64_t end) {
+          entropy::pmf_to_cdf_cpu<T>(in, out, begin, end, symbols, bits);
+        },
+        [&](auto stream) {
+          Tensor remainders = torch::stable::new_empty(pmf, {rows, symbols}, ScalarType::Long);
+          return entropy::pmf_to_cdf_cuda<T>(in, out, mutable_elements<uint64_t>(remainders), rows,
+                                             symbols, bits, stream);
+        });
   });
   return cdf;
 }
 
-#if defined(GENACCEL_WITH_CUDA)
-Tensor pmf_to_cdf_on_cuda(const Tensor& pmf, int64_t precision) {
-  check_pmf(pmf, precision);
-  const DeviceGuard guard(pmf.get_device_index());
-  Tensor cdf = new_cdf(pmf);
-  Tensor remainders = torch::stable::new_empty(pmf, {pmf.size(0), pmf.size(1)}, ScalarType::Long);
-  dispatch_float_or_double(pmf, "pmf_to_cdf", [&](auto zero) {
-    using T = decltype(zero);
-    raise_if(entropy::pmf_to_cdf_cuda<T>(
-                 pmf.const_data_ptr<T>(), cdf.mutable_data_ptr<int32_t>(),
-                 reinterpret_cast<uint64_t*>(remainders.mutable_data_ptr<int64_t>()), pmf.size(0),
-                 pmf.size(1), static_cast<int>(precision), current_stream(pmf)),
-             "pmf_to_cdf");
-  });
-  return cdf;
-}
-#endif
+const Op kOps[] = {
+    {"pmf_to_cdf(Tensor pmf, int precision) -> Tensor", TORCH_BOX(&pmf_to_cdf)},
+};
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(genaccel, CPU, m) { m.impl("pmf_to_cdf", TORCH_BOX(&pmf_to_cdf_on_cpu)); }
-
-#if defined(GENACCEL_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(genaccel, CUDA, m) {
-  m.impl("pmf_to_cdf", TORCH_BOX(&pmf_to_cdf_on_cuda));
-}
-#endif
+GENACCEL_REGISTER(kOps)
 
 }  // namespace genaccel

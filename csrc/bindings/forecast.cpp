@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+// History and coefficients are those of all tensors, one after the other.
 #include <algorithm>
 #include <vector>
 
 #include "bindings/checks.h"
-#include "bindings/torch_compat.h"
+#include "bindings/launch.h"
 #include "forecast/predict_add.h"
 
 namespace genaccel {
@@ -11,16 +12,6 @@ namespace {
 
 using Tensors = std::vector<Tensor>;
 using Numbers = std::vector<double>;
-
-constexpr int64_t kElementsPerTask = 32768;  // as torch does: a task is some 10 microseconds
-
-void check_like(const Tensor& tensor, const Tensor& first, const char* op, const char* name) {
-  check_contiguous(tensor, op, name);
-  check_dim(tensor, first.dim(), op, name);
-  for (int64_t axis = 0; axis < first.dim(); ++axis) {
-    check_size(tensor, axis, first.size(axis), op, name);
-  }
-}
 
 // The tensor that says what the t-th result looks like.
 const Tensor& like(const Tensors& bases, const Tensors& history, int64_t t, int64_t count) {
@@ -44,13 +35,10 @@ void check_predict_add(const Tensors& bases, const Tensors& history, const Numbe
   const Tensor& first = like(bases, history, 0, count);
   for (int64_t t = 0; t < count; ++t) {
     const Tensor& shape = like(bases, history, t, count);
-    if (!bases.empty()) {
-      check_contiguous(bases[t], op, "bases");
-      check_same_kind(first, bases[t], op, "bases");
-    }
+    check_contiguous(shape, op, bases.empty() ? "history" : "bases");
+    check_same_kind(first, shape, op, bases.empty() ? "history" : "bases");
     for (int64_t i = t * (terms / count); i < (t + 1) * (terms / count); ++i) {
       check_like(history[i], shape, op, "history");
-      check_same_kind(first, history[i], op, "history");
     }
   }
 }
@@ -83,14 +71,6 @@ struct Predictions {
   }
 };
 
-Tensors new_outputs(const Tensors& bases, const Tensors& history, int64_t count) {
-  Tensors out;
-  for (int64_t t = 0; t < count; ++t) {
-    out.push_back(torch::stable::empty_like(like(bases, history, t, count)));
-  }
-  return out;
-}
-
 // Elements [begin, end) of all tensors put one after the other.
 template <typename T>
 void predict_range(const std::vector<forecast::Prediction<T>>& all, int64_t begin, int64_t end) {
@@ -105,53 +85,38 @@ void predict_range(const std::vector<forecast::Prediction<T>>& all, int64_t begi
   }
 }
 
-Tensors predict_add_on_cpu(const Tensors& bases, const Tensors& history,
-                           const Numbers& coefficients, const Numbers& offsets) {
+Tensors predict_add(const Tensors& bases, const Tensors& history, const Numbers& coefficients,
+                    const Numbers& offsets) {
+  const char* op = "predict_add";
   check_predict_add(bases, history, coefficients, offsets);
   const auto count = static_cast<int64_t>(offsets.size());
-  Tensors out = new_outputs(bases, history, count);
+  Tensors out;
   int64_t size = 0;
-  for (const Tensor& tensor : out) {
-    size += tensor.numel();
+  for (int64_t t = 0; t < count; ++t) {
+    out.push_back(torch::stable::empty_like(like(bases, history, t, count)));
+    size += out.back().numel();
   }
-  dispatch_floating(out[0], "predict_add", [&](auto zero) {
+  dispatch_floating(out[0], op, [&](auto zero) {
     using T = decltype(zero);
     const Predictions<T> predictions(bases, history, coefficients, offsets, out);
-    torch::stable::parallel_for(0, size, kElementsPerTask, [&](int64_t begin, int64_t end) {
-      predict_range(predictions.all, begin, end);
-    });
+    launch(
+        op, out[0], size, kElementsPerTask,
+        [&](int64_t begin, int64_t end) { predict_range(predictions.all, begin, end); },
+        [&](auto stream) {
+          return forecast::predict_add_cuda<T>(predictions.all.data(), count, stream);
+        });
   });
   return out;
 }
 
-#if defined(GENACCEL_WITH_CUDA)
-Tensors predict_add_on_cuda(const Tensors& bases, const Tensors& history,
-                            const Numbers& coefficients, const Numbers& offsets) {
-  check_predict_add(bases, history, coefficients, offsets);
-  const auto count = static_cast<int64_t>(offsets.size());
-  const Tensor& first = like(bases, history, 0, count);
-  const DeviceGuard guard(first.get_device_index());
-  Tensors out = new_outputs(bases, history, count);
-  dispatch_floating(first, "predict_add", [&](auto zero) {
-    using T = decltype(zero);
-    const Predictions<T> predictions(bases, history, coefficients, offsets, out);
-    raise_if(forecast::predict_add_cuda<T>(predictions.all.data(), count, current_stream(first)),
-             "predict_add");
-  });
-  return out;
-}
-#endif
+const Op kOps[] = {
+    {"predict_add(Tensor[] bases, Tensor[] history, float[] coefficients, float[] offsets) -> "
+     "Tensor[]",
+     TORCH_BOX(&predict_add)},
+};
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(genaccel, CPU, m) {
-  m.impl("predict_add", TORCH_BOX(&predict_add_on_cpu));
-}
-
-#if defined(GENACCEL_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(genaccel, CUDA, m) {
-  m.impl("predict_add", TORCH_BOX(&predict_add_on_cuda));
-}
-#endif
+GENACCEL_REGISTER(kOps)
 
 }  // namespace genaccel

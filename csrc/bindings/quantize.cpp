@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+// Nearest code words, and the rate of soft assignments to them; indices are int64.
 #include <tuple>
 
 #include "bindings/checks.h"
-#include "bindings/torch_compat.h"
+#include "bindings/launch.h"
 #include "quantize/nearest_code.h"
 #include "quantize/soft_cross_entropy.h"
 #include "quantize/soft_cross_entropy_backward.h"
@@ -12,73 +13,75 @@ namespace {
 
 constexpr int64_t kRowsPerTask = 64;  // a task is at least some 10 microseconds of search
 
-void check_nearest_code(const Tensor& features, const Tensor& codebook) {
-  const char* op = "nearest_code";
-  check_dim(features, 2, op, "features");
-  check_dim(codebook, 2, op, "codebook");
-  check_contiguous(features, op, "features");
-  check_contiguous(codebook, op, "codebook");
-  check_size(codebook, 1, features.size(1), op, "codebook");
+void check_codes(const Tensor& features, const Tensor& codebook, const char* op) {
+  check_shape(features, {kAnySize, kAnySize}, op, "features");
+  check_shape(codebook, {kAnySize, features.size(1)}, op, "codebook");
   check_same_kind(features, codebook, op, "codebook");
-  STD_TORCH_CHECK(codebook.size(0) > 0 && codebook.size(0) <= INT32_MAX, op,
-                  ": codebook must have 1 to 2^31 - 1 rows, got ", codebook.size(0));
+  check_range(codebook.size(0), 1, INT32_MAX, op, "code words");
 }
 
 Tensor new_indices(const Tensor& features) {
   return torch::stable::new_empty(features, {features.size(0)}, ScalarType::Long);
 }
 
-std::tuple<Tensor, Tensor> nearest_code_on_cpu(const Tensor& features, const Tensor& codebook) {
-  check_nearest_code(features, codebook);
+// Unit-norm code words.
+std::tuple<Tensor, Tensor> nearest_code(const Tensor& features, const Tensor& codebook) {
+  const char* op = "nearest_code";
+  check_codes(features, codebook, op);
   const int64_t rows = features.size(0);
   const int64_t num_codes = codebook.size(0);
   const int64_t dim = features.size(1);
   Tensor quantized = torch::stable::empty_like(features);
   Tensor indices = new_indices(features);
   Tensor codes = torch::stable::empty_like(codebook);
-  dispatch_float_or_double(features, "nearest_code", [&](auto zero) {
+  dispatch_float_or_double(features, op, [&](auto zero) {
     using T = decltype(zero);
-    Tensor packed =
-        torch::stable::new_empty(codebook, {quantize::packed_codes_size<T>(num_codes, dim)});
-    quantize::pack_codes_cpu<T>(codebook.const_data_ptr<T>(), codes.mutable_data_ptr<T>(),
-                                packed.mutable_data_ptr<T>(), num_codes, dim);
-    const T* in = features.const_data_ptr<T>();
-    const T* code = codes.const_data_ptr<T>();
-    const T* pack = packed.const_data_ptr<T>();
-    T* out = quantized.mutable_data_ptr<T>();
-    int64_t* index = indices.mutable_data_ptr<int64_t>();
-    torch::stable::parallel_for(0, rows, kRowsPerTask, [=](int64_t begin, int64_t end) {
-      quantize::nearest_code_cpu<T>(in, code, pack, out, index, begin, end, num_codes, dim);
-    });
+    const T* in = elements<T>(features);
+    const T* book = elements<T>(codebook);
+    T* code = mutable_elements<T>(codes);
+    T* out = mutable_elements<T>(quantized);
+    int64_t* index = mutable_elements<int64_t>(indices);
+    launch(
+        op, features,
+        [&] {
+          Tensor packed =
+              torch::stable::new_empty(codebook, {quantize::packed_codes_size<T>(num_codes, dim)});
+          T* pack = mutable_elements<T>(packed);
+          quantize::pack_codes_cpu<T>(book, code, pack, num_codes, dim);
+          torch::stable::parallel_for(0, rows, kRowsPerTask, [=](int64_t begin, int64_t end) {
+            quantize::nearest_code_cpu<T>(in, code, pack, out, index, begin, end, num_codes, dim);
+          });
+        },
+        [=](auto stream) {
+          return quantize::nearest_code_cuda<T>(in, book, code, out, index, rows, num_codes, dim,
+                                                stream);
+        });
   });
   return {quantized, indices};
 }
 
-void check_backward(const Tensor& grad, const Tensor& features) {
+Tensor nearest_code_backward(const Tensor& grad, const Tensor& features) {
   const char* op = "nearest_code_backward";
-  check_dim(grad, 2, op, "grad");
-  check_dim(features, 2, op, "features");
-  check_contiguous(grad, op, "grad");
-  check_contiguous(features, op, "features");
-  check_size(grad, 0, features.size(0), op, "grad");
-  check_size(grad, 1, features.size(1), op, "grad");
-  check_same_kind(features, grad, op, "grad");
-}
-
-Tensor nearest_code_backward_on_cpu(const Tensor& grad, const Tensor& features) {
-  check_backward(grad, features);
-  Tensor out = torch::stable::empty_like(features);
-  dispatch_float_or_double(features, "nearest_code_backward", [&](auto zero) {
+  check_shape(features, {kAnySize, kAnySize}, op, "features");
+  check_like(grad, features, op, "grad");
+  const int64_t rows = features.size(0);
+  const int64_t dim = features.size(1);
+  Tensor result = torch::stable::empty_like(features);
+  dispatch_float_or_double(features, op, [&](auto zero) {
     using T = decltype(zero);
-    const T* g = grad.const_data_ptr<T>();
-    const T* u = features.const_data_ptr<T>();
-    T* result = out.mutable_data_ptr<T>();
-    const int64_t dim = features.size(1);
-    torch::stable::parallel_for(0, features.size(0), 1024, [=](int64_t begin, int64_t end) {
-      quantize::nearest_code_backward_cpu<T>(g, u, result, begin, end, dim);
-    });
+    const T* g = elements<T>(grad);
+    const T* u = elements<T>(features);
+    T* out = mutable_elements<T>(result);
+    launch(
+        op, features, rows, 1024,
+        [=](int64_t begin, int64_t end) {
+          quantize::nearest_code_backward_cpu<T>(g, u, out, begin, end, dim);
+        },
+        [=](auto stream) {
+          return quantize::nearest_code_backward_cuda<T>(g, u, out, rows, dim, stream);
+        });
   });
-  return out;
+  return result;
 }
 
 // Calls f(T{}, Z{}) with the element types of features and logits: double and double, or float and
@@ -104,59 +107,15 @@ void dispatch_soft(const Tensor& features, const Tensor& logits, const char* op,
   }
 }
 
-void check_on_device_of(const Tensor& features, const Tensor& other, const char* op,
-                        const char* name) {
-  STD_TORCH_CHECK(other.is_cuda() == features.is_cuda() &&
-                      other.get_device_index() == features.get_device_index(),
-                  op, ": ", name, " must be on the device of features");
-}
-
 void check_soft_cross_entropy(const Tensor& features, const Tensor& codebook, const Tensor& logits,
                               double temperature, const char* op) {
-  check_dim(features, 2, op, "features");
-  check_dim(codebook, 2, op, "codebook");
-  check_dim(logits, 2, op, "logits");
-  check_contiguous(features, op, "features");
-  check_contiguous(codebook, op, "codebook");
-  check_contiguous(logits, op, "logits");
-  check_size(codebook, 1, features.size(1), op, "codebook");
-  check_size(logits, 0, features.size(0), op, "logits");
-  check_size(logits, 1, codebook.size(0), op, "logits");
-  check_same_kind(features, codebook, op, "codebook");
-  check_on_device_of(features, logits, op, "logits");
+  check_codes(features, codebook, op);
+  check_shape(logits, {features.size(0), codebook.size(0)}, op, "logits");
+  check_place(logits, features, op, "logits");
   STD_TORCH_CHECK(features.size(1) > 0, op, ": features must have at least one channel");
-  STD_TORCH_CHECK(codebook.size(0) > 0 && codebook.size(0) <= INT32_MAX, op,
-                  ": codebook must have 1 to 2^31 - 1 rows, got ", codebook.size(0));
   STD_TORCH_CHECK(temperature > 0 && temperature - temperature == 0, op,
                   ": temperature must be above 0 and finite, got ", temperature);
 }
-
-struct SoftOutputs {
-  Tensor rate, indices, statistics;
-
-  explicit SoftOutputs(const Tensor& features)
-      : rate(torch::stable::new_empty(features, {features.size(0)})),
-        indices(new_indices(features)),
-        statistics(
-            torch::stable::new_empty(features, {features.size(0), soft_codes::kStatistics})) {}
-
-  std::tuple<Tensor, Tensor, Tensor> as_tuple() const { return {rate, indices, statistics}; }
-
-  template <typename T, typename Z>
-  quantize::SoftCrossEntropy<T, Z> problem(const Tensor& features, const Tensor& codebook,
-                                           const Tensor& logits, double temperature) const {
-    return {elements<T>(features),
-            elements<T>(codebook),
-            elements<Z>(logits),
-            features.size(0),
-            codebook.size(0),
-            features.size(1),
-            temperature,
-            mutable_elements<T>(rate),
-            indices.mutable_data_ptr<int64_t>(),
-            mutable_elements<T>(statistics)};
-  }
-};
 
 template <typename T>
 Tensor packed_soft_codes(const Tensor& codebook) {
@@ -168,225 +127,135 @@ Tensor packed_soft_codes(const Tensor& codebook) {
   return packed;
 }
 
-std::tuple<Tensor, Tensor, Tensor> soft_cross_entropy_on_cpu(const Tensor& features,
-                                                             const Tensor& codebook,
-                                                             const Tensor& logits,
-                                                             double temperature) {
-  check_soft_cross_entropy(features, codebook, logits, temperature, "soft_cross_entropy");
-  const SoftOutputs outputs(features);
-  dispatch_soft(features, logits, "soft_cross_entropy", [&](auto zero, auto zero_logit) {
-    using T = decltype(zero);
-    using Z = decltype(zero_logit);
-    const Tensor packed = packed_soft_codes<T>(codebook);
-    const T* pack = elements<T>(packed);
-    const auto problem = outputs.problem<T, Z>(features, codebook, logits, temperature);
-    torch::stable::parallel_for(0, problem.rows, kRowsPerTask, [=](int64_t begin, int64_t end) {
-      quantize::soft_cross_entropy_cpu(problem, pack, begin, end);
-    });
-  });
-  return outputs.as_tuple();
-}
-
-struct SoftBackwardInputs {
-  const Tensor& grad;
-  const Tensor& features;
-  const Tensor& codebook;
-  const Tensor& logits;
-  const Tensor& indices;
-  const Tensor& statistics;
-  double temperature;
-
-  void check() const {
-    const char* op = "soft_cross_entropy_backward";
-    check_soft_cross_entropy(features, codebook, logits, temperature, op);
-    check_dim(grad, 1, op, "grad");
-    check_dim(indices, 1, op, "indices");
-    check_dim(statistics, 2, op, "statistics");
-    check_contiguous(grad, op, "grad");
-    check_contiguous(indices, op, "indices");
-    check_contiguous(statistics, op, "statistics");
-    check_size(grad, 0, features.size(0), op, "grad");
-    check_size(indices, 0, features.size(0), op, "indices");
-    check_size(statistics, 0, features.size(0), op, "statistics");
-    check_size(statistics, 1, soft_codes::kStatistics, op, "statistics");
-    check_same_kind(features, grad, op, "grad");
-    check_same_kind(features, statistics, op, "statistics");
-    check_on_device_of(features, indices, op, "indices");
-    STD_TORCH_CHECK(indices.scalar_type() == ScalarType::Long, op, ": indices must be int64");
-  }
-};
-
-// Gradients that are not wanted have no elements.
-struct SoftGradients {
-  bool with_features, with_codebook, with_logits;
-  Tensor features, codebook, logits;
-
-  SoftGradients(const SoftBackwardInputs& in, bool features_wanted, bool codebook_wanted,
-                bool logits_wanted)
-      : with_features(features_wanted),
-        with_codebook(codebook_wanted),
-        with_logits(logits_wanted),
-        features(like_if(features_wanted, in.features)),
-        codebook(like_if(codebook_wanted, in.codebook)),
-        logits(like_if(logits_wanted, in.logits)) {}
-
-  static Tensor like_if(bool wanted, const Tensor& tensor) {
-    return wanted ? torch::stable::empty_like(tensor) : torch::stable::new_empty(tensor, {0});
-  }
-
-  std::tuple<Tensor, Tensor, Tensor> as_tuple() const { return {features, codebook, logits}; }
-
-  template <typename T, typename Z>
-  quantize::SoftCrossEntropyBackward<T, Z> problem(const SoftBackwardInputs& in) const {
-    return {elements<T>(in.grad),
-            elements<T>(in.features),
-            elements<T>(in.codebook),
-            elements<Z>(in.logits),
-            in.indices.const_data_ptr<int64_t>(),
-            elements<T>(in.statistics),
-            in.features.size(0),
-            in.codebook.size(0),
-            in.features.size(1),
-            in.temperature,
-            with_features ? mutable_elements<T>(features) : nullptr,
-            with_codebook ? mutable_elements<T>(codebook) : nullptr,
-            with_logits ? mutable_elements<Z>(logits) : nullptr};
-  }
-};
-
-std::tuple<Tensor, Tensor, Tensor> soft_cross_entropy_backward_on_cpu(
-    const Tensor& grad, const Tensor& features, const Tensor& codebook, const Tensor& logits,
-    const Tensor& indices, const Tensor& statistics, double temperature, bool with_features,
-    bool with_codebook, bool with_logits) {
-  const SoftBackwardInputs in = {grad,    features,   codebook,   logits,
-                                 indices, statistics, temperature};
-  in.check();
-  const int64_t* index = indices.const_data_ptr<int64_t>();
-  for (int64_t n = 0; n < indices.size(0); ++n) {
-    STD_TORCH_CHECK(index[n] >= 0 && index[n] < codebook.size(0),
-                    "soft_cross_entropy_backward: indices must be in [0, ", codebook.size(0),
-                    "), got ", index[n]);
-  }
-  const SoftGradients gradients(in, with_features, with_codebook, with_logits);
-  dispatch_soft(features, logits, "soft_cross_entropy_backward", [&](auto zero, auto zero_logit) {
-    using T = decltype(zero);
-    using Z = decltype(zero_logit);
-    const Tensor packed = packed_soft_codes<T>(codebook);
-    const T* pack = elements<T>(packed);
-    const Tensor residues = torch::stable::new_empty(features, {features.size(0)});
-    T* residue = mutable_elements<T>(residues);
-    const auto problem = gradients.problem<T, Z>(in);
-    torch::stable::parallel_for(0, problem.rows, kRowsPerTask, [=](int64_t begin, int64_t end) {
-      quantize::soft_cross_entropy_backward_cpu(problem, pack, residue, begin, end);
-    });
-    if (with_codebook) {
-      torch::stable::parallel_for(
-          0, quantize::soft_code_tiles<T>(problem.num_codes), 1, [=](int64_t begin, int64_t end) {
-            quantize::soft_codebook_backward_cpu(problem, pack, residue, begin, end);
-          });
-    }
-  });
-  return gradients.as_tuple();
-}
-
-#if defined(GENACCEL_WITH_CUDA)
-std::tuple<Tensor, Tensor> nearest_code_on_cuda(const Tensor& features, const Tensor& codebook) {
-  check_nearest_code(features, codebook);
-  const DeviceGuard guard(features.get_device_index());
-  Tensor quantized = torch::stable::empty_like(features);
-  Tensor indices = new_indices(features);
-  Tensor codes = torch::stable::empty_like(codebook);
-  dispatch_float_or_double(features, "nearest_code", [&](auto zero) {
-    using T = decltype(zero);
-    raise_if(
-        quantize::nearest_code_cuda<T>(
-            features.const_data_ptr<T>(), codebook.const_data_ptr<T>(), codes.mutable_data_ptr<T>(),
-            quantized.mutable_data_ptr<T>(), indices.mutable_data_ptr<int64_t>(), features.size(0),
-            codebook.size(0), features.size(1), current_stream(features)),
-        "nearest_code");
-  });
-  return {quantized, indices};
-}
-
-Tensor nearest_code_backward_on_cuda(const Tensor& grad, const Tensor& features) {
-  check_backward(grad, features);
-  const DeviceGuard guard(features.get_device_index());
-  Tensor out = torch::stable::empty_like(features);
-  dispatch_float_or_double(features, "nearest_code_backward", [&](auto zero) {
-    using T = decltype(zero);
-    raise_if(quantize::nearest_code_backward_cuda<T>(
-                 grad.const_data_ptr<T>(), features.const_data_ptr<T>(), out.mutable_data_ptr<T>(),
-                 features.size(0), features.size(1), current_stream(features)),
-             "nearest_code_backward");
-  });
-  return out;
-}
-
-Tensor bytes(const Tensor& features, int64_t count) {
+Tensor new_bytes(const Tensor& features, int64_t count) {
   return torch::stable::new_empty(features, {count}, ScalarType::Byte);
 }
 
-std::tuple<Tensor, Tensor, Tensor> soft_cross_entropy_on_cuda(const Tensor& features,
-                                                              const Tensor& codebook,
-                                                              const Tensor& logits,
-                                                              double temperature) {
-  check_soft_cross_entropy(features, codebook, logits, temperature, "soft_cross_entropy");
-  const DeviceGuard guard(features.get_device_index());
-  const SoftOutputs outputs(features);
-  dispatch_soft(features, logits, "soft_cross_entropy", [&](auto zero, auto zero_logit) {
+// Any code words. The statistics are for the backward.
+std::tuple<Tensor, Tensor, Tensor> soft_cross_entropy(const Tensor& features,
+                                                      const Tensor& codebook, const Tensor& logits,
+                                                      double temperature) {
+  const char* op = "soft_cross_entropy";
+  check_soft_cross_entropy(features, codebook, logits, temperature, op);
+  const int64_t rows = features.size(0);
+  Tensor rate = torch::stable::new_empty(features, {rows});
+  Tensor indices = new_indices(features);
+  Tensor statistics = torch::stable::new_empty(features, {rows, quantize::soft_codes::kStatistics});
+  dispatch_soft(features, logits, op, [&](auto zero, auto zero_logit) {
     using T = decltype(zero);
     using Z = decltype(zero_logit);
-    const Tensor workspace =
-        bytes(features, quantize::soft_cross_entropy_workspace_bytes<T>(
-                            features.size(0), codebook.size(0), features.size(1)));
-    raise_if(quantize::soft_cross_entropy_cuda(
-                 outputs.problem<T, Z>(features, codebook, logits, temperature),
-                 workspace.mutable_data_ptr(), current_stream(features)),
-             "soft_cross_entropy");
+    const quantize::SoftCrossEntropy<T, Z> problem{elements<T>(features),
+                                                   elements<T>(codebook),
+                                                   elements<Z>(logits),
+                                                   rows,
+                                                   codebook.size(0),
+                                                   features.size(1),
+                                                   temperature,
+                                                   mutable_elements<T>(rate),
+                                                   mutable_elements<int64_t>(indices),
+                                                   mutable_elements<T>(statistics)};
+    launch(
+        op, features,
+        [&] {
+          const Tensor packed = packed_soft_codes<T>(codebook);
+          const T* pack = elements<T>(packed);
+          torch::stable::parallel_for(0, rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
+            quantize::soft_cross_entropy_cpu(problem, pack, begin, end);
+          });
+        },
+        [&](auto stream) {
+          Tensor workspace = new_bytes(features, quantize::soft_cross_entropy_workspace_bytes<T>(
+                                                     rows, problem.num_codes, problem.dim));
+          return quantize::soft_cross_entropy_cuda(problem, workspace.mutable_data_ptr(), stream);
+        });
   });
-  return outputs.as_tuple();
+  return {rate, indices, statistics};
 }
 
-std::tuple<Tensor, Tensor, Tensor> soft_cross_entropy_backward_on_cuda(
+// Gradients that are not wanted have no elements.
+std::tuple<Tensor, Tensor, Tensor> soft_cross_entropy_backward(
     const Tensor& grad, const Tensor& features, const Tensor& codebook, const Tensor& logits,
     const Tensor& indices, const Tensor& statistics, double temperature, bool with_features,
     bool with_codebook, bool with_logits) {
-  const SoftBackwardInputs in = {grad,    features,   codebook,   logits,
-                                 indices, statistics, temperature};
-  in.check();
-  const DeviceGuard guard(features.get_device_index());
-  const SoftGradients gradients(in, with_features, with_codebook, with_logits);
-  dispatch_soft(features, logits, "soft_cross_entropy_backward", [&](auto zero, auto zero_logit) {
+  const char* op = "soft_cross_entropy_backward";
+  check_soft_cross_entropy(features, codebook, logits, temperature, op);
+  const int64_t rows = features.size(0);
+  check_shape(grad, {rows}, op, "grad");
+  check_same_kind(features, grad, op, "grad");
+  check_shape(statistics, {rows, quantize::soft_codes::kStatistics}, op, "statistics");
+  check_same_kind(features, statistics, op, "statistics");
+  const auto* index = checked<int64_t>(indices, {rows}, features, op, "indices");
+  for (int64_t n = 0; n < rows && !features.is_cuda(); ++n) {
+    check_range(index[n], 0, codebook.size(0) - 1, op, "indices");
+  }
+  const auto new_gradient = [](const Tensor& tensor, bool wanted) {
+    return wanted ? torch::stable::empty_like(tensor) : torch::stable::new_empty(tensor, {0});
+  };
+  Tensor to_features = new_gradient(features, with_features);
+  Tensor to_codebook = new_gradient(codebook, with_codebook);
+  Tensor to_logits = new_gradient(logits, with_logits);
+  dispatch_soft(features, logits, op, [&](auto zero, auto zero_logit) {
     using T = decltype(zero);
     using Z = decltype(zero_logit);
-    const Tensor workspace =
-        bytes(features, quantize::soft_cross_entropy_backward_workspace_bytes<T>(
-                            features.size(0), codebook.size(0), features.size(1), with_codebook));
-    raise_if(
-        quantize::soft_cross_entropy_backward_cuda(
-            gradients.problem<T, Z>(in), workspace.mutable_data_ptr(), current_stream(features)),
-        "soft_cross_entropy_backward");
+    const quantize::SoftCrossEntropyBackward<T, Z> problem{
+        elements<T>(grad),
+        elements<T>(features),
+        elements<T>(codebook),
+        elements<Z>(logits),
+        index,
+        elements<T>(statistics),
+        rows,
+        codebook.size(0),
+        features.size(1),
+        temperature,
+        with_features ? mutable_elements<T>(to_features) : nullptr,
+        with_codebook ? mutable_elements<T>(to_codebook) : nullptr,
+        with_logits ? mutable_elements<Z>(to_logits) : nullptr};
+    launch(
+        op, features,
+        [&] {
+          const Tensor packed = packed_soft_codes<T>(codebook);
+          const T* pack = elements<T>(packed);
+          Tensor residues = torch::stable::new_empty(features, {rows});
+          T* residue = mutable_elements<T>(residues);
+          torch::stable::parallel_for(0, rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
+            quantize::soft_cross_entropy_backward_cpu(problem, pack, residue, begin, end);
+          });
+          if (with_codebook) {
+            const int64_t tiles = quantize::soft_code_tiles<T>(problem.num_codes);
+            torch::stable::parallel_for(0, tiles, 1, [&](int64_t begin, int64_t end) {
+              quantize::soft_codebook_backward_cpu(problem, pack, residue, begin, end);
+            });
+          }
+        },
+        [&](auto stream) {
+          Tensor workspace =
+              new_bytes(features, quantize::soft_cross_entropy_backward_workspace_bytes<T>(
+                                      rows, problem.num_codes, problem.dim, with_codebook));
+          return quantize::soft_cross_entropy_backward_cuda(problem, workspace.mutable_data_ptr(),
+                                                            stream);
+        });
   });
-  return gradients.as_tuple();
+  return {to_features, to_codebook, to_logits};
 }
-#endif
+
+const Op kOps[] = {
+    {"nearest_code(Tensor features, Tensor codebook) -> (Tensor quantized, Tensor indices)",
+     TORCH_BOX(&nearest_code)},
+    {"nearest_code_backward(Tensor grad, Tensor features) -> Tensor",
+     TORCH_BOX(&nearest_code_backward)},
+    {"soft_cross_entropy(Tensor features, Tensor codebook, Tensor logits, float temperature) -> "
+     "(Tensor rate, Tensor indices, Tensor statistics)",
+     TORCH_BOX(&soft_cross_entropy)},
+    {"soft_cross_entropy_backward(Tensor grad, Tensor features, Tensor codebook, Tensor logits, "
+     "Tensor indices, Tensor statistics, float temperature, bool with_features, "
+     "bool with_codebook, bool with_logits) -> "
+     "(Tensor grad_features, Tensor grad_codebook, Tensor grad_logits)",
+     TORCH_BOX(&soft_cross_entropy_backward)},
+};
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(genaccel, CPU, m) {
-  m.impl("nearest_code", TORCH_BOX(&nearest_code_on_cpu));
-  m.impl("nearest_code_backward", TORCH_BOX(&nearest_code_backward_on_cpu));
-  m.impl("soft_cross_entropy", TORCH_BOX(&soft_cross_entropy_on_cpu));
-  m.impl("soft_cross_entropy_backward", TORCH_BOX(&soft_cross_entropy_backward_on_cpu));
-}
-
-#if defined(GENACCEL_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(genaccel, CUDA, m) {
-  m.impl("nearest_code", TORCH_BOX(&nearest_code_on_cuda));
-  m.impl("nearest_code_backward", TORCH_BOX(&nearest_code_backward_on_cuda));
-  m.impl("soft_cross_entropy", TORCH_BOX(&soft_cross_entropy_on_cuda));
-  m.impl("soft_cross_entropy_backward", TORCH_BOX(&soft_cross_entropy_backward_on_cuda));
-}
-#endif
+GENACCEL_REGISTER(kOps)
 
 }  // namespace genaccel

@@ -11,8 +11,6 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 
 #include "common/half.h"
 #include "common/status.h"
@@ -28,15 +26,14 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using torch::stable::accelerator::DeviceGuard;
 
+template <typename T>
+constexpr ScalarType kTypeOf = torch::headeronly::CppTypeToScalarType<T>::value;
+
 // The stream that torch uses on the tensor's device now.
 inline Stream current_stream(const Tensor& tensor) {
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
   return static_cast<Stream>(stream);
-}
-
-inline void raise_if(Status status, const char* op) {
-  STD_TORCH_CHECK(status == nullptr, op, ": ", status);
 }
 
 // Calls f(T{}) with the tensor's element type, float or double.

@@ -5,11 +5,18 @@
 
 #include <cstdint>
 
+#include "common/half.h"
+#include "common/host_device.h"
 #include "common/status.h"
 #include "common/stream.h"
-#include "forecast/predict_add_math.h"
 
 namespace genaccel::forecast {
+
+// One term of the weighted sum; V is A, or a vector of A.
+template <typename V, typename A>
+GENACCEL_HOST_DEVICE V with_term(V sum, A coefficient, V value) {
+  return sum + coefficient * value;
+}
 
 // Terms of one tensor: what fits into a kernel's arguments. FLUX has 114 modules to sum over.
 constexpr int kMaxTerms = 128;

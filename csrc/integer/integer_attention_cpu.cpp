@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "common/integer.h"
-#include "common/simd_integer.h"
 #include "integer/integer_attention.h"
+#include "integer/simd_shared.h"
 
 namespace genaccel::integer {
 namespace {

@@ -2,8 +2,8 @@
 // Weights of a row by vectors, then their sums and one division per entry.
 #include <vector>
 
-#include "common/simd_integer.h"
 #include "integer/integer_frequencies.h"
+#include "integer/simd_shared.h"
 
 namespace genaccel::integer {
 namespace {

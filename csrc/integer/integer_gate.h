@@ -7,9 +7,18 @@
 
 #include "common/status.h"
 #include "common/stream.h"
-#include "integer/integer_gate_math.h"
+#include "integer/fixed_point_shared.h"
 
 namespace genaccel::integer {
+
+// The activation of a gate is a table of its 256 values, with the scales of both factors in it.
+constexpr int64_t kTableSize = 256;
+constexpr int kMaxGateShift = 30;
+
+GENACCEL_HOST_DEVICE int8_t gated(int32_t activation, int32_t value, int shift) {
+  return static_cast<int8_t>(
+      fixed_point::to_int8(fixed_point::rounded_shift(activation * value, shift)));
+}
 
 struct Gate {
   const int8_t* x;       // [rows, 2 * channels]: gates, values

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "common/integer.h"
-#include "common/simd_integer.h"
 #include "integer/integer_linear.h"
+#include "integer/simd_shared.h"
 
 namespace genaccel::integer {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "common/fixed_point.h"
+#include "integer/fixed_point_shared.h"
 
 namespace genaccel::integer {
 

@@ -2,8 +2,8 @@
 // 8 pairs at a time where a head is a whole number of vectors, and one by one otherwise.
 #include <vector>
 
-#include "common/simd_integer.h"
 #include "integer/integer_rotate_normalize.h"
+#include "integer/simd_shared.h"
 
 namespace genaccel::integer {
 namespace {

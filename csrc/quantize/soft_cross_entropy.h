@@ -4,13 +4,21 @@
 // the code words; nothing of size rows x num_codes is stored.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
+#include "common/host_device.h"
 #include "common/status.h"
 #include "common/stream.h"
-#include "quantize/soft_cross_entropy_math.h"
+#include "quantize/soft_codes_shared.h"
 
 namespace genaccel::quantize {
+
+template <typename A>
+GENACCEL_HOST_DEVICE A rate_in_bits(A logit_sum, A mean_logit) {
+  using std::log;
+  return soft_codes::bits_from_nats(log(logit_sum) - mean_logit);
+}
 
 template <typename T, typename Z>
 struct SoftCrossEntropy {

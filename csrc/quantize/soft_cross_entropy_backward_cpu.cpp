@@ -4,10 +4,10 @@
 // gradient.
 #include <vector>
 
-#include "common/code_tiles.h"
 #include "common/half.h"
 #include "common/simd.h"
-#include "common/soft_codes.h"
+#include "quantize/code_tiles_shared.h"
+#include "quantize/soft_codes_shared.h"
 #include "quantize/soft_cross_entropy_backward.h"
 
 namespace genaccel::quantize {

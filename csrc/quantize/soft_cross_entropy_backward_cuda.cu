@@ -4,12 +4,12 @@
 // the codebook, which is a walk of its own: a block owns code words, and no atomic is needed.
 #include <cuda_runtime.h>
 
-#include "common/code_tiles.cuh"
 #include "common/half.h"
 #include "common/integer.h"
 #include "common/launch.cuh"
 #include "common/reduce.cuh"
-#include "common/soft_codes.h"
+#include "quantize/code_tiles_shared.cuh"
+#include "quantize/soft_codes_shared.h"
 #include "quantize/soft_cross_entropy_backward.h"
 
 namespace genaccel::quantize {

@@ -3,9 +3,9 @@
 // exponentials and sums, as in flash attention.
 #include <cmath>
 
-#include "common/code_tiles.h"
 #include "common/half.h"
 #include "common/simd.h"
+#include "quantize/code_tiles_shared.h"
 #include "quantize/soft_cross_entropy.h"
 
 namespace genaccel::quantize {

@@ -4,10 +4,10 @@
 // the parts into which the walk over the code words is cut to fill the chip.
 #include <cuda_runtime.h>
 
-#include "common/code_tiles.cuh"
 #include "common/half.h"
 #include "common/integer.h"
 #include "common/launch.cuh"
+#include "quantize/code_tiles_shared.cuh"
 #include "quantize/soft_cross_entropy.h"
 
 namespace genaccel::quantize {

@@ -3,13 +3,22 @@
 // reference of the same shape, or nullptr for none. One pass, sums in float (double for double).
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
+#include "common/half.h"
+#include "common/host_device.h"
 #include "common/status.h"
 #include "common/stream.h"
-#include "tokens/token_scores_math.h"
 
 namespace genaccel::tokens {
+
+// Score of a token whose channels (or whose changes) have this sum.
+template <typename A>
+GENACCEL_HOST_DEVICE float score_of_sum(A sum, int64_t channels) {
+  using std::fabs;
+  return static_cast<float>(fabs(sum / static_cast<A>(channels)));
+}
 
 // Rows [begin, end).
 template <typename T>

@@ -114,5 +114,8 @@ def test_memory_bound_kernels_move_16_bytes_at_a_time(compiled, stem):
 
 
 def test_every_kernel_is_compiled_by_cmake():
-    listed = (ROOT / "CMakeLists.txt").read_text()
-    assert [s for s in SOURCES if str(s.relative_to(ROOT)) not in listed] == []
+    listed = re.findall(
+        r"^genaccel_op\((\w+) (\w+)\)$", (ROOT / "CMakeLists.txt").read_text(), re.M
+    )
+    kernels = [(s.parent.name, s.stem.removesuffix("_cuda")) for s in SOURCES]
+    assert sorted(listed) == sorted(kernels)

@@ -266,7 +266,7 @@ def test_the_operator_itself_guards_memory():
         op(y, c, z, math.nan)
     backward = torch.ops.genaccel.soft_cross_entropy_backward.default
     rate, indices, statistics = op(y, c, z, temperature)
-    with pytest.raises(RuntimeError, match=r"indices must be in \[0, 4\), got 4"):
+    with pytest.raises(RuntimeError, match=r"indices must be in \[0, 3\], got 4"):
         backward(rate, y, c, z, indices + 4, statistics, temperature, True, True, True)
     with pytest.raises(RuntimeError, match="statistics must have size 5 in axis 1"):
         backward(rate, y, c, z, indices, statistics[:, :4].contiguous(), 0.1, True, True, True)

@@ -145,7 +145,7 @@ def test_the_operators_guard_memory():
         scores(x.long(), None)
     with pytest.raises(RuntimeError, match=r"k must be in \[0, 9\], got 10"):
         select(x[:, :, 0].contiguous(), 10, 1)
-    with pytest.raises(RuntimeError, match="score must be float32"):
+    with pytest.raises(RuntimeError, match="score must be Float, got Double"):
         select(x[:, :, 0].double().contiguous(), 3, 1)
 
 

@@ -12,7 +12,7 @@
 
 #include "common/host_device.h"
 
-namespace genaccel::soft_codes {
+namespace genaccel::quantize::soft_codes {
 
 // A row of the statistics.
 enum Statistic : int {
@@ -86,4 +86,4 @@ struct RowGradient {
   }
 };
 
-}  // namespace genaccel::soft_codes
+}  // namespace genaccel::quantize::soft_codes

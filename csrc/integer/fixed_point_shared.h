@@ -7,7 +7,7 @@
 
 #include "common/host_device.h"
 
-namespace genaccel::fixed_point {
+namespace genaccel::integer::fixed_point {
 
 GENACCEL_HOST_DEVICE int32_t clamped(int32_t value, int32_t lowest, int32_t highest) {
   return value < lowest ? lowest : value > highest ? highest : value;
@@ -116,4 +116,4 @@ GENACCEL_HOST_DEVICE U weight_below(U below, int fraction_bits, Product product 
   return exp2_of_negative(inside << (16 - fraction_bits), product);
 }
 
-}  // namespace genaccel::fixed_point
+}  // namespace genaccel::integer::fixed_point

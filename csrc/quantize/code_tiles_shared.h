@@ -9,7 +9,7 @@
 #include "common/integer.h"
 #include "common/simd.h"
 
-namespace genaccel::code_tiles {
+namespace genaccel::quantize::code_tiles {
 
 constexpr int kRows = 4;  // 4 x 2 accumulators leave half of AVX2's 16 registers for operands
 constexpr int kVectors = 2;
@@ -115,4 +115,4 @@ GENACCEL_HOST_DEVICE void score(const T* rows, int count, const Codes<T>& codes,
   }
 }
 
-}  // namespace genaccel::code_tiles
+}  // namespace genaccel::quantize::code_tiles

@@ -13,7 +13,7 @@
 #include "common/pack.cuh"
 #include "common/reduce.cuh"
 
-namespace genaccel::code_tiles {
+namespace genaccel::quantize::code_tiles {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarpSize;
@@ -269,4 +269,4 @@ struct OwnLogits {
   __device__ __forceinline__ T at(int i, int j) const { return of[i][j / kQuad][j % kQuad]; }
 };
 
-}  // namespace genaccel::code_tiles
+}  // namespace genaccel::quantize::code_tiles
