@@ -11,6 +11,8 @@ from genaccel.ops._validate import require_float_tensor
 
 _library.load()
 
+__all__ = ["pmf_to_cdf"]
+
 MAX_PRECISION = 24
 
 

@@ -18,6 +18,8 @@ from genaccel.ops._validate import (
 
 _library.load()
 
+__all__ = ["predict_add"]
+
 MAX_HISTORY = 128
 
 

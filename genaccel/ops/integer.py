@@ -16,6 +16,15 @@ from genaccel.ops._validate import require_dimensions, require_dtype, require_in
 
 _library.load()
 
+__all__ = [
+    "integer_attention",
+    "integer_frequencies",
+    "integer_gate",
+    "integer_linear",
+    "integer_rms_norm",
+    "integer_rotate_normalize",
+]
+
 MIN_SHIFT, MAX_SHIFT = 32, 62  # of integer_linear
 MAX_GAIN = 8191  # of integer_rms_norm
 MAX_KEYS = 1023

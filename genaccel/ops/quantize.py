@@ -20,6 +20,8 @@ from genaccel.ops._validate import (
 
 _library.load()
 
+__all__ = ["nearest_code", "soft_cross_entropy"]
+
 
 def nearest_code(features: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     """Nearest code word of each row; both sides are L2-normalised first.

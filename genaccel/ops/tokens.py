@@ -25,6 +25,8 @@ from genaccel.ops._validate import (
 
 _library.load()
 
+__all__ = ["select_tokens", "token_scores"]
+
 
 def select_tokens(score: Tensor, k: int, groups: int = 1) -> Tensor:
     """Indices of the k largest scores of each row, ascending; among equal scores the lowest index first.

@@ -4,6 +4,8 @@
 import torch
 from torch import Tensor
 
+__all__ = ["pmf_to_cdf"]
+
 
 def pmf_to_cdf(pmf: Tensor, precision: int) -> Tensor:
     """int32 ``[rows, S + 1]`` for probabilities ``[rows, S]``, in exact Python integers after one rounding."""

@@ -4,6 +4,8 @@
 import torch
 from torch import Tensor
 
+__all__ = ["predict_add"]
+
 
 def predict_add(
     bases: list[Tensor], history: list[Tensor], coefficients: list[float], offsets: list[float]

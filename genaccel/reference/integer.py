@@ -6,6 +6,15 @@ import math
 import torch
 from torch import Tensor
 
+__all__ = [
+    "integer_attention",
+    "integer_frequencies",
+    "integer_gate",
+    "integer_linear",
+    "integer_rms_norm",
+    "integer_rotate_normalize",
+]
+
 _BITS = {8: torch.int8, 16: torch.int16, 32: torch.int32}
 
 

@@ -7,6 +7,13 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+__all__ = [
+    "nearest_code",
+    "nearest_code_backward",
+    "soft_cross_entropy",
+    "soft_cross_entropy_backward",
+]
+
 
 def nearest_code(features: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     """Code words ``[N, C]`` and indices ``[N]`` of ``features`` ``[N, C]`` in ``codebook`` ``[K, C]``."""

@@ -4,6 +4,8 @@
 import torch
 from torch import Tensor
 
+__all__ = ["select_tokens", "token_scores"]
+
 
 def _wide(x: Tensor) -> Tensor:
     """At least float32."""
