@@ -24,11 +24,11 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench._gpu.methods import Soda, compile_for, other_methods
+from bench._gpu.subjects import MODES, SUBJECTS, Mode, PipelineWorkload, Subject
 from bench._sensitivity.rounds import run_rounds
 from bench._sensitivity.search import SLACK, Failure, Search, Trial
 from bench._sensitivity.workload import Method
-from bench.gpu_methods import Soda, compile_for, other_methods
-from bench.gpu_subjects import MODES, SUBJECTS, Mode, PipelineWorkload, Subject
 from bench.harness import Bench
 from genaccel.eval._speed.one_call import seconds_of_call
 

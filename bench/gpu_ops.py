@@ -18,9 +18,8 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench.gpu_cases import LARGE, MODEL, GpuCase, compare, quantize_cases, token_cases
-from bench.gpu_integer_cases import integer_cases
-from bench.gpu_timing import Ceilings, extra_bytes, measure_ceilings, median_seconds, sets_needed
+from bench._gpu.cases import GpuCase, bytes_of, compare, gpu_cases
+from bench._gpu.timing import Ceilings, extra_bytes, measure_ceilings, median_seconds, sets_needed
 from bench.harness import Bench
 
 SHARE_OF_BANDWIDTH = 0.8
@@ -31,26 +30,20 @@ NO_CUDA = "bench/gpu_ops.py needs a CUDA device, and this PyTorch sees none"
 _OVER_PLAIN = ("nearest_code", "soft_cross_entropy", "soft_cross_entropy_backward")
 
 
-def all_cases(only: str = "", *, quick: bool = False) -> list[tuple[str, GpuCase]]:
-    """Name of the size, and case; those whose operator is ``only``, if it is given.
+def all_cases(only: str = "", *, quick: bool = False) -> list[GpuCase]:
+    """Those whose operator is ``only``, if it is given; the large ones alone if ``quick``.
 
     Raises:
         ValueError: If no operator has that name.
     """
-    sizes = (LARGE,) if quick else (LARGE, MODEL)
-    found = [
-        (size.name, case)
-        for size in sizes
-        for case in (*token_cases(size), *quantize_cases(size), *integer_cases(size))
-        if only in ("", case.op)
-    ]
+    sizes = ("large",) if quick else ("large", "model")
+    found = [case for size in sizes for case in gpu_cases(size) if only in ("", case.op.name)]
     if not found:
         raise ValueError(f"no operator {only!r}")
     return found
 
 
 def result_row(
-    size: str,
     case: GpuCase,
     ceilings: Ceilings,
     *,
@@ -62,7 +55,6 @@ def result_row(
     """A row of the table; seconds in, milliseconds out.
 
     Args:
-        size: Name of the size.
         case: What was measured.
         ceilings: Of the device.
         ours: Seconds of the operator.
@@ -73,8 +65,8 @@ def result_row(
     floor = case.floor_seconds(ceilings.bytes_per_second, ceilings.flops_per_second)
     return {
         "operator": case.label,
-        "size": size,
-        "bound": case.bound,
+        "size": case.size,
+        "bound": case.op.bound,
         "MB": case.bytes / 1e6,
         "GFLOP": case.flops / 1e9,
         "ours_ms": 1e3 * ours,
@@ -86,14 +78,14 @@ def result_row(
         "over_torch": None if plain is None else plain / ours,
         "over_compile": None if compiled is None else compiled / ours,
         "extra_MB": None if extra is None else extra / 1e6,
-        "extra_share": None if extra is None or not case.plain_bytes else extra / case.plain_bytes,
+        "extra_share": None if extra is None or not case.rival_bytes else extra / case.rival_bytes,
     }
 
 
 def add_bars(bench: Bench, rows: Sequence[dict[str, Any]]) -> None:
     """The bars of the issue, for what is larger than the caches."""
     for row in rows:
-        if row["size"] != LARGE.name:
+        if row["size"] != "large":
             continue
         name = row["operator"].replace(" ", "_")
         if row["bound"] == "memory":
@@ -117,30 +109,22 @@ def add_checks(bench: Bench, checks: dict[str, Any]) -> None:
             bench.bar(f"{name}_failures", found["failures"], 0, higher_is_better=False)
 
 
-def measure(size: str, case: GpuCase, ceilings: Ceilings, repeats: int) -> dict[str, Any]:
+def measure(case: GpuCase, ceilings: Ceilings, repeats: int) -> dict[str, Any]:
     """Check a case, and time its three sides on the same inputs."""
     device = torch.device("cuda")
     compare(case, device)
     first = case.make(device)
-    count = sets_needed(_held_bytes(first), ceilings.cache_bytes)
+    count = sets_needed(bytes_of(first), ceilings.cache_bytes)
     sets = [first, *(case.make(device) for _ in range(count - 1))]
     ours = median_seconds(case.ours, sets, repeats)
-    held = extra_bytes(case.ours, first) - _held_bytes(case.ours(*first))
-    plain = _or_none(case.label, lambda: median_seconds(case.plain, sets, repeats))
+    held = extra_bytes(case.ours, first) - bytes_of(case.ours(*first))
+    plain = _or_none(case.label, lambda: median_seconds(case.op.rival, sets, repeats))
     compiled = _or_none(
         f"{case.label}, compiled",
-        lambda: median_seconds(torch.compile(case.plain, dynamic=False), sets, repeats),
+        lambda: median_seconds(torch.compile(case.op.rival, dynamic=False), sets, repeats),
     )
     torch.compiler.reset()
-    return result_row(
-        size, case, ceilings, ours=ours, plain=plain, compiled=compiled, extra=max(held, 0)
-    )
-
-
-def _held_bytes(value: Any) -> int:
-    if torch.is_tensor(value):
-        return int(value.numel() * value.element_size())
-    return sum(map(_held_bytes, value)) if isinstance(value, list | tuple) else 0
+    return result_row(case, ceilings, ours=ours, plain=plain, compiled=compiled, extra=max(held, 0))
 
 
 def _or_none(name: str, time: Callable[[], float]) -> float | None:
@@ -182,12 +166,12 @@ def main() -> int:
         }
     ]
     wrong = 0
-    for size, case in all_cases(bench.options["only"], quick=bench.quick):
+    for case in all_cases(bench.options["only"], quick=bench.quick):
         try:
-            bench.rows.append(measure(size, case, ceilings, bench.options["repeats"]))
+            bench.rows.append(measure(case, ceilings, bench.options["repeats"]))
         except (AssertionError, RuntimeError) as error:
             wrong += 1
-            print(f"{case.label}, {size}: {error}"[:400], file=sys.stderr)
+            print(f"{case.label}, {case.size}: {error}"[:400], file=sys.stderr)
         torch.cuda.empty_cache()
     add_bars(bench, bench.rows)
     bench.bar("wrong_operators", wrong, 0, higher_is_better=False)

@@ -1,28 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each operator once on its smallest case of ``tests/op_cases.py``, on the GPU: what ``compute-sanitizer`` watches.
+"""Each operator once on its smallest case of ``tests/op_cases``, on the GPU: what ``compute-sanitizer`` watches.
 
 python bench/gpu_smallest.py [OP ...]
 """
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import genaccel.ops  # noqa: F401 - loads the library
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench._gpu.cases import every_tensor, op_cases
 
 MARK = "operator "
-
-
-def op_cases() -> tuple[Any, ...]:
-    """Those of the tests."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    cases: tuple[Any, ...] = importlib.import_module("op_cases").OP_CASES
-    return cases
 
 
 def smallest_shape(case: Any) -> dict[str, int]:
@@ -33,21 +26,15 @@ def smallest_shape(case: Any) -> dict[str, int]:
     """
     sized = []
     for shape in case.shapes:
-        counts = [tensor.numel() for tensor in _tensors(case.make_inputs(case.dtypes[0], **shape))]
+        counts = [
+            tensor.numel() for tensor in every_tensor(case.make_inputs(case.dtypes[0], **shape))
+        ]
         if all(counts):
             sized.append((sum(counts), shape))
     if not sized:
         raise ValueError(f"{case.name} has no case with elements")
     found: dict[str, int] = min(sized, key=lambda item: item[0])[1]
     return found
-
-
-def _tensors(values: Any) -> list[torch.Tensor]:
-    if torch.is_tensor(values):
-        return [values]
-    if isinstance(values, list | tuple):
-        return [tensor for value in values for tensor in _tensors(value)]
-    return []
 
 
 def run(case: Any, device: torch.device) -> None:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``bench/gpu.py`` as far as it goes without a GPU: its cases, its counts, its bars and how it reads other tools."""
 
+import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -10,29 +12,25 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from bench import gpu, gpu_ops, gpu_smallest
-from bench.gpu_cases import LARGE, MODEL, TINY, compare, quantize_cases, tensors, token_cases
-from bench.gpu_integer_cases import integer_cases
-from bench.gpu_timing import Ceilings, sets_needed
+from bench._gpu.cases import GpuCase, bytes_of, compare, gpu_cases, op_cases
+from bench._gpu.timing import Ceilings, sets_needed
 from bench.harness import Bench
 
 CPU = torch.device("cpu")
 TINY_CASES = [
-    *token_cases(TINY),
-    *token_cases(TINY, torch.float32),
-    *quantize_cases(TINY),
-    *integer_cases(TINY),
+    *gpu_cases("tiny"),
+    *(
+        dataclasses.replace(case, dtype=torch.float32)
+        for case in gpu_cases("tiny")
+        if case.dtype == torch.bfloat16
+    ),
 ]
+LARGE_CASES = {case.label: case for case in gpu_cases("large")}
 CEILINGS = Ceilings(bytes_per_second=4e12, flops_per_second=8e14, cache_bytes=60 << 20)
 
 
 def label(case):
     return case.label.replace(" ", "_")
-
-
-def size_of(value):
-    if torch.is_tensor(value):
-        return value.numel() * value.element_size()
-    return sum(map(size_of, value)) if isinstance(value, list | tuple) else 0
 
 
 @pytest.mark.parametrize("case", TINY_CASES, ids=label)
@@ -43,9 +41,9 @@ def test_plain_torch_computes_what_the_operator_does(case):
 
 
 def test_a_wrong_operator_is_noticed():
-    case = next(c for c in TINY_CASES if c.op == "nearest_code_backward")
+    case = next(c for c in TINY_CASES if c.label == "nearest_code_backward")
 
-    class Wrong(type(case)):
+    class Wrong(GpuCase):
         def ours(self, grad, features):
             return super().ours(grad, features) * 1.5
 
@@ -55,11 +53,11 @@ def test_a_wrong_operator_is_noticed():
 
 
 def test_every_operator_has_a_case():
-    names = {case.name for case in gpu_smallest.op_cases()}
-    assert {case.op for case in TINY_CASES} == names
-    assert {case.op for _, case in gpu_ops.all_cases()} == names
+    names = {case.name for case in op_cases()}
+    assert {case.op.name for case in TINY_CASES} == names
+    assert {case.op.name for case in gpu_ops.all_cases()} == names
     assert len(gpu_ops.all_cases(quick=True)) * 2 == len(gpu_ops.all_cases())
-    assert {case.op for _, case in gpu_ops.all_cases("integer_gate")} == {"integer_gate"}
+    assert [case.size for case in gpu_ops.all_cases("integer_gate")] == ["large", "model"]
     with pytest.raises(ValueError, match="no operator 'nothing'"):
         gpu_ops.all_cases("nothing")
 
@@ -67,26 +65,26 @@ def test_every_operator_has_a_case():
 @pytest.mark.parametrize("case", TINY_CASES, ids=label)
 def test_bytes_are_those_of_inputs_and_outputs(case):
     inputs = case.make(CPU)
-    moved = size_of(inputs) + sum(map(size_of, tensors(case.ours(*inputs))))
-    assert case.bytes == moved
+    assert case.bytes == bytes_of(inputs) + bytes_of(case.ours(*inputs))
 
 
-def test_floating_point_operations_of_products():
-    by_op = {case.op: case for case in TINY_CASES}
-    product = 2 * TINY.rows * TINY.codes * TINY.dim
-    assert by_op["nearest_code"].flops == product
-    assert by_op["soft_cross_entropy_backward"].flops > 3 * product
-    linear = by_op["integer_linear"]
-    x, weight = linear.make(CPU)[:2]
-    assert linear.flops == 2 * x.shape[0] * weight.numel()
+def test_floors_are_those_of_the_notes():
+    """Bytes and floating-point operations at the large sizes, as they were derived by hand."""
+    notes = (Path(gpu.ROOT) / "bench/gpu_notes.md").read_text()
+    rows = re.findall(r"^\| (\w[\w ]*) \| (\d+) \| ([\d.]+) \| [\d.]+ \| \w+ \|$", notes, re.M)
+    found = [
+        (c.label, f"{c.bytes / 1e6:.0f}", f"{c.flops / 1e9:.1f}") for c in LARGE_CASES.values()
+    ]
+    assert set(rows) == {row for row in found if row[0] != "select_tokens"}
 
 
 def test_large_is_past_the_cache_and_fits_the_card():
-    for case in (*token_cases(LARGE), *quantize_cases(LARGE), *integer_cases(LARGE)):
-        if case.bound == "memory" and case.op != "nearest_code_backward":
-            assert case.bytes > 100e6, case.label
-        assert case.bytes < 4e9, case.label
-    assert max(case.bytes for case in token_cases(MODEL)) < CEILINGS.cache_bytes
+    for label, case in LARGE_CASES.items():
+        if case.op.bound == "memory" and label != "nearest_code_backward":
+            assert case.bytes > 100e6, label
+        assert case.bytes < 4e9, label
+    tokens = [c for c in gpu_cases("model") if c.op.name in ("token_scores", "predict_add")]
+    assert max(case.bytes for case in tokens) < CEILINGS.cache_bytes
 
 
 def test_inputs_rotate_past_the_cache():
@@ -99,30 +97,31 @@ def test_inputs_rotate_past_the_cache():
 
 def row(case, **others):
     values = {"ours": 2e-3, "plain": 1e-2, "compiled": 3e-3, "extra": 10_000_000}
-    return gpu_ops.result_row("large", case, CEILINGS, **{**values, **others})
+    return gpu_ops.result_row(case, CEILINGS, **{**values, **others})
 
 
 def test_a_row_says_how_far_from_the_floor():
-    case = next(c for c in token_cases(LARGE) if c.op == "predict_add")
+    case = LARGE_CASES["predict_add of 2 terms"]
     found = row(case)
     assert found["floor_ms"] == pytest.approx(1e3 * case.bytes / 4e12)
     assert found["share_of_floor"] == pytest.approx(found["share_of_bandwidth"])
     assert found["share_of_bandwidth"] == pytest.approx(case.bytes / 2e-3 / 4e12)
     assert (found["over_torch"], found["over_compile"]) == (5, 1.5)
     assert found["extra_share"] is None
-    nearest = next(c for c in quantize_cases(LARGE) if c.op == "nearest_code")
-    assert row(nearest)["extra_share"] == pytest.approx(1e7 / (4 * LARGE.rows * LARGE.codes))
+    assert row(LARGE_CASES["nearest_code"])["extra_share"] == pytest.approx(
+        1e7 / (4 * 86016 * 4096)
+    )
     missing = row(case, plain=None, compiled=None, extra=None)
     assert missing["over_torch"] is missing["over_compile"] is missing["extra_MB"] is None
 
 
 def test_bars_and_tables_are_printed_and_written(tmp_path, capsys):
     bench = Bench(name="gpu", quick=True, json_path=tmp_path / "gpu.json")
-    by_op = {c.op: c for c in (*token_cases(LARGE), *quantize_cases(LARGE))}
+    predict, nearest = LARGE_CASES["predict_add of 2 terms"], LARGE_CASES["nearest_code"]
     bench.rows = [
-        row(by_op["predict_add"], ours=by_op["predict_add"].bytes / 3.6e12),
-        row(by_op["nearest_code"], compiled=1e-3, extra=900_000_000),
-        {**row(by_op["predict_add"]), "size": "model"},
+        row(predict, ours=predict.bytes / 3.6e12),
+        row(nearest, compiled=1e-3, extra=900_000_000),
+        {**row(predict), "size": "model"},
     ]
     gpu_ops.add_bars(bench, bench.rows)
     gpu_ops.add_checks(
@@ -135,8 +134,8 @@ def test_bars_and_tables_are_printed_and_written(tmp_path, capsys):
     bench.finish(["torch"])
     printed = capsys.readouterr().out.splitlines()
     bars = [line for line in printed if line.startswith("bar ")]
-    over_compile = 3e-3 / (by_op["predict_add"].bytes / 3.6e12)
-    share = 9e8 / by_op["nearest_code"].plain_bytes
+    over_compile = 3e-3 / (predict.bytes / 3.6e12)
+    share = 9e8 / nearest.rival_bytes
     assert bars == [
         "bar predict_add_of_2_terms_share_of_bandwidth value=0.900 target=0.8 ok",
         f"bar predict_add_of_2_terms_over_compile value={over_compile:.3f} target=1.0 ok",
@@ -154,7 +153,7 @@ def test_bars_and_tables_are_printed_and_written(tmp_path, capsys):
 
 
 def test_smallest_cases_have_elements_and_run():
-    for case in gpu_smallest.op_cases():
+    for case in op_cases():
         assert all(gpu_smallest.smallest_shape(case).values()) or case.name in (
             "token_scores",
             "predict_add",

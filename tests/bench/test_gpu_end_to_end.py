@@ -9,7 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from bench import gpu_end_to_end
-from bench.gpu_subjects import MODES, SUBJECTS, PipelineWorkload, dit, flux, pixart_sigma
+from bench._gpu.subjects import MODES, SUBJECTS, PipelineWorkload, dit, flux, pixart_sigma
 from bench.harness import Bench
 
 CPU = torch.device("cpu")

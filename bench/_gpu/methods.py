@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 import genaccel
+from bench._gpu.subjects import MODES, Mode, PipelineWorkload
 from bench._sensitivity.peers import peers
 from bench._sensitivity.workload import Attached, Method, Setting
-from bench.gpu_subjects import MODES, Mode, PipelineWorkload
 from genaccel.sensitivity.enable import SensitivityHandle
 
 PEERS = ("diffusers FirstBlockCache", "diffusers TaylorSeer, order 1", "cache-dit DBCache")
