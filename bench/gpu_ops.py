@@ -31,7 +31,7 @@ _OVER_PLAIN = ("nearest_code", "soft_cross_entropy", "soft_cross_entropy_backwar
 
 
 def all_cases(only: str = "", *, quick: bool = False) -> list[GpuCase]:
-    """Those whose operator is ``only``, if it is given; the large ones alone if ``quick``.
+    """Cases of all operators, or of ``only`` one; the large ones alone if ``quick``.
 
     Raises:
         ValueError: If no operator has that name.
@@ -102,7 +102,7 @@ def add_bars(bench: Bench, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def add_checks(bench: Bench, checks: dict[str, Any]) -> None:
-    """What ``bench/gpu.py`` found before: tests and the sanitizer."""
+    """Rows and bars of tests and sanitizer, as ``bench/gpu.py`` found them before."""
     for name, found in checks.items():
         bench.tables.setdefault("checks", []).append({"check": name, **found})
         if found.get("failures") is not None:

@@ -19,7 +19,7 @@ MARK = "operator "
 
 
 def smallest_shape(case: Any) -> dict[str, int]:
-    """Of those where every tensor has elements, the one with the fewest.
+    """The shape with the fewest elements, of those where every tensor has some.
 
     Raises:
         ValueError: If there is none.

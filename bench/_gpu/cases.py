@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``bench/gpu_ops.py`` measures: the operators of ``tests/op_cases`` at its sizes, and the bytes they cannot avoid."""
+"""The operators of ``tests/op_cases`` at the sizes that ``bench/gpu_ops.py`` measures, with the bytes they cannot avoid."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZES = ("large", "model", "tiny")
 
 
 def op_cases() -> tuple[Any, ...]:
-    """Those of the tests."""
+    """The operators' cases that the tests have."""
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
     cases: tuple[Any, ...] = importlib.import_module("op_cases").OP_CASES
     return cases
@@ -45,18 +45,18 @@ class GpuCase:
 
     @property
     def bytes(self) -> int:
-        """To move at least: each input read once, each output written once."""
+        """Bytes to move at least: each input read once, each output written once."""
         inputs = self.make(torch.device("meta"))
         return bytes_of(inputs) + bytes_of(self.ours(*inputs))
 
     @property
     def flops(self) -> int:
-        """To compute at least."""
+        """Operations to compute at least."""
         return int(self.op.flops(**self.shape))
 
     @property
     def rival_bytes(self) -> int:
-        """Of the largest matrix that plain PyTorch stores and ours must not; 0 for none."""
+        """Bytes of the largest matrix that plain PyTorch stores and ours must not; 0 for none."""
         return int(self.op.rival_bytes(**self.shape)) if self.op.rival_bytes else 0
 
     def make(self, device: torch.device) -> tuple[Any, ...]:
@@ -90,7 +90,7 @@ def gpu_cases(size: str) -> list[GpuCase]:
 
 
 def every_tensor(value: Any) -> list[Tensor]:
-    """Those in arguments or results, in lists and tuples too."""
+    """All tensors in arguments or results, in lists and tuples too."""
     if torch.is_tensor(value):
         return [value]
     listed = value if isinstance(value, list | tuple) else ()
@@ -98,7 +98,7 @@ def every_tensor(value: Any) -> list[Tensor]:
 
 
 def bytes_of(value: Any) -> int:
-    """Of all tensors in arguments or results."""
+    """Bytes of all tensors in arguments or results."""
     return sum(tensor.numel() * tensor.element_size() for tensor in every_tensor(value))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is to be known of an operator to test and to measure it."""
+"""All that tests and bench need to know of an operator."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,10 +18,10 @@ class OpCase:
     Integer results must be equal to the bit, on every device; floats may have twice the error of plain torch.
 
     Attributes:
-        name: Of the operator.
+        name: Name of the operator.
         make_inputs: ``make_inputs(dtype, **shape)``: fresh inputs on torch's default device.
-        shapes: Of the tests; empty, single and odd ones included.
-        dtypes: Of the tests.
+        shapes: Shapes of the tests; empty, single and odd ones included.
+        dtypes: Dtypes of the tests.
         differentiable: Arguments that get a gradient.
         gradcheck_of: A function whose gradient is that of the operator.
         rival: Plain PyTorch of the same arguments, at the bench's sizes, as one would write it for speed.
@@ -31,10 +31,10 @@ class OpCase:
         bound: What limits it on a GPU; ``"other"`` is dependent rounds of little work.
         large: Shape for the bench: several times the second-level cache of a GPU (60 MB of a Hopper), where the operator
             is bound by memory.
-        model: Likewise, what a call has: DiT-XL/2 at batch 4 with guidance, a training step of the codec, a 768x512 image.
-        tiny: Likewise, for the bench's own tests.
-        variants: More of these shapes, by a name that the bench's table appends to the operator's.
-        bench_dtype: Of the bench; None for the first of ``dtypes``.
+        model: Shape of what a call has: DiT-XL/2 at batch 4 with guidance, a training step of the codec, a 768x512 image.
+        tiny: Shape for the bench's own tests.
+        variants: Further entries of these three shapes, by a name that the bench's table appends to the operator's.
+        bench_dtype: Dtype of the bench; None for the first of ``dtypes``.
         atol: Largest difference between operator and rival, with ``rtol`` of the rival's value.
         rtol: See ``atol``.
         may_differ: Share of the elements that may differ by more: ties that rounding decides.
