@@ -103,7 +103,7 @@ def test_a_call_that_fails_is_told(run, pipeline_folder, monkeypatch):
     [
         (["nowhere"], "there is no folder nowhere"),
         (["."], "it has no model_index.json"),
-        (["photo-codec-small"], "of the zoo is no pipeline"),
+        (["photo-codec-high"], "of the zoo is no pipeline"),
         (["pipeline", "--speedup", "1"], "speedup must be above 1"),
         (["pipeline", "--arguments", "{"], "--arguments is no JSON"),
         (["pipeline", "--arguments", "[1]"], "must be a JSON object"),

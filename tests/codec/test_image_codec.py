@@ -188,7 +188,7 @@ def test_loading_by_folder(model_folder, codec, picture):
 
 
 def test_models_that_are_not_there(tmp_path, model_folder):
-    with pytest.raises(UnknownModelError, match="photo-codec-small"):
+    with pytest.raises(UnknownModelError, match="photo-codec-high"):
         ImageCodec.from_pretrained("no-such-model")
     with pytest.raises(UnknownModelError, match="missing"):
         ImageCodec.from_pretrained(tmp_path)
@@ -209,9 +209,9 @@ def test_pool_goes_by_the_file_or_by_the_choice(model_folder, codec, picture):
     stream = dataclasses.replace(Bitstream.from_bytes(data), model_number=254)
     with pytest.raises(UnknownModelError, match=r"model number 254 .*newer genaccel"):
         CodecPool().for_file(stream.to_bytes())
-    number = zoo.codec_number("photo-codec-small")
+    number = zoo.codec_number("photo-codec-high")
     named = dataclasses.replace(Bitstream.from_bytes(data), model_number=number).to_bytes()
-    with pytest.raises(UnknownModelError, match="'photo-codec-small' with digest"):
+    with pytest.raises(UnknownModelError, match="'photo-codec-high' with digest"):
         codec_of_other_weights(codec).decode(named)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from genaccel.data.image_folder import RandomCropDataset
+from genaccel.models.registry import record_parts, replaced_folder
 from genaccel.training.loop import LoopConfig, TrainingLoop, averaged_weights
 from genaccel.training.run_folder import RunFolder
 
@@ -235,4 +236,6 @@ def export_pipeline(
     )
     # Where DiTPipeline looks for them when it is loaded; its own argument is not saved.
     pipeline.register_to_config(id2label={str(i): n for i, n in enumerate(options["classes"])})
-    pipeline.save_pretrained(out)
+    with replaced_folder(out) as fresh:
+        pipeline.save_pretrained(fresh)
+        record_parts(fresh)
