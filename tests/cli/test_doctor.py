@@ -101,8 +101,8 @@ def test_a_call_that_fails_is_told(run, pipeline_folder, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "there is no folder nowhere"),
-        (["."], "it has no model_index.json"),
+        (["nowhere"], "neither a folder nor one of landscapes-dit"),
+        (["."], "no pipeline folder: model_index.json is missing"),
         (["photo-codec-high"], "of the zoo is no pipeline"),
         (["pipeline", "--speedup", "1"], "speedup must be above 1"),
         (["pipeline", "--arguments", "{"], "--arguments is no JSON"),

@@ -58,7 +58,7 @@ def test_resolving_folders_and_other_kinds(tmp_path):
     assert (found.name, found.folder, found.codec_number) == (str(folder), folder, 0)
     with pytest.raises(UnknownModelError, match="of type 'restoration', not 'autoencoder'"):
         zoo.resolve(folder, "codec")
-    with pytest.raises(UnknownModelError, match="neither a folder nor one of photo-codec-high"):
+    with pytest.raises(UnknownModelError, match="is no codec: it has photo-codec-high"):
         zoo.resolve("photo-restoration", "codec")
     with pytest.raises(UnknownModelError, match=r"model_index\.json is missing"):
         zoo.resolve(tmp_path, "pipeline")
