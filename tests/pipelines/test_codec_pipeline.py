@@ -179,7 +179,7 @@ def test_loaded_by_path_as_custom_pipeline(pipe, pixels, tmp_path):
 
 
 def test_model_of_the_zoo_keeps_its_number(pixels, tmp_path):
-    pipe = CodecPipeline.from_pretrained("photo-codec-high")
+    pipe = CodecPipeline.from_pretrained("photo-codec-small")  # an alias
     files = pipe.encode(pixels)
     assert files[0] == ImageCodec.from_pretrained("photo-codec-high").encode(pixels[0])
     pipe.save_pretrained(tmp_path / "model")
