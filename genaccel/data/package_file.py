@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of package managers: downloaded by their own clients, known by their digests, written whole."""
+"""Files of package managers: downloaded by their own clients, known by their digests."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -48,11 +47,3 @@ def fetch_file(
     if file_digest(path) != sha256:
         raise OSError(f"{path} does not have the SHA-256 digest {sha256}: {advice}")
     return path
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under another name, then rename it; folders above it are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)

@@ -33,7 +33,7 @@ from genaccel.data.debian import (
     parse_copyright,
 )
 from genaccel.data.image_files import IMAGE_EXTENSIONS
-from genaccel.data.package_file import write_whole
+from genaccel.files.atomic import write_atomically
 
 MANIFEST_NAME = "manifest.json"
 
@@ -308,7 +308,8 @@ def _unpack(
             data, extension = kept
             name = PurePosixPath(source.collection) / PurePosixPath(relative).with_suffix(extension)
             file = f"{split_of(str(name))}/{name}"
-            write_whole(root / file, data)
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(root / file, data, overwrite=True)
             written.append((file, source.source_prefix + relative))
             progress.update()
     progress.close()
@@ -404,4 +405,5 @@ def _read_manifest(root: Path) -> list[PhotographRecord]:
 
 def _write_manifest(root: Path, records: list[PhotographRecord]) -> None:
     content = {"files": [asdict(record) for record in records]}
-    write_whole(root / MANIFEST_NAME, (json.dumps(content, indent=1) + "\n").encode())
+    data = (json.dumps(content, indent=1) + "\n").encode()
+    write_atomically(root / MANIFEST_NAME, data, overwrite=True)

@@ -20,6 +20,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from genaccel.files.atomic import write_atomically
+
 if TYPE_CHECKING:  # names and digests are needed where nothing is computed
     import torch
     from torch import nn
@@ -69,10 +71,8 @@ def write_model_folder(
     }
     with replaced_folder(folder) as fresh:
         (fresh / _WEIGHTS_NAME).write_bytes(save(tensors))
-        _write_json(
-            fresh / _CONFIG_NAME,
-            {"type": model_type, "version": MODEL_VERSIONS[model_type], **config},
-        )
+        typed = {"type": model_type, "version": MODEL_VERSIONS[model_type], **config}
+        (fresh / _CONFIG_NAME).write_bytes(_json(typed))
 
 
 def read_model_folder(
@@ -173,9 +173,7 @@ def record_parts(
         }
         for name in names
     }
-    partial = file.with_name(file.name + ".partial")
-    _write_json(partial, config)
-    os.replace(partial, file)
+    write_atomically(file, _json(config), overwrite=True)
 
 
 def check_model_folder(folder: str | os.PathLike[str], model_type: str) -> None:
@@ -265,8 +263,8 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def _synchronise(folder: Path) -> None:

@@ -105,18 +105,18 @@ def test_what_is_there_is_not_fetched_again(cache: Path, tmp_path: Path) -> None
 def test_an_interruption_leaves_nothing_that_looks_whole(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(path: Path, data: bytes) -> None:
+    def fail(path: Path, data: bytes, **options: bool) -> None:
         if path.name == "test.safetensors":
             raise OSError("no space left")
-        write_whole(path, data)
+        write_atomically(path, data, **options)
 
-    write_whole = digits.write_whole
-    monkeypatch.setattr(digits, "write_whole", fail)
+    write_atomically = digits.write_atomically
+    monkeypatch.setattr(digits, "write_atomically", fail)
     with pytest.raises(OSError, match="no space"):
         fetch_digits(tmp_path / "digits", cache_dir=cache)
     with pytest.raises(FileNotFoundError, match=r"test\.safetensors is missing: genaccel data"):
         load_digits(tmp_path / "digits", "test")
-    monkeypatch.setattr(digits, "write_whole", write_whole)
+    monkeypatch.setattr(digits, "write_atomically", write_atomically)
     assert fetch_digits(tmp_path / "digits", cache_dir=cache)["test"] == 3
 
 
