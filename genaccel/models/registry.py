@@ -132,7 +132,8 @@ def replaced_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
             _swap(fresh, target)
         elif target.is_dir() and any(target.iterdir()):
             # The file that makes a folder a model comes last.
-            for entry in sorted(fresh.iterdir(), key=lambda path: path.name == _CONFIG_NAME):
+            marks = (_CONFIG_NAME, _PIPELINE_NAME)
+            for entry in sorted(fresh.iterdir(), key=lambda path: path.name in marks):
                 os.replace(entry, target / entry.name)
             fresh.rmdir()
         else:
@@ -233,6 +234,11 @@ def _read_config(path: Path, model_type: str) -> dict[str, Any]:
         raise ValueError(
             f"{path} is of version {version} of {model_type}, and this genaccel reads up to {newest}"
         )
+    parts = config.get("parts", {})
+    if not isinstance(parts, dict) or not all(
+        isinstance(part, dict) and "sha256" in part for part in parts.values()
+    ):
+        raise ValueError(f"{file} must list parts as objects with a sha256")
     return config
 
 

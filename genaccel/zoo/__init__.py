@@ -19,8 +19,8 @@ from genaccel.models.registry import check_model_folder
 
 _FOLDER = Path(__file__).parent
 
-# Of the folders of each kind, as genaccel.models.registry knows them.
-_TYPE_OF_KIND = {"codec": "autoencoder", "pipeline": "pipeline", "restoration": "restoration"}
+# The folders of a kind are of the type of the same name, but for these.
+_TYPE_OF_KIND = {"codec": "autoencoder"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +103,7 @@ def resolve(name_or_folder: str | os.PathLike[str], kind: str) -> ResolvedModel:
             f"no model {text!r}: it is neither a folder nor one of {', '.join(names(kind))}"
         )
     try:
-        check_model_folder(folder, _TYPE_OF_KIND[kind])
+        check_model_folder(folder, _TYPE_OF_KIND.get(kind, kind))
     except (OSError, ValueError) as error:
         raise UnknownModelError(f"model {text!r} cannot be loaded: {error}") from error
     return ResolvedModel(name=present or text, folder=folder, codec_number=number)
