@@ -13,10 +13,10 @@ _PHOTOGRAPHERS = {"endless-sky": frozenset({"bwerner", "dmottl", "mfield", "myra
 
 
 def class_of(path: Path) -> str:
-    """What a picture shows: the letters of its name before the first other character, ``beach3.jpg``.
+    """Class of a picture: the letters of its name before the first other character, as in ``beach3.jpg``.
 
     Returns:
-        In lower case; empty if the name says none, or in a collection of :mod:`genaccel.data.photographs` the photographer.
+        The class in lower case; empty if the name has none, or names the photographer, as some of Endless Sky do.
     """
     found = re.match(r"[a-z]+", path.name.lower())
     name = found[0] if found else ""

@@ -196,7 +196,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Reads arrays of numbers and nothing else: a pickle may otherwise call what it likes."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a pickled array names.
+        """The function or class that a pickled array names.
 
         Raises:
             pickle.UnpicklingError: If it is something else.

@@ -331,7 +331,7 @@ def _unpack(
 
 
 def _stated_licence(metadata: bytes) -> Licence:
-    """What a wallpaper of Plasma says of itself."""
+    """Licence and authors that a wallpaper of Plasma states in its own metadata."""
     about = json.loads(metadata)["KPlugin"]
     authors = "; ".join(author["Name"] for author in about["Authors"])
     return Licence(files=(), name=about["License"], copyright=authors)
