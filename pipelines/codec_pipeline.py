@@ -50,7 +50,7 @@ class CodecPipeline(DiffusionPipeline):
     Example:
         >>> from PIL import Image
         >>> from genaccel.pipelines.codec_pipeline import CodecPipeline
-        >>> pipe = CodecPipeline.from_pretrained("photo-codec-small")
+        >>> pipe = CodecPipeline.from_pretrained("photo-codec-high")
         >>> image = Image.new("RGB", (320, 240), "olive")
         >>> files = pipe.encode(image)
         >>> pipe.decode(files)[0].size
@@ -103,7 +103,7 @@ class CodecPipeline(DiffusionPipeline):
         """
         name = os.fspath(pretrained_model_name_or_path)
         if not (Path(name) / "model_index.json").is_file() and (
-            name in zoo.names("codec") or (Path(name) / "config.json").is_file()
+            zoo.canonical_name(name, "codec") or (Path(name) / "config.json").is_file()
         ):
             return cls.from_codec(ImageCodec.from_pretrained(name))
         pipe: CodecPipeline = super().from_pretrained(name, **kwargs)

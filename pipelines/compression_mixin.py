@@ -44,8 +44,8 @@ class VQCompressionMixin(PipelineMixin):
         ...     sample_size=8, num_layers=1, num_attention_heads=2, attention_head_dim=8, out_channels=4
         ... )
         >>> pipe = CompressingDiTPipeline(transformer, AutoencoderKL(), DDIMScheduler())
-        >>> pipe.set_codec("photo-codec-small").codec.model_name
-        'photo-codec-small'
+        >>> pipe.set_codec("photo-codec-high").codec.model_name
+        'photo-codec-high'
     """
 
     flags = (_FLAG,)

@@ -40,12 +40,12 @@ REFINED = ", refined"
 # Weights of the rate in refinement, and multiples of its steps. It takes minutes a picture on a CPU: a few points, from
 # high rates to low ones, and one that takes longer.
 REFINED_SETTINGS = {
-    "photo-codec-small": ((0.005, 1.0), (0.005, 2.4), (0.035, 1.0)),
+    "photo-codec-high": ((0.005, 1.0), (0.005, 2.4), (0.035, 1.0)),
     "photo-codec-medium": ((0.005, 1.0), (0.005, 1.2), (0.04, 1.0)),
     "photo-codec-low": ((0.02, 1.0), (0.1, 1.0), (0.16, 1.0)),
 }
 # Weights of the rate in refinement at half size.
-HALF_REFINED_SETTINGS = {"photo-codec-small": (0.005,), "photo-codec-medium": (0.005,)}
+HALF_REFINED_SETTINGS = {"photo-codec-high": (0.005,), "photo-codec-medium": (0.005,)}
 # Of rate-distortion optimised quantisation at half size.
 HALF_RDO_WEIGHTS = {"photo-codec-low": (0.04, 0.08)}
 # Of rate-distortion optimised quantisation.

@@ -199,19 +199,18 @@ def _classical_point(format: Any, quality: int) -> OperatingPoint:
 def _genaccel_point(model: str, device: str) -> OperatingPoint:
     from genaccel import zoo
     from genaccel.codec.image_codec import ImageCodec
+    from genaccel.errors import UnknownModelError
 
-    names = zoo.names("codec")
-    folder = zoo.path(model) if model in names else Path(model)
-    if not folder.is_dir():
-        raise ValueError(
-            f"no model {model!r}: it is neither a folder nor one of {', '.join(names)}"
-        )
+    try:
+        found = zoo.resolve(model, "codec")
+    except UnknownModelError as error:
+        raise ValueError(str(error)) from error
 
     def load() -> Coder:
-        return code_with(ImageCodec.from_pretrained(model, device))
+        return code_with(ImageCodec.from_pretrained(found.name, device))
 
     return OperatingPoint(
-        codec="genaccel", setting=f"model {model}", load=load, source=_stamp(folder)
+        codec="genaccel", setting=f"model {found.name}", load=load, source=_stamp(found.folder)
     )
 
 

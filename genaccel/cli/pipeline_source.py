@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from genaccel import zoo
+from genaccel.errors import UnknownModelError
+from genaccel.models.registry import shared_components
 
 if TYPE_CHECKING:
     from genaccel.sensitivity.config import SensitivityConfig
@@ -62,7 +64,7 @@ def load_pipeline(model: str, *, device: str = "cpu", dtype: str = "float32") ->
     try:
         # Its older versions know no ``dtype``, and leave it out.
         wanted = {} if dtype == "float32" else {"dtype": getattr(torch, dtype)}
-        pipeline = DiffusionPipeline.from_pretrained(source, **wanted)
+        pipeline = DiffusionPipeline.from_pretrained(source, **wanted, **shared_components(source))
         pipeline = pipeline.to(device, *wanted.values())
     except (OSError, ValueError, RuntimeError) as error:
         # Theirs run over many lines; the first says what is wrong.
@@ -78,22 +80,14 @@ def find_model(model: str) -> str:
     Raises:
         typer.BadParameter: If it is no folder with a pipeline and no name of one.
     """
-    folder = Path(model)
-    if folder.is_dir():
-        if not (folder / "model_index.json").is_file():
-            raise typer.BadParameter(f"{model} holds no pipeline: it has no model_index.json")
-        return model
-    if model in zoo.names():
-        if model not in zoo.names("pipeline"):
-            raise typer.BadParameter(f"{model} of the zoo is no pipeline")
-        return str(zoo.path(model))
     owner, slash, name = model.partition("/")
-    if slash and owner and name and "/" not in name and not model.startswith((".", "~")):
+    on_hub = slash and owner and name and "/" not in name and not model.startswith((".", "~"))
+    if on_hub and not Path(model).is_dir():
         return model
-    pipelines = ", ".join(zoo.names("pipeline"))
-    raise typer.BadParameter(
-        f"there is no folder {model}" + (f", and the zoo has {pipelines}" if pipelines else "")
-    )
+    try:
+        return str(zoo.resolve(model, "pipeline").folder)
+    except UnknownModelError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def calls_of(

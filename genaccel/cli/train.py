@@ -21,6 +21,7 @@ from genaccel.cli.train_options import (
     missing_extra,
     run_training,
 )
+from genaccel.models.registry import record_parts, replaced_folder
 
 app = typer.Typer(help="Train models.", no_args_is_help=True)
 
@@ -92,7 +93,8 @@ def vae(
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     if training.accelerator.is_main_process:
-        load_latent_autoencoder(out, data=data).save_pretrained(out / "vae")
+        with replaced_folder(out / "vae") as fresh:
+            load_latent_autoencoder(out, data=data).save_pretrained(fresh)
         typer.echo(f"wrote {out / 'vae'}")
 
 
@@ -228,4 +230,5 @@ def restoration(
         raise typer.BadParameter(str(error)) from error
     if training.accelerator.is_main_process:
         load_restoration(out).save_pretrained(out / "model")
+        record_parts(out / "model")
         typer.echo(f"wrote {out / 'model'}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -48,7 +47,7 @@ from genaccel.errors import (
 from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.integer_entropy_model import IntegerEntropyModel
 
-DEFAULT_MODEL = "photo-codec-small"
+DEFAULT_MODEL = "photo-codec-high"
 INTEGER_ENTROPY_FOLDER = "entropy-int8"  # inside a model folder
 
 
@@ -69,7 +68,7 @@ class ImageCodec:
     Example:
         >>> import numpy as np
         >>> from genaccel.codec import ImageCodec
-        >>> codec = ImageCodec.from_pretrained("photo-codec-small")
+        >>> codec = ImageCodec.from_pretrained("photo-codec-high")
         >>> data = codec.encode(np.full((427, 640, 3), 128, np.uint8))
         >>> codec.decode(data).shape
         (427, 640, 3)
@@ -118,30 +117,22 @@ class ImageCodec:
         ``IntegerEntropyModel.save_pretrained`` wrote: ``genaccel train export`` makes both.
 
         Raises:
-            UnknownModelError: If there is no such model, or its files are missing or damaged.
+            UnknownModelError: If there is no such model, or its files are missing, damaged or of different models.
         """
-        name = os.fspath(name_or_folder)
-        if name in zoo.names("codec"):
-            folder, number = zoo.path(name), zoo.codec_number(name)
-        elif Path(name).is_dir():
-            folder, number = Path(name), CUSTOM_MODEL_NUMBER
-        else:
-            raise UnknownModelError(
-                f"no model {name!r}: it is neither a folder nor one of {', '.join(zoo.names('codec'))}"
-            )
+        found = zoo.resolve(name_or_folder, "codec")
         try:
-            model = Autoencoder.from_pretrained(folder)
+            model = Autoencoder.from_pretrained(found.folder)
             entropy_model = None
-            if (folder / INTEGER_ENTROPY_FOLDER).is_dir():
-                entropy_model = IntegerEntropyModel.from_pretrained(folder / INTEGER_ENTROPY_FOLDER)
-                entropy_model.to(device)
+            entropy_folder = found.folder / INTEGER_ENTROPY_FOLDER
+            if entropy_folder.is_dir():
+                entropy_model = IntegerEntropyModel.from_pretrained(entropy_folder).to(device)
         except (OSError, ValueError, TypeError, SafetensorError) as error:
-            raise UnknownModelError(f"model {name!r} cannot be loaded: {error}") from error
+            raise UnknownModelError(f"model {found.name!r} cannot be loaded: {error}") from error
         return cls(
             model.to(device),
             entropy_model=entropy_model,
-            model_number=number,
-            model_name=name,
+            model_number=found.codec_number,
+            model_name=found.name,
             limits=limits,
             tiling=tiling,
         )

@@ -6,16 +6,15 @@ Reading needs the standard library alone: a ``.deb`` is an ``ar`` archive with a
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
-import shutil
-import subprocess
 import tarfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from genaccel.data.package_file import fetch_file
 
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER_SIZE = 60
@@ -56,42 +55,19 @@ class Licence:
     copyright: str
 
 
-def has_digest(path: Path, sha256: str) -> bool:
-    """Whether the file exists and has this SHA-256 digest."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-
-
 def fetch_package(package: DebianPackage, folder: Path) -> Path:
     """Path of the package's file in ``folder``; downloads it with ``apt-get`` unless it is there already.
 
     Raises:
         OSError: If ``apt-get`` is missing or fails, or delivers another file than expected.
     """
-    path = folder / package.file_name
-    if has_digest(path, package.sha256):
-        return path
-    advice = f"put {package.file_name} into a cache folder, or use any folder of images instead"
-    if shutil.which("apt-get") is None:
-        raise OSError(f"apt-get, which downloads {package.name}, is not installed here: {advice}")
-    folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
+    return fetch_file(
+        folder / package.file_name,
+        package.sha256,
         ["apt-get", "download", f"{package.name}={package.version}"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
+        package=f"{package.name} {package.version}",
+        advice=f"put {package.file_name} into a cache folder, or use any folder of images instead",
     )
-    if done.returncode != 0:
-        reason = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-        raise OSError(
-            f"apt-get could not download {package.name} {package.version} ({reason}): {advice}"
-        )
-    if not has_digest(path, package.sha256):
-        raise OSError(f"{path} does not have the SHA-256 digest {package.sha256}: {advice}")
-    return path
 
 
 def iterate_files(path: Path) -> Iterator[tuple[str, BinaryIO]]:

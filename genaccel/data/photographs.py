@@ -2,8 +2,8 @@
 """A small training set of photographs out of Debian packages, with the licence of every picture.
 
 Packages of Debian 12 carry photographs: the landscapes of the game Endless Sky (273 pictures of 720x360
-pixels), the wallpapers of the Lomiri desktop (14 photographs of up to 20 megapixels), and the examples
-of OpenCV (22 pictures, up to 1282 pixels wide).
+pixels), the wallpapers of the desktops Lomiri (14 photographs of up to 20 megapixels), MATE (12) and
+Plasma (11), and the examples of OpenCV (22 pictures, up to 1282 pixels wide).
 ``textures=True`` adds the photographed textures of UFO: Alien Invasion.
 """
 
@@ -33,6 +33,7 @@ from genaccel.data.debian import (
     parse_copyright,
 )
 from genaccel.data.image_files import IMAGE_EXTENSIONS
+from genaccel.files.atomic import write_atomically
 
 MANIFEST_NAME = "manifest.json"
 
@@ -64,8 +65,8 @@ class PhotographSource:
         kind: ``"photograph"``: kept as it is; ``"wallpaper"``: downscaled; ``"texture"``: kept if it
             looks like a photograph.
         first_licences: Patterns of the copyright file that go before all others.
-        excluded: File names that are graphics.
-        included: The only file names to take; all if empty.
+        excluded: Paths below the prefix that are graphics.
+        included: The only paths below the prefix to take; all if empty.
         archive: Path of a zip archive in the package that holds the pictures.
     """
 
@@ -165,6 +166,45 @@ PHOTOGRAPH_SOURCES = (
             }
         ),
     ),
+    PhotographSource(
+        package=DebianPackage(
+            name="mate-backgrounds",
+            version="1.26.0-1",
+            sha256="7bf4c2209f34b4f61ba6d24c8b58c28b361e82e4b943aae6d42c030169af9e04",
+        ),
+        collection="mate",
+        installed_prefix="usr/share/backgrounds/mate/nature/",
+        source_prefix="nature/",
+        kind="wallpaper",
+    ),
+    PhotographSource(
+        package=DebianPackage(
+            name="plasma-workspace-wallpapers",
+            version="4:5.27.5-2",
+            sha256="32cd18b71c8c938a18b3b351f217c02ac590e323caa3cf322fbb875ce8892f8b",
+        ),
+        collection="plasma",
+        installed_prefix="usr/share/wallpapers/",
+        source_prefix="",
+        kind="wallpaper",
+        # The others are drawn.
+        included=frozenset(
+            f"{name}/contents/images/2560x1600.jpg"
+            for name in (
+                "BytheWater",
+                "ColdRipple",
+                "ColorfulCups",
+                "DarkestHour",
+                "EveningGlow",
+                "FallenLeaf",
+                "Grey",
+                "Kite",
+                "OneStandsOut",
+                "Path",
+                "summer_1am",
+            )
+        ),
+    ),
 )
 
 TEXTURE_SOURCE = PhotographSource(
@@ -249,11 +289,16 @@ def _unpack(
 ) -> list[PhotographRecord]:
     """Write the pictures of one package into the data set."""
     licences: list[Licence] = []
+    # Plasma's wallpapers have folders of their own, which say more than the package's copyright file.
+    own_licences: dict[str, Licence] = {}
     written: list[tuple[str, str]] = []
     progress = tqdm(desc=f"unpacking {source.package.name}", unit="picture", disable=None)
     for path, stream in iterate_files(package_path):
         if path == f"usr/share/doc/{source.package.name}/copyright":
             licences = parse_copyright(stream.read().decode())
+            continue
+        if path.startswith(source.installed_prefix) and path.endswith("/metadata.json"):
+            own_licences[PurePosixPath(path).parent.name] = _stated_licence(stream.read())
             continue
         for picture_path, picture in _pictures(source, path, stream):
             relative = picture_path.removeprefix(source.installed_prefix)
@@ -263,13 +308,16 @@ def _unpack(
             data, extension = kept
             name = PurePosixPath(source.collection) / PurePosixPath(relative).with_suffix(extension)
             file = f"{split_of(str(name))}/{name}"
-            _write_atomically(root / file, data)
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(root / file, data, overwrite=True)
             written.append((file, source.source_prefix + relative))
             progress.update()
     progress.close()
     records = []
     for file, source_path in written:
-        licence = licence_of(source_path, licences, first=source.first_licences)
+        licence = own_licences.get(PurePosixPath(source_path).parts[0]) or licence_of(
+            source_path, licences, first=source.first_licences
+        )
         records.append(
             PhotographRecord(
                 file=file,
@@ -280,6 +328,13 @@ def _unpack(
             )
         )
     return records
+
+
+def _stated_licence(metadata: bytes) -> Licence:
+    """Licence and authors that a wallpaper of Plasma states in its own metadata."""
+    about = json.loads(metadata)["KPlugin"]
+    authors = "; ".join(author["Name"] for author in about["Authors"])
+    return Licence(files=(), name=about["License"], copyright=authors)
 
 
 def _pictures(source: PhotographSource, path: str, stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
@@ -299,8 +354,8 @@ def _is_wanted(source: PhotographSource, path: str) -> bool:
     return (
         path.startswith(source.installed_prefix)
         and name.suffix.lower() in IMAGE_EXTENSIONS
-        and name.name not in source.excluded
-        and (not source.included or name.name in source.included)
+        and (relative := path.removeprefix(source.installed_prefix)) not in source.excluded
+        and (not source.included or relative in source.included)
         and not (source.kind == "texture" and name.stem.endswith(_TEXTURE_MAP_SUFFIXES))
     )
 
@@ -340,13 +395,6 @@ def _looks_photographic(data: bytes) -> bool:
         return ImageStat.Stat(image.convert("L")).stddev[0] >= _TEXTURE_MIN_DEVIATION
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
-
-
 def _read_manifest(root: Path) -> list[PhotographRecord]:
     path = root / MANIFEST_NAME
     if not path.is_file():
@@ -357,4 +405,5 @@ def _read_manifest(root: Path) -> list[PhotographRecord]:
 
 def _write_manifest(root: Path, records: list[PhotographRecord]) -> None:
     content = {"files": [asdict(record) for record in records]}
-    _write_atomically(root / MANIFEST_NAME, (json.dumps(content, indent=1) + "\n").encode())
+    data = (json.dumps(content, indent=1) + "\n").encode()
+    write_atomically(root / MANIFEST_NAME, data, overwrite=True)

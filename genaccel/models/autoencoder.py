@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from genaccel.layers.vector_quantizer import VectorQuantizer
 from genaccel.models.efficient_backbone import EfficientParams
-from genaccel.models.model_folder import read_model_folder, write_model_folder
+from genaccel.models.registry import read_model_folder, write_model_folder
 from genaccel.models.vqgan_backbone import VqganParams
 
+_TYPE = "autoencoder"
 CDF_PRECISION = 16  # bits; what the 32-bit range coder takes
 
 _BACKBONES: dict[str, Callable[..., VqganParams | EfficientParams]] = {
@@ -239,13 +240,13 @@ class Autoencoder(nn.Module):
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float16
     ) -> None:
-        """Write ``config.json`` and ``model.safetensors``, each atomically.
+        """Write ``config.json`` and ``model.safetensors`` in place of the model that the folder holds.
 
         Args:
             folder: Made if it is not there.
             dtype: Dtype of the stored weights; :meth:`digest` is over their fp16 form in any case.
         """
-        write_model_folder(folder, self.params.to_dict(), self, dtype=dtype)
+        write_model_folder(folder, _TYPE, self.params.to_dict(), self, dtype=dtype)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Autoencoder:
@@ -256,5 +257,5 @@ class Autoencoder(nn.Module):
             ValueError: If the configuration or a tensor does not fit.
         """
         return read_model_folder(
-            folder, lambda config: cls(AutoencoderParams.from_dict(config)), "autoencoder"
+            folder, _TYPE, lambda config: cls(AutoencoderParams.from_dict(config))
         )

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from genaccel import ops
 from genaccel.models.masked_entropy_model import MaskedEntropyParams
-from genaccel.models.model_folder import read_model_folder, write_model_folder
+from genaccel.models.registry import read_model_folder, write_model_folder
 
+_TYPE = "integer-entropy-model"
 SEED_BITS = 14  # fraction bits of the weights of an up-sampling
 SEED_TAPS = 16  # bicubic: 4 x 4
 
@@ -372,12 +373,12 @@ class IntegerEntropyModel(nn.Module):
         return sha.hexdigest()
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``config.json`` and ``model.safetensors``, each atomically; integers throughout.
+        """Write ``config.json`` and ``model.safetensors``, integers throughout, in place of the model that the folder holds.
 
         Args:
             folder: Made if it is not there.
         """
-        write_model_folder(folder, self.params.to_dict(), self, dtype=torch.float32)
+        write_model_folder(folder, _TYPE, self.params.to_dict(), self, dtype=torch.float32)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> IntegerEntropyModel:
@@ -388,7 +389,5 @@ class IntegerEntropyModel(nn.Module):
             ValueError: If the configuration or a tensor does not fit.
         """
         return read_model_folder(
-            folder,
-            lambda config: cls(IntegerEntropyParams.from_dict(config)),
-            "integer entropy model",
+            folder, _TYPE, lambda config: cls(IntegerEntropyParams.from_dict(config))
         )

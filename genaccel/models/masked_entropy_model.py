@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from genaccel.layers.cosine_attention import CosineAttention, KeyValueCache
 from genaccel.layers.rotary_position import grid_rotations
-from genaccel.models.model_folder import read_model_folder, write_model_folder
+from genaccel.models.registry import read_model_folder, write_model_folder
 from genaccel.models.slice_order import SliceOrder
 
+_TYPE = "entropy-model"
 _NORM_EPSILON = 1e-5
 _INITIAL_STD = 0.02
 
@@ -380,14 +381,14 @@ class MaskedEntropyModel(nn.Module):
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32
     ) -> None:
-        """Write ``config.json`` and ``model.safetensors``, each atomically.
+        """Write ``config.json`` and ``model.safetensors`` in place of the model that the folder holds.
 
         Args:
             folder: Made if it is not there.
             dtype: Dtype of the stored weights. A file decodes only with the weights that coded it: whoever stores
                 fp16 has to load what was stored before coding.
         """
-        write_model_folder(folder, self.params.to_dict(), self, dtype=dtype)
+        write_model_folder(folder, _TYPE, self.params.to_dict(), self, dtype=dtype)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> MaskedEntropyModel:
@@ -398,7 +399,7 @@ class MaskedEntropyModel(nn.Module):
             ValueError: If the configuration or a tensor does not fit.
         """
         return read_model_folder(
-            folder, lambda config: cls(MaskedEntropyParams.from_dict(config)), "entropy model"
+            folder, _TYPE, lambda config: cls(MaskedEntropyParams.from_dict(config))
         )
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genaccel.models.model_folder import read_model_folder, write_model_folder
+from genaccel.models.registry import read_model_folder, write_model_folder
 
 MODEL_TYPE = "restoration"
 MODEL_VERSION = 1
@@ -72,7 +72,7 @@ class RestorationConfig:
             ValueError: If it is of another type or version, or has unknown keys.
         """
         rest = dict(values)
-        kind, version = rest.pop("type", None), rest.pop("version", None)
+        kind, version = rest.pop("type", MODEL_TYPE), rest.pop("version", MODEL_VERSION)
         if kind != MODEL_TYPE:
             raise ValueError(f"type must be {MODEL_TYPE!r}, got {kind!r}")
         if version != MODEL_VERSION:
@@ -277,7 +277,7 @@ class Restoration(nn.Module):
         self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float16
     ) -> None:
         """Write the model folder, its weights as ``dtype``."""
-        write_model_folder(folder, self.config.to_dict(), self, dtype=dtype)
+        write_model_folder(folder, MODEL_TYPE, self.config.to_dict(), self, dtype=dtype)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Restoration:
@@ -288,7 +288,7 @@ class Restoration(nn.Module):
             ValueError: If the configuration or a tensor does not fit.
         """
         model = read_model_folder(
-            folder, lambda config: cls(RestorationConfig.from_dict(config)), MODEL_TYPE
+            folder, MODEL_TYPE, lambda config: cls(RestorationConfig.from_dict(config))
         )
         return model.to(memory_format=torch.channels_last)
 

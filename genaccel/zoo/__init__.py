@@ -1,19 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small trained models that come with the package, each with a card.
 
-``models.json`` gives each model a kind and, for codecs, the number that compressed files carry, the quality that
-chooses it, and its rate on photographs. A number is never given to another model: old files must stay readable.
+``models.json`` has a row for each: its kind, aliases (former names that stay good), and for codecs the number that compressed files carry, the
+quality that chooses it, and its rate on photographs. A number is never given to another model: old files must stay
+readable.
 """
 
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from genaccel.errors import UnknownModelError
+from genaccel.models.registry import check_model_folder
 
 _FOLDER = Path(__file__).parent
+
+# The folders of a kind are of the type of the same name, but for these.
+_TYPE_OF_KIND = {"codec": "autoencoder"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedModel:
+    """A model that a user named.
+
+    Attributes:
+        name: In the zoo; the folder as the user wrote it, for a model outside it.
+        folder: Where it is.
+        codec_number: Of a codec of the zoo; 0 for all others.
+    """
+
+    name: str
+    folder: Path
+    codec_number: int
 
 
 def _entries() -> dict[str, dict[str, Any]]:
@@ -21,13 +43,13 @@ def _entries() -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _entry(name: str) -> dict[str, Any]:
+def _entry(name: str) -> tuple[str, dict[str, Any]]:
+    """Name and row of a model."""
     entries = _entries()
-    if name not in entries:
-        raise UnknownModelError(
-            f"no model {name!r} in the zoo; it has {', '.join(sorted(entries))}"
-        )
-    return entries[name]
+    for present, entry in entries.items():
+        if name == present or name in entry.get("aliases", ()):
+            return present, entry
+    raise UnknownModelError(f"no model {name!r} in the zoo; it has {', '.join(sorted(entries))}")
 
 
 def names(kind: str | None = None) -> list[str]:
@@ -35,9 +57,56 @@ def names(kind: str | None = None) -> list[str]:
 
     Example:
         >>> names("codec")
-        ['photo-codec-low', 'photo-codec-medium', 'photo-codec-small']
+        ['photo-codec-high', 'photo-codec-low', 'photo-codec-medium']
     """
     return sorted(n for n, entry in _entries().items() if kind is None or entry["kind"] == kind)
+
+
+def canonical_name(name: str, kind: str) -> str | None:
+    """The name of a model of this kind that it or an alias of it stands for; None if the zoo has no such model.
+
+    Example:
+        >>> canonical_name("photo-codec-small", "codec")
+        'photo-codec-high'
+    """
+    try:
+        present, entry = _entry(name)
+    except UnknownModelError:
+        return None
+    return present if entry["kind"] == kind else None
+
+
+def resolve(name_or_folder: str | os.PathLike[str], kind: str) -> ResolvedModel:
+    """The model of a kind that a name in the zoo (an alias, too) or a folder stands for, its parts checked.
+
+    Args:
+        name_or_folder: A name goes before a folder that is called so in the working directory.
+        kind: As for :func:`names`.
+
+    Raises:
+        UnknownModelError: If there is no such model, or it is of another kind, or lacks a part or has another model's.
+
+    Example:
+        >>> resolve("photo-codec-low", "codec").codec_number
+        3
+    """
+    text = os.fspath(name_or_folder)
+    present, number = canonical_name(text, kind), 0
+    if present is not None:
+        folder, number = _FOLDER / present, int(_entry(present)[1].get("codec_number", 0))
+    elif Path(text).is_dir():
+        folder = Path(text)
+    elif text in _entries():
+        raise UnknownModelError(f"{text} of the zoo is no {kind}: it has {', '.join(names(kind))}")
+    else:
+        raise UnknownModelError(
+            f"no model {text!r}: it is neither a folder nor one of {', '.join(names(kind))}"
+        )
+    try:
+        check_model_folder(folder, _TYPE_OF_KIND.get(kind, kind))
+    except (OSError, ValueError) as error:
+        raise UnknownModelError(f"model {text!r} cannot be loaded: {error}") from error
+    return ResolvedModel(name=present or text, folder=folder, codec_number=number)
 
 
 def path(name: str) -> Path:
@@ -46,8 +115,7 @@ def path(name: str) -> Path:
     Raises:
         UnknownModelError: If there is no such model.
     """
-    _entry(name)
-    return _FOLDER / name
+    return _FOLDER / _entry(name)[0]
 
 
 def card(name: str) -> str:
@@ -74,7 +142,7 @@ def fair_rdo(name: str) -> float:
     Raises:
         UnknownModelError: If there is no such model.
     """
-    return float(_entry(name).get("fair_rdo", 0.0))
+    return float(_entry(name)[1].get("fair_rdo", 0.0))
 
 
 def codec_of_quality(quality: str) -> str:
@@ -95,7 +163,7 @@ def codec_number(name: str) -> int:
     Raises:
         UnknownModelError: If there is no such model, or it is no codec.
     """
-    number = _entry(name).get("codec_number")
+    number = _entry(name)[1].get("codec_number")
     if number is None:
         raise UnknownModelError(
             f"model {name!r} is no codec; codecs are {', '.join(names('codec'))}"

@@ -65,7 +65,7 @@ def test_points_are_named_and_half_size_says_so():
 
 def test_every_codec_of_the_zoo_and_each_folder_is_a_point(tmp_path):
     folder = tmp_path / "mine-0.05"
-    shutil.copytree(zoo.path("photo-codec-small"), folder)
+    shutil.copytree(zoo.path("photo-codec-high"), folder)
     found = our_points([str(folder), f"other={folder}"])
     models = [*zoo.names("codec"), str(folder), str(folder)]
     assert models_of(found) == models
@@ -188,7 +188,7 @@ def test_the_plot_leaves_out_what_is_not_asked_for(tmp_path):
 def test_refined_points_are_of_their_own_and_make_a_front_with_the_others():
     found = our_points([], refine=3)
     settings = {point.setting: point.codec for point in found}
-    assert settings["model photo-codec-small, 3 steps, rdo 0.035"] == "genaccel" + REFINED
+    assert settings["model photo-codec-high, 3 steps, rdo 0.035"] == "genaccel" + REFINED
     assert not any(point.codec.endswith(REFINED) for point in our_points([]))
     assert models_of(found) == zoo.names("codec")
     codecs = {
@@ -209,7 +209,7 @@ def test_half_size_is_on_the_fronts_of_ours_as_on_those_of_anchors():
     half = {p.setting: p.codec for p in found if HALF in p.setting}
     assert half["model photo-codec-medium, half size"] == "genaccel" + HALF
     assert half["model photo-codec-low, half size, rdo 0.04"] == "genaccel" + HALF
-    assert half["model photo-codec-small, half size, 3 steps, rdo 0.005"] == (
+    assert half["model photo-codec-high, half size, 3 steps, rdo 0.005"] == (
         "genaccel" + REFINED + HALF
     )
     codecs = {

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import shutil
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline, U
 
 import genaccel
 from genaccel import SensitivityConfig
+from genaccel.models.registry import record_parts
 
 
 def test_says_what_was_bound_and_what_it_is_worth(run, pipeline_folder):
@@ -34,6 +36,23 @@ def test_json_has_the_figures(run, pipeline_folder):
     # Two halves of the guidance, 144 tokens of 16 channels, in float32.
     assert found["bytes_per_kept_step"] == 2 * 144 * 16 * 4
     assert found["stored_plan"] is None
+
+
+def test_a_pipeline_may_share_its_autoencoder_but_not_have_anothers(
+    run, pipeline_folder, saved_pipeline
+):
+    vae = pipeline_folder / "vae"
+    shutil.rmtree(vae)
+    record_parts(pipeline_folder, shared={"vae": saved_pipeline / "vae"})
+    assert run("doctor", pipeline_folder).exit_code == 0
+    shutil.copytree(saved_pipeline / "vae", vae)
+    record_parts(pipeline_folder)
+    (vae / "config.json").write_text((vae / "config.json").read_text() + "\n")
+    result = run("doctor", pipeline_folder)
+    assert result.exit_code == 2
+    assert "parts of different models do not go together" in " ".join(
+        result.stderr.replace("│", " ").split()
+    )
 
 
 def test_a_plan_of_an_earlier_run_is_found(run, pipeline_folder):
@@ -101,9 +120,9 @@ def test_a_call_that_fails_is_told(run, pipeline_folder, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "there is no folder nowhere"),
-        (["."], "it has no model_index.json"),
-        (["photo-codec-small"], "of the zoo is no pipeline"),
+        (["nowhere"], "neither a folder nor one of landscapes-dit"),
+        (["."], "no pipeline folder: model_index.json is missing"),
+        (["photo-codec-high"], "of the zoo is no pipeline"),
         (["pipeline", "--speedup", "1"], "speedup must be above 1"),
         (["pipeline", "--arguments", "{"], "--arguments is no JSON"),
         (["pipeline", "--arguments", "[1]"], "must be a JSON object"),

@@ -71,7 +71,7 @@ def test_faults_of_the_program_are_not_dressed_up():
 
 
 def test_zoo(run):
-    assert "photo-codec-small" in run("zoo", "list").stdout
+    assert "photo-codec-high" in run("zoo", "list").stdout
     result = run("zoo", "card", "no-such-model")
     assert result.exit_code == 4
-    assert "photo-codec-small" in result.stderr
+    assert "photo-codec-high" in result.stderr

@@ -201,7 +201,7 @@ def test_describe():
     assert (info.width, info.height, info.model, info.model_digest) == (
         640,
         427,
-        "photo-codec-small",
+        "photo-codec-high",
         "01020304",
     )
     assert info.file_bytes == 68

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from genaccel import zoo
 from genaccel.codec.batch.codec_pool import CodecPool
 from genaccel.codec.format.bitstream import Bitstream
 from genaccel.codec.format.limits import CodecLimits
-from genaccel.codec.image_codec import ImageCodec
+from genaccel.codec.image_codec import INTEGER_ENTROPY_FOLDER, ImageCodec
 from genaccel.codec.memory_estimate import activation_bytes_per_pixel
 from genaccel.codec.tiling import Tiling
 from genaccel.errors import BitstreamError, LimitExceededError, UnknownModelError
@@ -188,7 +189,7 @@ def test_loading_by_folder(model_folder, codec, picture):
 
 
 def test_models_that_are_not_there(tmp_path, model_folder):
-    with pytest.raises(UnknownModelError, match="photo-codec-small"):
+    with pytest.raises(UnknownModelError, match="photo-codec-high"):
         ImageCodec.from_pretrained("no-such-model")
     with pytest.raises(UnknownModelError, match="missing"):
         ImageCodec.from_pretrained(tmp_path)
@@ -200,6 +201,15 @@ def test_models_that_are_not_there(tmp_path, model_folder):
             ImageCodec.from_pretrained(tmp_path)
 
 
+def test_an_entropy_model_of_another_codec_is_refused(tmp_path):
+    folder = tmp_path / "mixed"
+    shutil.copytree(zoo.path("photo-codec-high"), folder)
+    entropy = folder / INTEGER_ENTROPY_FOLDER
+    shutil.copytree(zoo.path("photo-codec-low") / entropy.name, entropy, dirs_exist_ok=True)
+    with pytest.raises(UnknownModelError, match="parts of different models do not go together"):
+        ImageCodec.from_pretrained(folder)
+
+
 def test_pool_goes_by_the_file_or_by_the_choice(model_folder, codec, picture):
     data = codec.encode(picture(8, 8))
     pool = CodecPool(str(model_folder))
@@ -209,9 +219,9 @@ def test_pool_goes_by_the_file_or_by_the_choice(model_folder, codec, picture):
     stream = dataclasses.replace(Bitstream.from_bytes(data), model_number=254)
     with pytest.raises(UnknownModelError, match=r"model number 254 .*newer genaccel"):
         CodecPool().for_file(stream.to_bytes())
-    number = zoo.codec_number("photo-codec-small")
+    number = zoo.codec_number("photo-codec-high")
     named = dataclasses.replace(Bitstream.from_bytes(data), model_number=number).to_bytes()
-    with pytest.raises(UnknownModelError, match="'photo-codec-small' with digest"):
+    with pytest.raises(UnknownModelError, match="'photo-codec-high' with digest"):
         codec_of_other_weights(codec).decode(named)
 
 

@@ -167,6 +167,8 @@ def test_export_writes_both_networks_and_the_codec_reads_the_folder(
     assert 0 < report.predicted_bits_per_pixel <= 1.001 * uniform
     codec = ImageCodec.from_pretrained(out)
     assert codec.entropy_model is not None
+    parts = json.loads((out / "config.json").read_text())["parts"]
+    assert set(parts) == {"model.safetensors", "entropy", "entropy-int8"}
     image = np.zeros((40, 50, 3), np.uint8)
     assert codec.decode(codec.encode(image)).shape == image.shape
     exported, trained = load_networks(out), load_networks(run)

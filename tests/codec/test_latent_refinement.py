@@ -32,7 +32,7 @@ def metric():
 
 @pytest.fixture(scope="module")
 def zoo_codec():
-    return ImageCodec.from_pretrained("photo-codec-small")
+    return ImageCodec.from_pretrained("photo-codec-high")
 
 
 def psnr(image, other):
@@ -120,10 +120,10 @@ def test_steps_lower_the_loss_and_leave_the_model_as_it_was(local_model, entropy
 
 @pytest.mark.cuda
 def test_a_gpu_refines_too(picture):
-    codec = ImageCodec.from_pretrained("photo-codec-small", "cuda")
+    codec = ImageCodec.from_pretrained("photo-codec-high", "cuda")
     image = picture(150, 200)
     data = codec.encode(image, EncodeOptions(refine=4))
-    here = ImageCodec.from_pretrained("photo-codec-small").decode_indices(data)
+    here = ImageCodec.from_pretrained("photo-codec-high").decode_indices(data)
     for left, right in zip(codec.decode_indices(data), here, strict=True):
         np.testing.assert_array_equal(left, right)
 

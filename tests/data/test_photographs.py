@@ -48,7 +48,7 @@ def cache(
     """A folder of small packages with the layout of the real ones, and the sources pointed at them."""
     folder = tmp_path / "cache"
     folder.mkdir()
-    landscapes, wallpapers = PHOTOGRAPH_SOURCES[0], PHOTOGRAPH_SOURCES[1]
+    landscapes, wallpapers, plasma = (PHOTOGRAPH_SOURCES[i] for i in (0, 1, -1))
     photograph = _file(held_out["coffee"])
     copyright_path = "usr/share/doc/{}/copyright".format
 
@@ -89,9 +89,17 @@ def cache(
         copyright_path("ufoai-textures"): b"Files: *\nCopyright: B\nLicense: GPL-2+\n",
         TEXTURE_SOURCE.archive: archive.getvalue(),
     }
-    monkeypatch.setattr(
-        photographs, "PHOTOGRAPH_SOURCES", (point_at(landscapes, land), point_at(wallpapers, walls))
-    )
+    meadow = f"{plasma.installed_prefix}Path/contents/images/2560x1600.jpg"
+    drawn = f"{plasma.installed_prefix}Autumn/contents/images/2560x1600.jpg"
+    stated = {"License": "LGPLv3", "Authors": [{"Name": "Risto", "Name[ar]": "R"}, {"Name": "Ian"}]}
+    more_walls = {
+        meadow: photograph,
+        drawn: photograph,
+        f"{plasma.installed_prefix}Path/metadata.json": json.dumps({"KPlugin": stated}).encode(),
+        copyright_path(plasma.package.name): b"Files: *\nCopyright: KDE\nLicense: GPL-2+\n",
+    }
+    sources = point_at(landscapes, land), point_at(wallpapers, walls), point_at(plasma, more_walls)
+    monkeypatch.setattr(photographs, "PHOTOGRAPH_SOURCES", sources)
     monkeypatch.setattr(photographs, "TEXTURE_SOURCE", point_at(TEXTURE_SOURCE, game))
     monkeypatch.setenv("PATH", str(tmp_path))  # no apt-get: all must come from the cache
     return folder
@@ -110,15 +118,19 @@ def test_photographs_are_stored_with_their_licences(
 ) -> None:
     root = tmp_path / "photos"
     records = fetch_photographs(root, cache_dir=cache)
-    stored = {path.relative_to(root).as_posix() for path in root.glob("*/*/*")}
+    stored = {p.relative_to(root).as_posix() for p in root.glob("*/*/**/*") if p.is_file()}
     assert {record.file for record in records} == stored
-    assert len(records) == 21 + 2
+    assert len(records) == 21 + 2 + 1
     assert all(file.startswith(("train/", "val/")) for file in stored)
     by_name = {Path(record.file).name: record for record in records}
     assert by_name["hills3.jpg"].licence == "public-domain"
     assert by_name["hills3.jpg"].package == "endless-sky-data 0.9.8-1.2"
     assert by_name["hills20-harro.jpg"].copyright == "Harro"
     assert by_name["large.png"].source == "16.04/large.jpg"
+    # What a wallpaper says of itself goes before what its package says of all of them.
+    meadow = by_name["2560x1600.png"]
+    assert meadow.file.endswith("plasma/Path/contents/images/2560x1600.png")
+    assert (meadow.licence, meadow.copyright) == ("LGPLv3", "Risto; Ian")
     # Photographs keep their bytes; large wallpapers shrink by 3.3, but to 512 pixels a side at least.
     assert (root / by_name["hills3.jpg"].file).read_bytes() == _file(held_out["coffee"])
     assert read_rgb(root / by_name["large.png"].file).shape == (600, 800, 3)

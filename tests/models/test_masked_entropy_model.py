@@ -398,5 +398,5 @@ def test_save_and_load_give_the_same_logits(tmp_path):
     with torch.no_grad():
         assert torch.equal(loaded(codes), model(codes))
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no entropy model folder: model\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"no entropy-model folder: model\.safetensors"):
         MaskedEntropyModel.from_pretrained(tmp_path)

@@ -111,8 +111,8 @@ def test_a_saved_model_is_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"type": "autoencoder"}, "type must be 'restoration'"),
-        ({"version": 2}, "version must be 1"),
+        ({"type": "autoencoder"}, "type 'autoencoder', not 'restoration'"),
+        ({"version": 2}, "version 2 of restoration"),
         ({"colour": 3}, "unknown keys in the configuration: colour"),
         ({"channels": 12}, "multiple of 8"),
         ({"num_blocks": 3}, "num_blocks must be even and within 2 to 64"),

@@ -179,18 +179,18 @@ def test_loaded_by_path_as_custom_pipeline(pipe, pixels, tmp_path):
 
 
 def test_model_of_the_zoo_keeps_its_number(pixels, tmp_path):
-    pipe = CodecPipeline.from_pretrained("photo-codec-small")
+    pipe = CodecPipeline.from_pretrained("photo-codec-small")  # an alias
     files = pipe.encode(pixels)
-    assert files[0] == ImageCodec.from_pretrained("photo-codec-small").encode(pixels[0])
+    assert files[0] == ImageCodec.from_pretrained("photo-codec-high").encode(pixels[0])
     pipe.save_pretrained(tmp_path / "model")
     again = CodecPipeline.from_pretrained(tmp_path / "model")
     assert again.config.model_number == pipe.codec.model_number != 0
-    assert again.codec.model_name == "photo-codec-small"
+    assert again.codec.model_name == "photo-codec-high"
     assert again.encode(pixels) == files
 
 
 def test_options_of_the_codec(pixels):
-    pipe = CodecPipeline.from_pretrained("photo-codec-small")
+    pipe = CodecPipeline.from_pretrained("photo-codec-high")
     image = np.repeat(np.repeat(pixels[0], 4, axis=0), 4, axis=1)  # 96 x 160
     (whole,) = pipe.encode(image)
     (small,) = pipe.encode(image, target_bytes=len(whole) * 3 // 4)

@@ -29,7 +29,7 @@ class BothDiTPipeline(SensitivityMixin, VQCompressionMixin, DiTPipeline):
 
 @pytest.fixture(scope="module")
 def codec():
-    return ImageCodec.from_pretrained("photo-codec-small")
+    return ImageCodec.from_pretrained("photo-codec-high")
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_codecs_of_any_kind(tiny_dit, pipe, codec, tmp_path):
     files = pipe(**tiny_dit.call(**ASKED)).images
     codec.model.save_pretrained(tmp_path / "folder")
     in_folder = ImageCodec.from_pretrained(tmp_path / "folder")
-    given = ["photo-codec-small", codec, CodecPipeline.from_codec(codec)]
+    given = ["photo-codec-high", "photo-codec-small", codec, CodecPipeline.from_codec(codec)]
     for choice in given:
         assert pipe(**tiny_dit.call(**ASKED), codec=choice).images == files
         assert pipe.set_codec(choice) is pipe

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both stages at tiny size: autoencoder, transformer, and the pipeline that diffusers loads."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,12 @@ import torch
 from diffusers import DiTPipeline
 from PIL import Image
 
+from genaccel.models.registry import check_model_folder
 from genaccel.training.loop import LoopConfig, NonFiniteLossError
 from genaccel.training.recipes.class_dit import (
     NO_CLASS,
     ClassDitConfig,
     ClassDitTraining,
-    class_of,
-    classes_of,
     export_pipeline,
 )
 from genaccel.training.recipes.latent_autoencoder import (
@@ -48,15 +48,6 @@ def vae_folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     LatentAutoencoderTraining(VAE, LOOP, data=data, run=root / "run", cpu=True).train()
     load_latent_autoencoder(root / "run", data=data).save_pretrained(root / "vae")
     return root / "vae"
-
-
-def test_classes_are_the_names_before_the_numbers() -> None:
-    paths = [Path(n) for n in ("Beach3.jpg", "x/beach-a.png", "sky1.png", "007.png")]
-    assert [class_of(path) for path in paths] == ["beach", "beach", "sky", ""]
-    assert classes_of(paths, min_images=1) == ["beach", "sky"]
-    assert classes_of(paths, min_images=2) == ["beach"]
-    with pytest.raises(ValueError, match="no class has 3 pictures"):
-        classes_of(paths, min_images=3)
 
 
 def test_latents_have_unit_deviation(vae_folder: Path, data: Path, tmp_path: Path) -> None:
@@ -104,6 +95,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         )
 
 
+def test_a_run_keeps_the_classes_that_it_began_with(
+    vae_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    ClassDitTraining(DIT, LOOP, vae=vae_folder, data=data, run=run, cpu=True).save()
+    options = json.loads((run / "training.json").read_text())
+    former = ["beach", "photographer", "sky"]
+    (run / "training.json").write_text(json.dumps({**options, "classes": former}))
+    resumed = ClassDitTraining(DIT, LOOP, vae=vae_folder, data=data, run=run, cpu=True)
+    assert resumed.class_names == former
+
+
 def test_diffusers_runs_the_exported_pipeline(vae_folder: Path, data: Path, tmp_path: Path) -> None:
     loop = replace(LOOP, steps=60, batch_size=6, learning_rate=5e-3, ema_decay=0.9)
     training = ClassDitTraining(
@@ -124,6 +127,8 @@ def test_diffusers_runs_the_exported_pipeline(vae_folder: Path, data: Path, tmp_
     training.train()
     assert loss() < 0.9 * before
     export_pipeline(tmp_path / "r", tmp_path / "pipeline", vae=vae_folder)
+    check_model_folder(tmp_path / "pipeline", "pipeline")
+    assert (tmp_path / "pipeline" / "genaccel.json").is_file()
     pipeline = DiTPipeline.from_pretrained(tmp_path / "pipeline")
     assert (
         pipeline.dtype == torch.float32

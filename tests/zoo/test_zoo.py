@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import shutil
 
 import diffusers
 import pytest
@@ -8,14 +9,24 @@ import torch
 import genaccel
 from genaccel import zoo
 from genaccel.errors import UnknownModelError
+from genaccel.models.registry import MODEL_VERSIONS
 from genaccel.models.restoration import Restoration
 
 
-def test_every_model_has_its_files_and_a_card():
-    assert "photo-codec-small" in zoo.names()
+def entry(name):
+    return json.loads((zoo.path(name).parent / "models.json").read_text())[name]
+
+
+def test_every_model_has_type_version_parts_and_a_card():
+    assert "photo-codec-high" in zoo.names()
     for name in zoo.names():
-        config = "model_index.json" if name in zoo.names("pipeline") else "config.json"
-        assert json.loads((zoo.path(name) / config).read_text())
+        file = "genaccel.json" if name in zoo.names("pipeline") else "config.json"
+        config = json.loads((zoo.path(name) / file).read_text())
+        assert MODEL_VERSIONS[config["type"]] >= config["version"] >= 1
+        folders = {p.parent.name for p in zoo.path(name).glob("*/config.json")}
+        assert folders < set(config["parts"])
+        # Its parts are what it was saved with.
+        assert zoo.resolve(name, entry(name)["kind"]).folder == zoo.path(name)
         for word in ("Data", "Command", "Seconds", "Figures", "Licence"):
             assert f"## {word}" in zoo.card(name), f"card of {name} has no section {word}"
 
@@ -27,6 +38,50 @@ def test_codec_numbers_are_unique_bytes_and_lead_back():
         assert 1 <= number <= 255
         assert zoo.codec_name(number) == name
     assert zoo.codec_name(255) is None
+
+
+def test_aliases_stand_for_one_model_and_are_no_names():
+    assert zoo.canonical_name("photo-codec-small", "codec") == "photo-codec-high"
+    found = zoo.resolve("photo-codec-small", "codec")
+    assert (found.name, found.codec_number) == ("photo-codec-high", 1)
+    assert zoo.path("photo-codec-small") == zoo.path("photo-codec-high")
+    assert zoo.codec_number("photo-codec-small") == 1
+    assert zoo.card("photo-codec-small").startswith("# photo-codec-high")
+    aliases = [alias for name in zoo.names() for alias in entry(name).get("aliases", [])]
+    assert len({*aliases, *zoo.names()}) == len(aliases) + len(zoo.names())
+
+
+def test_resolving_folders_and_other_kinds(tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(zoo.path("photo-restoration"), folder)
+    found = zoo.resolve(folder, "restoration")
+    assert (found.name, found.folder, found.codec_number) == (str(folder), folder, 0)
+    with pytest.raises(UnknownModelError, match="of type 'restoration', not 'autoencoder'"):
+        zoo.resolve(folder, "codec")
+    with pytest.raises(UnknownModelError, match="is no codec: it has photo-codec-high"):
+        zoo.resolve("photo-restoration", "codec")
+    with pytest.raises(UnknownModelError, match=r"model_index\.json is missing"):
+        zoo.resolve(tmp_path, "pipeline")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "other", "part"),
+    [
+        ("codec", "photo-codec-high", "photo-codec-low", "entropy-int8/model.safetensors"),
+        ("codec", "photo-codec-high", "photo-codec-medium", "model.safetensors"),
+        ("pipeline", "landscapes-dit", None, "vae/config.json"),
+    ],
+)
+def test_parts_of_other_models_are_refused(tmp_path, kind, name, other, part):
+    folder = tmp_path / name
+    shutil.copytree(zoo.path(name), folder)
+    zoo.resolve(folder, kind)
+    if other is None:
+        (folder / part).write_text((folder / part).read_text() + " ")
+    else:
+        shutil.copy(zoo.path(other) / part, folder / part)
+    with pytest.raises(UnknownModelError, match="parts of different models do not go together"):
+        zoo.resolve(folder, kind)
 
 
 def test_codecs_are_within_40_megabytes_together():
@@ -44,8 +99,8 @@ def test_each_quality_has_a_codec_and_better_ones_have_higher_rates():
 
 @pytest.mark.parametrize("call", [zoo.path, zoo.card, zoo.codec_number])
 def test_unknown_names_list_the_known_ones(call):
-    with pytest.raises(UnknownModelError, match="photo-codec-small"):
-        call("photo-codec-smal")
+    with pytest.raises(UnknownModelError, match="photo-codec-high"):
+        call("photo-codec-hig")
 
 
 def test_restorations_load_and_are_small():

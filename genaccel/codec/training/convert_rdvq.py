@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
-import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +22,7 @@ from genaccel.models.autoencoder import PRESETS as AUTOENCODER_PRESETS
 from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
 from genaccel.models.masked_entropy_model import PRESETS as ENTROPY_PRESETS
 from genaccel.models.masked_entropy_model import MaskedEntropyModel, MaskedEntropyParams
+from genaccel.models.registry import record_parts, replaced_folder
 
 ENTROPY_FOLDER = "entropy"
 
@@ -170,15 +169,10 @@ def convert_rdvq(
     )
     entropy.load_state_dict({name: state[_ENTROPY_PREFIX + name] for name in _shapes(entropy, "")})
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name[:64]}.{secrets.token_hex(6)}.partial")
-    try:
-        autoencoder.save_pretrained(partial, dtype=torch.float32)
-        entropy.save_pretrained(partial / ENTROPY_FOLDER, dtype=torch.float32)
-        os.replace(partial, target)  # an empty folder gives way
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with replaced_folder(target) as fresh:
+        autoencoder.save_pretrained(fresh, dtype=torch.float32)
+        entropy.save_pretrained(fresh / ENTROPY_FOLDER, dtype=torch.float32)
+        record_parts(fresh)
     ignored = [str(name) for name in content if name != _MODEL_KEY]
     ignored += [f"{_MODEL_KEY}.{_USAGE_COUNTER}"] if _USAGE_COUNTER in state else []
     return ConversionReport(

@@ -33,6 +33,7 @@ from genaccel.data.image_files import find_images, read_rgb
 from genaccel.models.integer_export import integer_model_of, quantize
 from genaccel.models.masked_entropy_model import MaskedEntropyModel
 from genaccel.models.quantization_aware import QuantizationAwareEntropyModel
+from genaccel.models.registry import record_parts, replaced_folder
 from genaccel.training.run_folder import RunFolder
 
 # Windows that set the scales of the integer entropy model, of so many of each image.
@@ -66,7 +67,7 @@ def export_model(
         run: Folder of a run of ``genaccel train codec``, ``entropy`` or ``joint``; it may still be running.
         out: Folder for ``config.json`` and ``model.safetensors``; the entropy model, if the run has one, goes to
             its folder ``entropy`` with files of the same names, and in integers, as files are coded with it, to
-            ``entropy-int8``.
+            ``entropy-int8``. A model that is there is replaced as a whole.
         data: Folder of images, the training set as a rule.
         max_images: Images to count indices on, spread evenly over the folder.
         entropy_dtype: Of the stored weights of the entropy model. float32 leaves all of the rounding to a later
@@ -115,19 +116,21 @@ def export_model(
     # Stage "entropy" leaves the codec as it is: with its tables it keeps its digest, and reads the files that it wrote.
     if RunFolder(run).options().get("stage") != "entropy" or not has_index_cdfs(model):
         set_index_cdfs(model, counts)
-    model.save_pretrained(out)
-    if entropy_model is not None:
-        entropy_model.save_pretrained(Path(out) / ENTROPY_FOLDER, dtype=entropy_dtype)
-        codebook = model.quantize.codebook.detach()
-        if scales is None:
-            chosen = torch.cat(windows)
-            chosen = chosen[:: -(-len(chosen) // _CALIBRATION_WINDOWS)]
-            integers = quantize(entropy_model, codebook, chosen)
-        else:
-            integers = integer_model_of(
-                QuantizationAwareEntropyModel(entropy_model, scales), codebook
-            )
-        integers.save_pretrained(Path(out) / INTEGER_ENTROPY_FOLDER)
+    with replaced_folder(out) as fresh:
+        model.save_pretrained(fresh)
+        if entropy_model is not None:
+            entropy_model.save_pretrained(fresh / ENTROPY_FOLDER, dtype=entropy_dtype)
+            codebook = model.quantize.codebook.detach()
+            if scales is None:
+                chosen = torch.cat(windows)
+                chosen = chosen[:: -(-len(chosen) // _CALIBRATION_WINDOWS)]
+                integers = quantize(entropy_model, codebook, chosen)
+            else:
+                integers = integer_model_of(
+                    QuantizationAwareEntropyModel(entropy_model, scales), codebook
+                )
+            integers.save_pretrained(fresh / INTEGER_ENTROPY_FOLDER)
+        record_parts(fresh)
     tokens = counts.sum(1)
     return ExportReport(
         folder=Path(out),

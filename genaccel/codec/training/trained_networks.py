@@ -40,13 +40,13 @@ def load_networks(source: str | os.PathLike[str]) -> TrainedNetworks:
         source: Run folder, model folder, or name of a codec in the zoo.
 
     Raises:
-        FileNotFoundError: If there is no checkpoint, or no model.
+        FileNotFoundError: If the run has no checkpoint.
+        UnknownModelError: If there is no such model.
         ValueError: If weights and configuration do not fit each other.
     """
-    name = os.fspath(source)
-    folder = zoo.path(name) if name in zoo.names("codec") else Path(name)
-    if (folder / CONFIG_NAME).is_file():
-        return load_run(folder)
+    if (Path(source) / CONFIG_NAME).is_file():
+        return load_run(source)
+    folder = zoo.resolve(source, "codec").folder
     entropy = folder / ENTROPY_FOLDER
     return TrainedNetworks(
         Autoencoder.from_pretrained(folder),

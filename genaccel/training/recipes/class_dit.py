@@ -4,11 +4,8 @@
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from genaccel.data.class_names import class_of, classes_of
 from genaccel.data.image_folder import RandomCropDataset
+from genaccel.models.registry import record_parts, replaced_folder
 from genaccel.training.loop import LoopConfig, TrainingLoop, averaged_weights
-from genaccel.training.run_folder import RunFolder
+from genaccel.training.run_folder import CONFIG_NAME, RunFolder
 
 # ``DiTPipeline`` asks for this label where it wants no class; ImageNet has as many before it.
 NO_CLASS = 1000
@@ -71,27 +70,6 @@ class ClassDitConfig:
             num_embeds_ada_norm=NO_CLASS,
         )
         return model
-
-
-def class_of(path: Path) -> str:
-    """The class that a file name says: its letters before the first other character, ``beach3.jpg``."""
-    found = re.match(r"[a-z]+", path.name.lower())
-    return found[0] if found else ""
-
-
-def classes_of(paths: Sequence[Path], *, min_images: int) -> list[str]:
-    """Class names by label, in the order of the alphabet.
-
-    Raises:
-        ValueError: If no class has as many pictures.
-    """
-    counts = Counter(class_of(path) for path in paths)
-    names = sorted(name for name, count in counts.items() if name and count >= min_images)
-    if not names:
-        raise ValueError(
-            f"no class has {min_images} pictures; classes are the names before numbers"
-        )
-    return names
 
 
 @torch.inference_mode()
@@ -153,8 +131,12 @@ class ClassDitTraining(TrainingLoop):
             )
         # The scale is raised to what makes the short side as long as a crop: whole views.
         dataset = RandomCropDataset(data, image_size, scale=(1e-3, 1e-3), seed=loop.seed)
-        self.class_names = classes_of(dataset.paths, min_images=config.min_class_images)
         folder = RunFolder(run)
+        # A run that began when another rule named the classes keeps those.
+        begun = folder.options() if (folder.path / CONFIG_NAME).is_file() else {}
+        self.class_names: list[str] = begun.get("classes") or classes_of(
+            dataset.paths, min_images=config.min_class_images
+        )
         torch.manual_seed(loop.seed)
         geometry = {
             "latent_size": image_size // stride,
@@ -235,4 +217,6 @@ def export_pipeline(
     )
     # Where DiTPipeline looks for them when it is loaded; its own argument is not saved.
     pipeline.register_to_config(id2label={str(i): n for i, n in enumerate(options["classes"])})
-    pipeline.save_pretrained(out)
+    with replaced_folder(out) as fresh:
+        pipeline.save_pretrained(fresh)
+        record_parts(fresh)

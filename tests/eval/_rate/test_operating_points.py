@@ -32,9 +32,11 @@ def test_our_codec_takes_names_and_folders(
     image = load_image(picture_folder("originals", 1, seed=0) / "000.png").pixels
     codec = ImageCodec.from_pretrained()
     codec.model.save_pretrained(tmp_path / "mine")
-    default, named = parse_codec(f"genaccel:photo-codec-small,{tmp_path / 'mine'}")
+    default, named = parse_codec(f"genaccel:photo-codec-high,{tmp_path / 'mine'}")
     assert parse_codec("genaccel")[0].source == default.source != named.source
-    assert default.title == "genaccel at model photo-codec-small"
+    assert default.title == "genaccel at model photo-codec-high"
+    (alias,) = parse_codec("genaccel:photo-codec-small")
+    assert alias.title == default.title
     coded = default.load()("x", image)
     data = codec.encode(image)
     assert coded.num_bytes == len(data)

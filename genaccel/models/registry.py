@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model as a folder: its type and version, and which parts belong together.
+
+A network's folder has ``config.json`` and ``model.safetensors``; ``config.json`` says its type and version too. In the
+folder of a pipeline ``config.json`` would be diffusers', so that ``genaccel.json`` says them. Either may list the model's
+parts, the files and folders in it, each with a digest: then only these go together. A part may be in the folder of
+another model, so that two pipelines share an autoencoder. Folders without type, version or parts are read all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from genaccel.files.atomic import write_atomically
+
+if TYPE_CHECKING:  # names and digests are needed where nothing is computed
+    import torch
+    from torch import nn
+
+# A row for each type: the newest version of its folders. Older ones are read, newer ones refused.
+MODEL_VERSIONS = {
+    "autoencoder": 1,
+    "entropy-model": 1,
+    "integer-entropy-model": 1,
+    "pipeline": 1,
+    "restoration": 1,
+}
+
+_CONFIG_NAME = "config.json"
+_WEIGHTS_NAME = "model.safetensors"
+_PIPELINE_NAME = "model_index.json"
+_PIPELINE_CONFIG_NAME = "genaccel.json"
+_OWN_KEYS = ("type", "version", "parts")
+# Where diffusers finds the classes of components, too.
+_COMPONENT_LIBRARIES = ("diffusers", "transformers")
+
+Model = TypeVar("Model", bound="nn.Module")
+
+
+def write_model_folder(
+    folder: str | os.PathLike[str],
+    model_type: str,
+    config: Mapping[str, Any],
+    model: nn.Module,
+    *,
+    dtype: torch.dtype,
+) -> None:
+    """Write a network's configuration and tensors; the folder is replaced as :func:`replaced_folder` says.
+
+    Args:
+        folder: Made if it is not there.
+        model_type: A key of ``MODEL_VERSIONS``.
+        config: JSON-ready.
+        model: Whose ``state_dict`` is stored.
+        dtype: Of the stored floating-point tensors; others keep theirs.
+    """
+    from safetensors.torch import save
+
+    tensors = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    with replaced_folder(folder) as fresh:
+        (fresh / _WEIGHTS_NAME).write_bytes(save(tensors))
+        typed = {"type": model_type, "version": MODEL_VERSIONS[model_type], **config}
+        (fresh / _CONFIG_NAME).write_bytes(_json(typed))
+
+
+def read_model_folder(
+    folder: str | os.PathLike[str], model_type: str, build: Callable[[Mapping[str, Any]], Model]
+) -> Model:
+    """Load what :func:`write_model_folder` wrote, in evaluation mode.
+
+    Args:
+        folder: Where it is.
+        model_type: What the folder should hold.
+        build: Makes the model of its configuration.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If it is of another type or a newer version, or the configuration or a tensor does not fit.
+    """
+    from safetensors.torch import load_file
+
+    path = Path(folder)
+    config = _read_config(path, model_type)
+    if not (path / _WEIGHTS_NAME).is_file():
+        raise FileNotFoundError(f"{path} is no {model_type} folder: {_WEIGHTS_NAME} is missing")
+    model = build({key: value for key, value in config.items() if key not in _OWN_KEYS})
+    try:
+        model.load_state_dict(load_file(path / _WEIGHTS_NAME))
+    except RuntimeError as error:
+        raise ValueError(f"weights in {path} do not fit its {_CONFIG_NAME}: {error}") from error
+    return model.eval()
+
+
+@contextmanager
+def replaced_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new folder to write a model to; at the end of the block it takes the place of ``folder``.
+
+    A model that is there is replaced as a whole, parts included; whatever else is in its folder (a card, plans) stays.
+    In a folder with files but no model these stay too. After an error all is as it was, and no crash leaves parts of two
+    models, or a part of one, where a model is looked for.
+
+    Args:
+        folder: Made if it is not there, with the folders above it.
+
+    Yields:
+        An empty folder beside it.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    target = Path(folder).resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name[:64]}.{secrets.token_hex(6)}.partial")
+    fresh.mkdir()
+    try:
+        yield fresh
+        _synchronise(fresh)
+        if (target / _CONFIG_NAME).is_file() or (target / _PIPELINE_NAME).is_file():
+            _keep_other_files(target, fresh)
+            _swap(fresh, target)
+        elif target.is_dir() and any(target.iterdir()):
+            # The file that makes a folder a model comes last.
+            marks = (_CONFIG_NAME, _PIPELINE_NAME)
+            for entry in sorted(fresh.iterdir(), key=lambda path: path.name in marks):
+                os.replace(entry, target / entry.name)
+            fresh.rmdir()
+        else:
+            os.replace(fresh, target)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+
+
+def record_parts(
+    folder: str | os.PathLike[str],
+    shared: Mapping[str, str | os.PathLike[str]] | None = None,
+) -> None:
+    """List a model's parts as they are now, so that :func:`check_model_folder` refuses others.
+
+    Args:
+        folder: Of a network, whose parts are its weights and the networks in its folder; or of a pipeline, whose parts
+            are its components.
+        shared: Folders of components that another model holds, by their names in this pipeline.
+
+    Raises:
+        FileNotFoundError: If a component is neither in the folder nor shared.
+    """
+    path = Path(folder)
+    found = {name: {"path": os.path.relpath(p, path)} for name, p in (shared or {}).items()}
+    if (path / _PIPELINE_NAME).is_file():
+        names = [_PIPELINE_NAME, *_components(path)]
+        file = path / _PIPELINE_CONFIG_NAME
+        config = {"type": "pipeline", "version": MODEL_VERSIONS["pipeline"]}
+    else:
+        names = [_WEIGHTS_NAME, *sorted(p.parent.name for p in path.glob(f"*/{_CONFIG_NAME}"))]
+        file = path / _CONFIG_NAME
+        config = json.loads(file.read_text())
+    config["parts"] = {
+        name: {
+            "sha256": _digest(_part_path(path, name, found.get(name, {}))),
+            **found.get(name, {}),
+        }
+        for name in names
+    }
+    write_atomically(file, _json(config), overwrite=True)
+
+
+def check_model_folder(folder: str | os.PathLike[str], model_type: str) -> None:
+    """Refuse a folder that is not a whole model of a type; what its parts hold is compared with what they were.
+
+    Raises:
+        FileNotFoundError: If the folder holds no model of the type, or a part is missing.
+        ValueError: If it holds another one or one of a newer version, or a part is another model's.
+    """
+    path = Path(folder)
+    for name, part in _read_config(path, model_type).get("parts", {}).items():
+        if _digest(_part_path(path, name, part)) != part["sha256"]:
+            raise ValueError(
+                f"{_part_path(path, name, part)} is not the {name} that this model was saved with: parts of different "
+                "models do not go together (if it is meant, genaccel.models.registry.record_parts lists it anew)"
+            )
+
+
+def shared_components(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The components of a pipeline that another model's folder holds, for the ``from_pretrained`` of the pipeline.
+
+    Raises:
+        FileNotFoundError: If one is missing.
+        ValueError: If its class is none of diffusers or transformers.
+    """
+    path = Path(folder)
+    if not (path / _PIPELINE_CONFIG_NAME).is_file():
+        return {}
+    components: dict[str, Any] = {}
+    for name, part in _read_config(path, "pipeline").get("parts", {}).items():
+        if "path" in part:
+            library, class_name = _components(path)[name]
+            if library not in _COMPONENT_LIBRARIES:
+                raise ValueError(f"{path}: {name} is of {library}, which shares no components")
+            component_class = getattr(import_module(library), class_name)
+            components[name] = component_class.from_pretrained(_part_path(path, name, part))
+    return components
+
+
+def _read_config(path: Path, model_type: str) -> dict[str, Any]:
+    """The file with type, version and parts, checked for the first two; of an old pipeline, nothing."""
+    is_pipeline = model_type == "pipeline"
+    required = path / (_PIPELINE_NAME if is_pipeline else _CONFIG_NAME)
+    if not required.is_file():
+        raise FileNotFoundError(f"{path} is no {model_type} folder: {required.name} is missing")
+    file = path / _PIPELINE_CONFIG_NAME if is_pipeline else required
+    if is_pipeline and not file.is_file():
+        return {}
+    config = json.loads(file.read_text())
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} must hold a JSON object")
+    found, version = config.get("type", model_type), config.get("version", 1)
+    if found != model_type:
+        raise ValueError(f"{path} holds a model of type {found!r}, not {model_type!r}")
+    newest = MODEL_VERSIONS[model_type]
+    if not isinstance(version, int) or not 1 <= version <= newest:
+        raise ValueError(
+            f"{path} is of version {version} of {model_type}, and this genaccel reads up to {newest}"
+        )
+    parts = config.get("parts", {})
+    if not isinstance(parts, dict) or not all(
+        isinstance(part, dict) and "sha256" in part for part in parts.values()
+    ):
+        raise ValueError(f"{file} must list parts as objects with a sha256")
+    return config
+
+
+def _components(path: Path) -> dict[str, tuple[str, str]]:
+    """Library and class of each component of a pipeline."""
+    index = json.loads((path / _PIPELINE_NAME).read_text())
+    return {
+        name: (value[0], value[1])
+        for name, value in index.items()
+        if isinstance(value, list) and len(value) == 2 and value[0] is not None
+    }
+
+
+def _part_path(path: Path, name: str, part: Mapping[str, Any]) -> Path:
+    found = Path(os.path.normpath(path / part["path"])) if "path" in part else path / name
+    if not found.exists():
+        raise FileNotFoundError(f"{path} lacks its part {name}: there is no {found}")
+    return found
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and digests of the files in a folder, in hexadecimal."""
+    if path.is_dir():
+        files = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+        lines = [f"{_digest(path / name)} {name}\n" for name in files if not name.startswith(".")]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def _synchronise(folder: Path) -> None:
+    """Make sure that a power cut after the renaming doesn't leave files without contents."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _keep_other_files(old: Path, fresh: Path) -> None:
+    """Copy what is in a model's folder, but none of its files and networks, into the new one."""
+    model_files = (_CONFIG_NAME, _WEIGHTS_NAME, _PIPELINE_NAME, _PIPELINE_CONFIG_NAME)
+    for entry in old.iterdir():
+        is_folder = entry.is_dir() and not entry.is_symlink()
+        # A scheduler has scheduler_config.json.
+        is_part = is_folder and any(entry.glob("*config.json"))
+        if entry.name in model_files or is_part or (fresh / entry.name).exists():
+            continue
+        if is_folder:
+            shutil.copytree(entry, fresh / entry.name, symlinks=True)
+        else:
+            shutil.copy2(entry, fresh / entry.name, follow_symlinks=False)
+    shutil.copymode(old, fresh)
+
+
+def _swap(fresh: Path, target: Path) -> None:
+    old = fresh.with_suffix(".old")
+    os.rename(target, old)
+    try:
+        os.rename(fresh, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
