@@ -22,6 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from genaccel.files.atomic import write_atomically
+
 ROOT = Path(__file__).parents[1]
 _SECTION = re.compile(r"(<!-- table: (.*?) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
 
@@ -98,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stale = True
         print(f"{page} {'is stale' if options.check else 'drawn anew'}")
         if not options.check:
-            page.write_text(drawn)
+            write_atomically(page, drawn, overwrite=True)
     return int(options.check and stale)
 
 

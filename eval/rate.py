@@ -14,11 +14,11 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from genaccel.data.image_files import find_files, find_images
 from genaccel.eval.commands import AsCsv, AsJson, Label
 from genaccel.eval.images import UNUSABLE, load_image
 from genaccel.eval.pairs import by_stem, listing
 from genaccel.eval.results import Metric, record, to_json
+from genaccel.files.folders import find_files, find_images
 
 BITS_PER_PIXEL = Metric(key="bits_per_pixel", title="bits per pixel", higher_is_better=False)
 

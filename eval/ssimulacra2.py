@@ -18,6 +18,7 @@ from PIL import Image
 
 from genaccel.eval.paired import PairedMetric, paired_command
 from genaccel.eval.results import Metric
+from genaccel.files.images import encode_image
 
 # Below it the reference compares nothing, and would find any two images equal.
 MIN_SIDE = 8
@@ -25,10 +26,7 @@ MIN_SIDE = 8
 
 def _as_file(image: NDArray[np.uint8]) -> io.BytesIO:
     # The package only reads files; PPM is lossless, and written without compressing.
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PPM")
-    file.seek(0)
-    return file
+    return io.BytesIO(encode_image(image, "ppm"))
 
 
 def ssimulacra2_of_images(original: NDArray[np.uint8], reconstruction: NDArray[np.uint8]) -> float:

@@ -11,6 +11,7 @@ from genaccel.errors import (
     LimitExceededError,
     OptionError,
     UnknownModelError,
+    UnsupportedImageError,
     WorkerDiedError,
 )
 
@@ -34,6 +35,7 @@ _BY_TYPE: tuple[tuple[type[Exception], ExitCode], ...] = (
     (LimitExceededError, ExitCode.LIMIT_EXCEEDED),
     (OptionError, ExitCode.USAGE),
     (LibraryMissingError, ExitCode.FAILURE),
+    (UnsupportedImageError, ExitCode.FAILURE),
     (WorkerDiedError, ExitCode.FAILURE),
     (OSError, ExitCode.FAILURE),
 )
@@ -44,7 +46,4 @@ def exit_code(error: Exception) -> ExitCode | None:
     for kind, code in _BY_TYPE:
         if isinstance(error, kind):
             return code
-    # Here, because it brings Pillow along, which no command needs to show its help.
-    from genaccel.codec.images import UnsupportedImageError
-
-    return ExitCode.FAILURE if isinstance(error, UnsupportedImageError) else None
+    return None

@@ -32,7 +32,8 @@ from genaccel.data.debian import (
     licence_of,
     parse_copyright,
 )
-from genaccel.data.image_files import IMAGE_EXTENSIONS
+from genaccel.files.atomic import write_atomically, write_json
+from genaccel.files.folders import IMAGE_SUFFIXES
 
 MANIFEST_NAME = "manifest.json"
 
@@ -263,7 +264,7 @@ def _unpack(
             data, extension = kept
             name = PurePosixPath(source.collection) / PurePosixPath(relative).with_suffix(extension)
             file = f"{split_of(str(name))}/{name}"
-            _write_atomically(root / file, data)
+            write_atomically(root / file, data, overwrite=True, parents=True)
             written.append((file, source.source_prefix + relative))
             progress.update()
     progress.close()
@@ -298,7 +299,7 @@ def _is_wanted(source: PhotographSource, path: str) -> bool:
     name = PurePosixPath(path)
     return (
         path.startswith(source.installed_prefix)
-        and name.suffix.lower() in IMAGE_EXTENSIONS
+        and name.suffix.lower() in IMAGE_SUFFIXES
         and name.name not in source.excluded
         and (not source.included or name.name in source.included)
         and not (source.kind == "texture" and name.stem.endswith(_TEXTURE_MAP_SUFFIXES))
@@ -340,13 +341,6 @@ def _looks_photographic(data: bytes) -> bool:
         return ImageStat.Stat(image.convert("L")).stddev[0] >= _TEXTURE_MIN_DEVIATION
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
-
-
 def _read_manifest(root: Path) -> list[PhotographRecord]:
     path = root / MANIFEST_NAME
     if not path.is_file():
@@ -357,4 +351,4 @@ def _read_manifest(root: Path) -> list[PhotographRecord]:
 
 def _write_manifest(root: Path, records: list[PhotographRecord]) -> None:
     content = {"files": [asdict(record) for record in records]}
-    _write_atomically(root / MANIFEST_NAME, (json.dumps(content, indent=1) + "\n").encode())
+    write_json(root / MANIFEST_NAME, content, indent=1, overwrite=True, parents=True)

@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
+from genaccel.files.atomic import write_atomically, write_json
+
 _CONFIG_NAME = "config.json"
 _WEIGHTS_NAME = "model.safetensors"
 
@@ -35,17 +37,12 @@ def write_model_folder(
         dtype: Of the stored floating-point tensors; others keep theirs.
     """
     path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).cpu().contiguous()
         for name, tensor in model.state_dict().items()
     }
-    partial = path / (_WEIGHTS_NAME + ".partial")
-    partial.write_bytes(save(tensors))
-    os.replace(partial, path / _WEIGHTS_NAME)
-    partial = path / (_CONFIG_NAME + ".partial")
-    partial.write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(partial, path / _CONFIG_NAME)
+    write_atomically(path / _WEIGHTS_NAME, save(tensors), overwrite=True, parents=True)
+    write_json(path / _CONFIG_NAME, config, overwrite=True)
 
 
 def read_model_folder(

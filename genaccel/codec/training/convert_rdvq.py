@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
-import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from genaccel.errors import UnknownModelError
+from genaccel.files.atomic import atomic_folder, refuse_existing_folder
 from genaccel.models.autoencoder import PRESETS as AUTOENCODER_PRESETS
 from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
 from genaccel.models.masked_entropy_model import PRESETS as ENTROPY_PRESETS
@@ -151,9 +150,8 @@ def convert_rdvq(
         or len(autoencoder_params.strides) != entropy_params.num_scales
     ):
         raise ValueError("autoencoder_params and entropy_params must have one codebook and scales")
-    target = Path(out).resolve()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{out} exists already and is not empty")
+    target = Path(out)
+    refuse_existing_folder(target)  # before the work, not after
     content = _read(Path(checkpoint))
     state = content[_MODEL_KEY]
     assert isinstance(state, Mapping)
@@ -170,15 +168,9 @@ def convert_rdvq(
     )
     entropy.load_state_dict({name: state[_ENTROPY_PREFIX + name] for name in _shapes(entropy, "")})
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name[:64]}.{secrets.token_hex(6)}.partial")
-    try:
+    with atomic_folder(target, parents=True) as partial:
         autoencoder.save_pretrained(partial, dtype=torch.float32)
         entropy.save_pretrained(partial / ENTROPY_FOLDER, dtype=torch.float32)
-        os.replace(partial, target)  # an empty folder gives way
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     ignored = [str(name) for name in content if name != _MODEL_KEY]
     ignored += [f"{_MODEL_KEY}.{_USAGE_COUNTER}"] if _USAGE_COUNTER in state else []
     return ConversionReport(
