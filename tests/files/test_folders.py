@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -92,3 +94,12 @@ def test_a_file_is_not_a_folder(tmp_path):
     for path in (tmp_path / "a.png", tmp_path / "nothing"):
         with pytest.raises(NotADirectoryError, match=path.name):
             find_images(path)
+
+
+def test_the_room_needs_no_torch_and_only_pictures_need_pillow():
+    code = (
+        "import sys, genaccel.files.atomic, genaccel.files.folders, genaccel.files.workers\n"
+        "assert not {'torch', 'numpy', 'PIL'} & set(sys.modules)\n"
+        "import genaccel.files.images\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
