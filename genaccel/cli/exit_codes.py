@@ -34,8 +34,8 @@ _BY_TYPE: tuple[tuple[type[Exception], ExitCode], ...] = (
     (UnknownModelError, ExitCode.UNKNOWN_MODEL),
     (LimitExceededError, ExitCode.LIMIT_EXCEEDED),
     (OptionError, ExitCode.USAGE),
-    (LibraryMissingError, ExitCode.FAILURE),
     (UnsupportedImageError, ExitCode.FAILURE),
+    (LibraryMissingError, ExitCode.FAILURE),
     (WorkerDiedError, ExitCode.FAILURE),
     (OSError, ExitCode.FAILURE),
 )
@@ -43,7 +43,4 @@ _BY_TYPE: tuple[tuple[type[Exception], ExitCode], ...] = (
 
 def exit_code(error: Exception) -> ExitCode | None:
     """The code for an expected failure; None for one that is a fault of the program."""
-    for kind, code in _BY_TYPE:
-        if isinstance(error, kind):
-            return code
-    return None
+    return next((code for kind, code in _BY_TYPE if isinstance(error, kind)), None)

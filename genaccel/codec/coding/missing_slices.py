@@ -8,10 +8,8 @@ of the index's place in the image.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 DEFAULT_SEED = 0
 
@@ -62,8 +60,6 @@ def most_likely(logits: Tensor) -> Tensor:
     Returns:
         int64 ``[N]``.
     """
-    import torch  # here, so that a file's header is read without it
-
     count = logits.shape[1]
     ranks = torch.arange(count - 1, -1, -1, device=logits.device)
     return (logits.long() * count + ranks).argmax(dim=1)
