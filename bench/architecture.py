@@ -18,6 +18,8 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from genaccel.files.atomic import write_atomically
+
 ROOT = Path(__file__).parents[1]
 _PICTURE = ROOT / "docs" / "architecture.svg"
 # Imported by everyone, or by tests alone: their arrows would tell nothing.
@@ -214,7 +216,7 @@ def main() -> int:
         if not is_current:
             print(f"{arguments.out} is not the picture of the code: python bench/architecture.py")
         return int(not is_current)
-    arguments.out.write_text(drawn, encoding="utf-8")
+    write_atomically(arguments.out, drawn, overwrite=True)
     return 0
 
 

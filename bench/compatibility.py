@@ -23,6 +23,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hooks"))
 from bench.harness import Bench
+from genaccel.files.atomic import write_atomically
 from genaccel.hooks.blocks import find_block_lists
 
 tiny_transformers: Any = importlib.import_module("tiny_transformers")
@@ -283,8 +284,8 @@ def main() -> None:
     summary = summarise(bench.rows)
     print(summary)
     if bench.options["markdown"] is not None:
-        bench.options["markdown"].parent.mkdir(parents=True, exist_ok=True)
-        bench.options["markdown"].write_text(markdown(bench.rows, summary), encoding="utf-8")
+        text = markdown(bench.rows, summary)
+        write_atomically(bench.options["markdown"], text, overwrite=True, parents=True)
     covered = sum(
         row["segments"] > 0 and row["bit-identical"] == row["disable"] == YES for row in bench.rows
     )

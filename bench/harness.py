@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import time
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from genaccel.eval.results import environment
+from genaccel.files.atomic import write_json
 
 # Folders that a benchmark's figures depend on.
 _MEASURED = ("bench", ":!bench/results", "csrc", "eval", "genaccel", "pipelines")
@@ -129,10 +129,7 @@ class Bench:
                 **({"tables": self.tables} if self.tables else {}),
                 "bars": self.bars,
             }
-            self.json_path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self.json_path.with_name(self.json_path.name + ".partial")
-            partial.write_text(json.dumps(record, indent=1) + "\n")
-            os.replace(partial, self.json_path)
+            write_json(self.json_path, record, indent=1, overwrite=True, parents=True)
         for bar in self.bars:
             value = "nan" if bar["value"] is None else f"{bar['value']:.3f}"
             print(

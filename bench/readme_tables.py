@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from genaccel.eval import metrics
+from genaccel.files.atomic import write_atomically
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "evaluation.md"]
@@ -119,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stale = True
         print(f"{page} {'is stale' if options.check else 'drawn anew'}")
         if not options.check:
-            page.write_text(drawn)
+            write_atomically(page, drawn, overwrite=True)
     return int(options.check and stale)
 
 

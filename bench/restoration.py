@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import statistics
 import sys
 import time
@@ -35,6 +34,8 @@ from genaccel.eval.metrics import Metric
 from genaccel.eval.ms_ssim import ms_ssim_of_images
 from genaccel.eval.psnr import psnr
 from genaccel.eval.ssimulacra2 import ssimulacra2_of_images
+from genaccel.files.atomic import write_json
+from genaccel.files.images import write_image
 from genaccel.models.oxford_vgg16 import INSTALL_COMMAND, OxfordVgg16
 from genaccel.models.restoration import SCALES, Restoration, lanczos_enlarged
 from genaccel.training.recipes.restoration_pairs import coded_base
@@ -217,9 +218,7 @@ class _Kept:
 
     def write(self) -> None:
         if self._path is not None:
-            partial = self._path.with_name(self._path.name + ".partial")
-            partial.write_text(json.dumps(self._values))
-            os.replace(partial, self._path)
+            write_json(self._path, self._values, indent=None, overwrite=True)
 
 
 def _bd_row(name: str, scale: int, points: list[Point], judges: list[str]) -> dict[str, object]:
@@ -286,8 +285,8 @@ def draw_sheet(model: Restoration, photographs: dict[str, Pixels], path: Path) -
         cut = [cell[top : top + side, left : left + side] for cell in cells]
         rows.append(np.concatenate(cut, axis=1))
     sheet = Image.fromarray(np.concatenate(rows))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST).save(path)
+    twice = sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST)
+    write_image(path, twice, overwrite=True, parents=True)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from genaccel.codec.images import LoadedImage, UnsupportedImageError, read_image
-from genaccel.errors import BitstreamError, LimitExceededError
-
-_WHITE = (255, 255, 255)
+from genaccel.errors import BitstreamError, LimitExceededError, UnsupportedImageError
+from genaccel.files.images import LoadedImage, ReadPolicy, read_image
 
 # Far above any photograph, and still a bound on what a hostile file can make us allocate.
 _MAX_PIXELS = 1 << 28
+_CONVERT = "--convert puts it on white and takes 8 bits"
+_STRICT = ReadPolicy(max_pixels=_MAX_PIXELS, remedies={"transparency": _CONVERT, "depth": _CONVERT})
+_CONVERTING = ReadPolicy(max_pixels=_MAX_PIXELS, transparency=(255, 255, 255), depth="reduce")
 
 # Starting worker processes takes longer than decoding fewer images than this.
 _MIN_IMAGES_FOR_WORKERS = 64
@@ -26,7 +27,7 @@ def load_image(path: Path, *, convert: bool = False) -> LoadedImage:
     """Read an image as upright 8-bit sRGB ``[H, W, 3]``; grey images become three equal channels.
 
     Args:
-        path: File of any format that the codec reads.
+        path: File of any format that :func:`genaccel.files.images.read_image` reads.
         convert: Put transparent images on white and reduce deep samples to 8 bits, instead of refusing.
 
     Raises:
@@ -35,19 +36,7 @@ def load_image(path: Path, *, convert: bool = False) -> LoadedImage:
         UnsupportedImageError: If it is transparent or deep, and ``convert`` is off.
         OSError: If the file cannot be opened.
     """
-    try:
-        return read_image(
-            path,
-            max_pixels=_MAX_PIXELS,
-            background=_WHITE if convert else None,
-            reduce_depth=convert,
-        )
-    except UnsupportedImageError as error:
-        if convert:
-            raise
-        raise UnsupportedImageError(
-            "transparent, or more than 8 bits per sample: --convert puts it on white and takes 8 bits"
-        ) from error
+    return read_image(path, _CONVERTING if convert else _STRICT)
 
 
 def decoding_workers(count: int) -> int:

@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from genaccel.data.image_files import find_files, find_images
 from genaccel.eval._pairs.folder_pairs import by_stem, common_names
 from genaccel.eval.commands import (
     AsCsv,
@@ -26,6 +25,7 @@ from genaccel.eval.commands import (
 from genaccel.eval.images import UNUSABLE, load_image
 from genaccel.eval.metrics import METRICS
 from genaccel.eval.results import record, to_json
+from genaccel.files.folders import find_files, find_images
 
 METRIC = METRICS["rate"].metric
 

@@ -19,6 +19,7 @@ from PIL import Image
 from genaccel.eval._pairs.image_tensors import require_same_shape, require_side
 from genaccel.eval._pairs.pair_metrics import PairedMetric, paired_command
 from genaccel.eval.metrics import METRICS
+from genaccel.files.images import encode_image
 
 # Below it the reference compares nothing, and would find any two images equal.
 MIN_SIDE = 8
@@ -26,10 +27,7 @@ MIN_SIDE = 8
 
 def _as_file(image: NDArray[np.uint8]) -> io.BytesIO:
     # The package only reads files; PPM is lossless, and written without compressing.
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PPM")
-    file.seek(0)
-    return file
+    return io.BytesIO(encode_image(image, "ppm"))
 
 
 def ssimulacra2_of_images(original: NDArray[np.uint8], reconstruction: NDArray[np.uint8]) -> float:

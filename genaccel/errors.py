@@ -14,6 +14,10 @@ class LimitExceededError(ValueError):
     """An image or a file asks for more pixels or memory than the caller allowed."""
 
 
+class UnsupportedImageError(ValueError):
+    """An image has what 8-bit sRGB pixels do not hold, and the caller has not said what to do about it."""
+
+
 class OptionError(ValueError):
     """An option asks for what a model or a file does not have."""
 

@@ -13,8 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from genaccel.files.images import ReadPolicy, pixels_of
+
 OutputType = Literal["pil", "np", "pt"]
 
+_POLICY = ReadPolicy(
+    profile="ignore",
+    remedies={
+        "transparency": "put it on a background first",
+        "depth": "convert it to 8-bit RGB first",
+    },
+)
 # What interpolation and half precision leave of a range; more is another range, as [-1, 1].
 _TOLERANCE = 0.02
 
@@ -34,7 +43,7 @@ def to_pixels(images: Any) -> list[NDArray[np.uint8]]:
         ValueError: If a shape or a range is another, or an image is transparent.
     """
     if isinstance(images, Image.Image):
-        return [_of_pil(images)]
+        return [pixels_of(images, _POLICY)]
     if isinstance(images, Tensor):
         if images.ndim not in (3, 4):
             raise ValueError(
@@ -83,14 +92,6 @@ def check_output_type(output_type: str) -> None:
 
 def _are_alike(arrays: Sequence[NDArray[Any]]) -> bool:
     return len({array.shape for array in arrays}) == 1
-
-
-def _of_pil(image: Image.Image) -> NDArray[np.uint8]:
-    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-        raise ValueError("image is transparent in places: put it on a background first")
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"image has mode {image.mode}: convert it to 8-bit RGB first")
-    return np.array(image.convert("RGB"))
 
 
 def _of_array(image: NDArray[Any]) -> NDArray[np.uint8]:

@@ -17,13 +17,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from genaccel import zoo
 from genaccel.codec.encoder.encode_options import EncodeOptions
 from genaccel.codec.format.half_size import halved, resized
 from genaccel.codec.image_codec import ImageCodec
-from genaccel.eval._rate.classical_codecs import decode_classical
 from genaccel.eval._rate.operating_points import (
     ClassicalCodec,
     Codec,
@@ -32,6 +30,7 @@ from genaccel.eval._rate.operating_points import (
     code_with,
     parse_codec,
 )
+from genaccel.files.images import AS_STORED, encode_image, read_image
 
 HALF = ", half size"
 STATIC = ", static tables"
@@ -81,15 +80,14 @@ class JpegXlCodec:
         """The file of ``[H, W, 3]``."""
         import pillow_jxl  # noqa: F401  # registers the format
 
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "JXL", quality=self.quality, effort=7)
-        return buffer.getvalue()
+        return encode_image(image, "JXL", quality=self.quality, effort=7)
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """``[H, W, 3]`` of a file."""
         import pillow_jxl  # noqa: F401
 
-        return decode_classical(data)
+        policy = replace(AS_STORED, formats=("JXL",))
+        return read_image(io.BytesIO(data), policy).pixels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

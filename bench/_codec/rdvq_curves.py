@@ -12,6 +12,7 @@ import numpy as np
 from bench._codec.rdvq_codecs import ANCHORS, HALF, REFINED, WITH_RDO
 from genaccel.eval.bjontegaard_delta import MIN_POINTS, Curve, bd_rate
 from genaccel.eval.metrics import Metric
+from genaccel.files.atomic import atomic_stream
 
 Codecs = Mapping[str, Sequence[Mapping[str, Any]]]  # title -> points by rate
 
@@ -176,6 +177,6 @@ def plot(codecs: Codecs, ours: Sequence[str], metrics: Sequence[Metric], path: P
     for panel in axes[-1]:
         panel.set_xlabel("bits per pixel, whole file")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), fontsize=8, loc="outside right upper")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with atomic_stream(path, overwrite=True, parents=True) as stream:
+        figure.savefig(stream, format="png", dpi=110)
     pyplot.close(figure)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from genaccel.eval.images import UNUSABLE, load_image
+from genaccel.files.images import encode_image
 
 # A file up to this size stays a PNG, which every viewer can save and open.
 _MAX_PNG_BYTES = 1 << 16
@@ -65,11 +65,11 @@ def _embed(path: Path) -> dict[str, Any]:
     image = Image.fromarray(load_image(path, convert=True).pixels)
     note = ""
     if path.stat().st_size <= _MAX_PNG_BYTES or max(image.size) > _MAX_WEBP_SIDE:
-        format, data = "png", _encode(image, "PNG", optimize=True)
+        format, data = "png", encode_image(image, "PNG", optimize=True)
     else:
-        format, data = "webp", _encode(image, "WEBP", lossless=True, quality=50, method=4)
+        format, data = "webp", encode_image(image, "WEBP", lossless=True, quality=50, method=4)
         if len(data) > _MAX_LOSSLESS_BYTES:
-            data = _encode(image, "WEBP", quality=_LOSSY_QUALITY, method=4, use_sharp_yuv=True)
+            data = encode_image(image, "WEBP", quality=_LOSSY_QUALITY, method=4, use_sharp_yuv=True)
             note = f"compressed for this page as WebP of quality {_LOSSY_QUALITY}"
     return {
         "src": f"data:image/{format};base64,{base64.b64encode(data).decode()}",
@@ -77,9 +77,3 @@ def _embed(path: Path) -> dict[str, Any]:
         "height": image.height,
         "note": note,
     }
-
-
-def _encode(image: Image.Image, format: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genaccel.data.image_files import find_images
 from genaccel.eval.images import load_image
+from genaccel.files.folders import find_images
 
 # Names shown of each folder's unmatched files before the rest is only counted.
 _NAMES_SHOWN = 10

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genaccel.data.image_files import find_images
 from genaccel.eval.images import UNUSABLE, load_image
+from genaccel.files.folders import find_images
 
 
 class FrameSource:

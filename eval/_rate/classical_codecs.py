@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from genaccel.files.images import AS_STORED, encode_image, read_image
 
 ClassicalFormat = Literal["jpeg", "webp", "avif"]
 
@@ -51,15 +52,12 @@ def encode_classical(image: NDArray[np.uint8], format: ClassicalFormat, *, quali
     low, high = _QUALITIES[format]
     if not low <= quality <= high:
         raise ValueError(f"quality of {format} must be within {low} to {high}, got {quality}")
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format.upper(), quality=quality, **_OPTIONS[format])
-    return buffer.getvalue()
+    return encode_image(image, format.upper(), quality=quality, **_OPTIONS[format])
 
 
 def decode_classical(data: bytes) -> NDArray[np.uint8]:
-    """Decode a file of any format that Pillow knows to ``[H, W, 3]``."""
-    with Image.open(io.BytesIO(data)) as image:
-        return np.array(image.convert("RGB"))
+    """Decode such a file to ``[H, W, 3]``."""
+    return read_image(io.BytesIO(data), AS_STORED).pixels
 
 
 def encode_to_size(

@@ -16,10 +16,10 @@ from typing import Any, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from genaccel.data.image_files import find_files, find_images
 from genaccel.eval._pairs.folder_pairs import by_stem
 from genaccel.eval._rate.classical_codecs import ClassicalFormat, decode_classical, encode_classical
 from genaccel.eval.images import load_image
+from genaccel.files.folders import find_files, find_images
 
 CLASSICAL_TITLES: dict[str, str] = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
 KINDS = (*get_args(ClassicalFormat), "genaccel", "compressai", "folder")
@@ -274,7 +274,7 @@ def _stamp(path: Path) -> str:
     import hashlib
 
     digest = hashlib.sha256()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    files = find_files(path) if path.is_dir() else [path]
     for file in files:
         status = file.stat()
         digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())

@@ -7,7 +7,6 @@ What a finished setting gave is kept on disk, so that an interrupted sweep goes 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 import genaccel
-from genaccel.data.image_files import find_images
 from genaccel.eval._pairs.folder_pairs import by_stem
 from genaccel.eval._pairs.pair_metrics import PairedMetric
 from genaccel.eval._rate.operating_points import Coder, OperatingPoint
@@ -31,6 +28,8 @@ from genaccel.eval.held_out import held_out_photographs
 from genaccel.eval.images import UNUSABLE, load_image
 from genaccel.eval.rate import bits_per_pixel
 from genaccel.files.atomic import write_atomically
+from genaccel.files.folders import find_images
+from genaccel.files.images import write_image
 
 HELD_OUT = "held-out"
 _PARTIAL = "partial.json"
@@ -235,9 +234,8 @@ def _measure_image(
     height, width = original.shape[:2]
     picture = None
     if kept is not None:
-        kept.mkdir(parents=True, exist_ok=True)
-        _write_png(kept / "original.png", original)
-        _write_png(kept / f"{file_name}.png", coded.decoded)
+        write_image(kept / "original.png", original, overwrite=True, parents=True)
+        write_image(kept / f"{file_name}.png", coded.decoded, overwrite=True)
         picture = (kept / f"{file_name}.png").relative_to(folder).as_posix()
     return ImageResult(
         bits_per_pixel=bits_per_pixel(coded.num_bytes, width, height),
@@ -247,12 +245,6 @@ def _measure_image(
         metrics=values,
         picture=picture,
     )
-
-
-def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue(), overwrite=True)
 
 
 def _fingerprint(

@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from genaccel.codec.images import UnsupportedImageError
-from genaccel.data.image_files import find_images
+from genaccel.errors import UnsupportedImageError
 from genaccel.eval._sets.processes import Processes
 from genaccel.eval.images import UNUSABLE, load_image
+from genaccel.files.folders import find_images
+from genaccel.files.images import AS_STORED, pixels_of
 
 PrepareFunction = Callable[[NDArray[np.uint8]], Tensor]
 
@@ -176,7 +177,7 @@ def as_pixels(image: Any) -> NDArray[np.uint8]:
         ValueError: For anything else.
     """
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return pixels_of(image, AS_STORED)
     if isinstance(image, Tensor):
         planar = image.detach().cpu()
         if planar.is_floating_point():

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ import torch.distributed as distributed
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genaccel.files.atomic import write_atomically
+from genaccel.files.atomic import atomic_stream
 
 # Key of the JSON text that says how the features were made; pytorch-fid does not look at it.
 _PROVENANCE_KEY = "genaccel"
@@ -49,11 +48,10 @@ class Statistics:
         Raises:
             FileExistsError: If the file exists and ``overwrite`` is off.
         """
-        buffer = io.BytesIO()
         arrays: dict[str, Any] = {"mu": self.mean, "sigma": self.covariance}
         arrays[_PROVENANCE_KEY] = np.array(json.dumps(dict(self.provenance)))
-        np.savez(buffer, **arrays)
-        write_atomically(path, buffer.getvalue(), overwrite=overwrite)
+        with atomic_stream(path, overwrite=overwrite) as stream:
+            np.savez(stream, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Statistics:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,6 +57,7 @@ def accelerate(
     distance = load_distance(lpips, device)
     pipeline = pipeline_source.load_pipeline(model, device=device, dtype=dtype)
     from genaccel.files.atomic import write_atomically
+    from genaccel.files.images import encode_image
     from genaccel.sensitivity.side_by_side import sheet, side_by_side
 
     try:
@@ -79,10 +79,7 @@ def accelerate(
         if side.report:
             typer.echo(side.report)
     _print(sides)
-    png = io.BytesIO()
-    sheet(sides).save(png, "PNG")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, png.getvalue(), overwrite=True)
+    write_atomically(out, encode_image(sheet(sides), "png"), overwrite=True, parents=True)
     typer.echo(f"wrote {out}")
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import typer
 
 from genaccel.cli.exit_codes import ExitCode, exit_code
-from genaccel.data.image_files import find_files
 from genaccel.files.atomic import remove_partial
+from genaccel.files.folders import find_files
 from genaccel.files.workers import OpenWork, Outcome, map_in_workers
 
 if TYPE_CHECKING:

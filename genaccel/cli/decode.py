@@ -63,7 +63,7 @@ def decode(
     IN alone is written beside itself as PNG. Several inputs, and folders, need --out-dir.
     """
     from genaccel.codec.format.bitstream import EXTENSION
-    from genaccel.codec.images import WRITE_FORMATS
+    from genaccel.files.images import WRITE_FORMATS
 
     if force and skip_existing:
         raise typer.BadParameter("give --force or --skip-existing, not both")

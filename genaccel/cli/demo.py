@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,6 +40,7 @@ def demo(
     from genaccel.eval.held_out import held_out_photographs
     from genaccel.eval.st_lpips import StLpipsOfImages
     from genaccel.files.atomic import write_atomically
+    from genaccel.files.images import encode_image
     from genaccel.models.st_lpips import StLpips
 
     codec = ImageCodec.from_pretrained(model or DEFAULT_MODEL, device=device)
@@ -67,14 +67,11 @@ def demo(
     if any(row.is_floor for result in results for row in result.measurements):
         console.print("* the smallest file that this format makes")
 
-    png = io.BytesIO()
-    contact_sheet(results).save(png, "PNG")
-    written = {out: png.getvalue()}
+    written = {out: encode_image(contact_sheet(results), "png")}
     if json is not None:
         written[json] = to_json(results).encode()
     for path, data in written.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data, overwrite=True)
+        write_atomically(path, data, overwrite=True, parents=True)
         console.print(f"wrote {path}")
 
 

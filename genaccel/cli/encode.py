@@ -102,11 +102,12 @@ def encode(
     """
     from genaccel.codec.encoder.encode_options import EncodeOptions
     from genaccel.codec.format.bitstream import EXTENSION
-    from genaccel.codec.images import READ_SUFFIXES, parse_colour
+    from genaccel.files.folders import IMAGE_SUFFIXES
+    from genaccel.files.images import parse_colour
 
     if force and skip_existing:
         raise typer.BadParameter("give --force or --skip-existing, not both")
-    todo = plan_jobs(paths, out_dir=out_dir, input_suffixes=READ_SUFFIXES, output_suffix=EXTENSION)
+    todo = plan_jobs(paths, out_dir=out_dir, input_suffixes=IMAGE_SUFFIXES, output_suffix=EXTENSION)
     if model is not None and quality is not None:
         raise typer.BadParameter("give --model or --quality, not both")
     try:

@@ -183,5 +183,4 @@ def _number(value: float | None, form: str) -> str:
 def _write(path: Path, data: bytes) -> None:
     from genaccel.files.atomic import write_atomically
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, data, overwrite=True)
+    write_atomically(path, data, overwrite=True, parents=True)

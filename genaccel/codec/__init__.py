@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from genaccel.codec.format.bitstream import Bitstream, BitstreamInfo, describe
     from genaccel.codec.format.limits import CodecLimits
     from genaccel.codec.image_codec import ImageCodec
-    from genaccel.codec.images import encode_image, read_image
+    from genaccel.files.images import encode_image, read_image
 
 __all__ = [
     "Bitstream",
@@ -28,18 +28,18 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Bitstream": "format.bitstream",
-    "BitstreamInfo": "format.bitstream",
-    "CodecLimits": "format.limits",
-    "EncodeOptions": "encoder.encode_options",
-    "ImageCodec": "image_codec",
-    "describe": "format.bitstream",
-    "encode_image": "images",
-    "read_image": "images",
+    "Bitstream": "codec.format.bitstream",
+    "BitstreamInfo": "codec.format.bitstream",
+    "CodecLimits": "codec.format.limits",
+    "EncodeOptions": "codec.encoder.encode_options",
+    "ImageCodec": "codec.image_codec",
+    "describe": "codec.format.bitstream",
+    "encode_image": "files.images",
+    "read_image": "files.images",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(importlib.import_module(f"genaccel.{_MODULES[name]}"), name)

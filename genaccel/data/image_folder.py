@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from genaccel.data.image_files import find_images, read_rgb
+from genaccel.files.folders import find_images
+from genaccel.files.images import AS_STORED, read_image, read_size
 
 _logger = logging.getLogger(__name__)
 
@@ -99,13 +100,12 @@ class RandomCropDataset(Dataset[Tensor]):
         ):
             try:
                 if used_bytes < cache_bytes:
-                    pixels = read_rgb(path)
+                    pixels = read_image(path, AS_STORED).pixels
                     height, width = pixels.shape[:2]
                 else:
                     pixels = None
-                    with Image.open(path) as image:
-                        width, height = image.size
-            except (OSError, ValueError, Image.DecompressionBombError) as error:
+                    width, height = read_size(path, AS_STORED)
+            except (OSError, ValueError) as error:
                 self.skipped[path] = f"cannot be read ({error})"
                 continue
             if min(height, width) < self.crop_size:
@@ -123,14 +123,17 @@ class RandomCropDataset(Dataset[Tensor]):
 
         Raises:
             IndexError: If ``index`` is negative or not below 2**64.
-            OSError: If an image that was not cached no longer decodes.
+            OSError: If an image that was not cached cannot be opened any more.
+            BitstreamError: If it no longer decodes.
         """
         if not 0 <= index < _WORD_LIMIT:
             raise IndexError(f"index must be within [0, 2**64), got {index}")
         size = self.crop_size
         random = self._random(index)
         path = self.paths[random.integers(len(self.paths))]
-        pixels = self._pixels[path] if path in self._pixels else read_rgb(path)  # [H, W, 3]
+        pixels = self._pixels.get(path)  # [H, W, 3]
+        if pixels is None:
+            pixels = read_image(path, AS_STORED).pixels
         height, width = pixels.shape[:2]
         factor = max(random.uniform(*self.scale), size / min(height, width))
         region = min(round(size / factor), height, width)

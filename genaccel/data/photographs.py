@@ -32,8 +32,8 @@ from genaccel.data.debian import (
     licence_of,
     parse_copyright,
 )
-from genaccel.data.image_files import IMAGE_EXTENSIONS
-from genaccel.files.atomic import write_atomically
+from genaccel.files.atomic import write_atomically, write_json
+from genaccel.files.folders import IMAGE_SUFFIXES
 
 MANIFEST_NAME = "manifest.json"
 
@@ -308,8 +308,7 @@ def _unpack(
             data, extension = kept
             name = PurePosixPath(source.collection) / PurePosixPath(relative).with_suffix(extension)
             file = f"{split_of(str(name))}/{name}"
-            (root / file).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(root / file, data, overwrite=True)
+            write_atomically(root / file, data, overwrite=True, parents=True)
             written.append((file, source.source_prefix + relative))
             progress.update()
     progress.close()
@@ -353,7 +352,7 @@ def _is_wanted(source: PhotographSource, path: str) -> bool:
     name = PurePosixPath(path)
     return (
         path.startswith(source.installed_prefix)
-        and name.suffix.lower() in IMAGE_EXTENSIONS
+        and name.suffix.lower() in IMAGE_SUFFIXES
         and (relative := path.removeprefix(source.installed_prefix)) not in source.excluded
         and (not source.included or relative in source.included)
         and not (source.kind == "texture" and name.stem.endswith(_TEXTURE_MAP_SUFFIXES))
@@ -405,5 +404,4 @@ def _read_manifest(root: Path) -> list[PhotographRecord]:
 
 def _write_manifest(root: Path, records: list[PhotographRecord]) -> None:
     content = {"files": [asdict(record) for record in records]}
-    data = (json.dumps(content, indent=1) + "\n").encode()
-    write_atomically(root / MANIFEST_NAME, data, overwrite=True)
+    write_json(root / MANIFEST_NAME, content, indent=1, overwrite=True, parents=True)

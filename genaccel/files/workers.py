@@ -157,7 +157,7 @@ def map_in_workers(
                     outcome = _bury(worker, pool, left_over, open_work, clean_up)
                     if not pool and (left_over or not retired):
                         raise WorkerDiedError(
-                            f"no worker process survives loading the model: the last one {worker.death()}; "
+                            f"no worker process survives opening its work: the last one {worker.death()}; "
                             "fewer of them take less memory"
                         ) from None
                     if outcome is not None:

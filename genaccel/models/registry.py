@@ -12,15 +12,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from genaccel.files.atomic import write_atomically
+from genaccel.files.atomic import atomic_folder, sync_tree, write_json
 
 if TYPE_CHECKING:  # names and digests are needed where nothing is computed
     import torch
@@ -39,6 +39,8 @@ _CONFIG_NAME = "config.json"
 _WEIGHTS_NAME = "model.safetensors"
 _PIPELINE_NAME = "model_index.json"
 _PIPELINE_CONFIG_NAME = "genaccel.json"
+# What makes a folder a model.
+_MARKS = (_CONFIG_NAME, _PIPELINE_NAME)
 _OWN_KEYS = ("type", "version", "parts")
 # Where diffusers finds the classes of components, too.
 _COMPONENT_LIBRARIES = ("diffusers", "transformers")
@@ -72,7 +74,7 @@ def write_model_folder(
     with replaced_folder(folder) as fresh:
         (fresh / _WEIGHTS_NAME).write_bytes(save(tensors))
         typed = {"type": model_type, "version": MODEL_VERSIONS[model_type], **config}
-        (fresh / _CONFIG_NAME).write_bytes(_json(typed))
+        write_json(fresh / _CONFIG_NAME, typed)
 
 
 def read_model_folder(
@@ -115,32 +117,25 @@ def replaced_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
         folder: Made if it is not there, with the folders above it.
 
     Yields:
-        An empty folder beside it.
+        An empty folder beside it, or in it.
 
     Raises:
         OSError: If it cannot be written.
     """
-    target = Path(folder).resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name[:64]}.{secrets.token_hex(6)}.partial")
-    fresh.mkdir()
-    try:
-        yield fresh
-        _synchronise(fresh)
-        if (target / _CONFIG_NAME).is_file() or (target / _PIPELINE_NAME).is_file():
-            _keep_other_files(target, fresh)
-            _swap(fresh, target)
-        elif target.is_dir() and any(target.iterdir()):
-            # The file that makes a folder a model comes last.
-            marks = (_CONFIG_NAME, _PIPELINE_NAME)
-            for entry in sorted(fresh.iterdir(), key=lambda path: path.name in marks):
+    target = Path(folder)
+    holds_model = any((target / name).is_file() for name in _MARKS)
+    if not holds_model and target.is_dir() and any(target.iterdir()):
+        # Others' files stay where they are; the file that makes a folder a model comes last.
+        with TemporaryDirectory(prefix=".", suffix=".partial", dir=target) as name:
+            yield Path(name)
+            sync_tree(Path(name))
+            for entry in sorted(Path(name).iterdir(), key=lambda path: path.name in _MARKS):
                 os.replace(entry, target / entry.name)
-            fresh.rmdir()
-        else:
-            os.replace(fresh, target)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
+        return
+    with atomic_folder(target, overwrite=True, parents=True) as fresh:
+        yield fresh
+        if holds_model:
+            _keep_other_files(target, fresh)
 
 
 def record_parts(
@@ -174,7 +169,7 @@ def record_parts(
         }
         for name in names
     }
-    write_atomically(file, _json(config), overwrite=True)
+    write_json(file, config, overwrite=True)
 
 
 def check_model_folder(folder: str | os.PathLike[str], model_type: str) -> None:
@@ -269,20 +264,6 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
-
-
-def _synchronise(folder: Path) -> None:
-    """Make sure that a power cut after the renaming doesn't leave files without contents."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _keep_other_files(old: Path, fresh: Path) -> None:
     """Copy what is in a model's folder, but none of its files and networks, into the new one."""
     model_files = (_CONFIG_NAME, _WEIGHTS_NAME, _PIPELINE_NAME, _PIPELINE_CONFIG_NAME)
@@ -296,15 +277,3 @@ def _keep_other_files(old: Path, fresh: Path) -> None:
             shutil.copytree(entry, fresh / entry.name, symlinks=True)
         else:
             shutil.copy2(entry, fresh / entry.name, follow_symlinks=False)
-    shutil.copymode(old, fresh)
-
-
-def _swap(fresh: Path, target: Path) -> None:
-    old = fresh.with_suffix(".old")
-    os.rename(target, old)
-    try:
-        os.rename(fresh, target)
-    except BaseException:
-        os.rename(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

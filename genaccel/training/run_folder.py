@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from genaccel.files.atomic import atomic_stream, write_json
+
 CONFIG_NAME = "training.json"
 CHECKPOINT_NAME = "checkpoint.pt"
 
@@ -61,16 +63,12 @@ class RunFolder:
                     "use the same options to resume it, or another folder"
                 )
         elif write:
-            self.path.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(options, indent=2) + "\n")
-            os.replace(partial, path)
+            write_json(path, options, parents=True)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint."""
-        partial = self.path / f"{CHECKPOINT_NAME}.partial"
-        torch.save(dict(state), partial)
-        os.replace(partial, self.path / CHECKPOINT_NAME)
+        with atomic_stream(self.path / CHECKPOINT_NAME, overwrite=True) as stream:
+            torch.save(dict(state), stream)
 
     def load(self, device: torch.device | str = "cpu") -> dict[str, Any]:
         """The checkpoint.

@@ -45,7 +45,7 @@ class TestCacheThatCanNotBeWritten:
         assert "set GENACCEL_CACHE or cache_dir to a folder that can be written" in said
         assert said in report(handle).notes
 
-    @pytest.mark.parametrize("function", ["replace", "fsync", "chmod"])
+    @pytest.mark.parametrize("function", ["replace", "fsync"])
     def test_a_disk_that_is_full_in_the_middle(
         self, pipe, plain, function, cache, caplog, monkeypatch
     ):

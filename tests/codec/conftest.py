@@ -88,21 +88,6 @@ def model_folder(local_model, tmp_path_factory):
 
 
 @pytest.fixture
-def picture():
-    """Makes a smooth image with some noise, ``[height, width, 3]``."""
-
-    def make(height, width, seed=0):
-        generator = np.random.default_rng(seed)
-        y, x = np.mgrid[0:height, 0:width]
-        phases = generator.uniform(0, 6, (3, 1, 1))
-        waves = 120 + 90 * np.sin(x / 17 + y / 29 + phases)
-        noisy = waves.transpose(1, 2, 0) + generator.normal(0, 8, (height, width, 3))
-        return noisy.clip(0, 255).astype(np.uint8)
-
-    return make
-
-
-@pytest.fixture
 def photographs(tmp_path):
     """A folder with three smooth colour pictures."""
     return save_photographs(tmp_path / "photographs")

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
-from genaccel.data.image_files import read_rgb
 from genaccel.data.image_folder import RandomCropDataset
 from genaccel.eval.held_out import held_out_photographs
+from genaccel.files.images import AS_STORED, read_image
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_the_largest_number_works(folder: Path) -> None:
 
 def test_unscaled_crops_are_cut_out_exactly_and_half_are_mirrored(folder: Path) -> None:
     dataset = RandomCropDataset(folder, 150, scale=(1.0, 1.0))
-    images = [read_rgb(path) for path in dataset.paths]
+    images = [read_image(path, AS_STORED).pixels for path in dataset.paths]
     windows = [
         np.lib.stride_tricks.sliding_window_view(image, (150, 150), axis=(0, 1)) for image in images
     ]
@@ -86,7 +86,7 @@ def test_colours_are_exchanged_in_the_given_share_of_crops(folder: Path) -> None
 
 
 def test_downscaled_crops_cover_more_of_the_image(folder: Path, tmp_path: Path) -> None:
-    pixels = read_rgb(folder / "chelsea.png")[:, :300]
+    pixels = read_image(folder / "chelsea.png", AS_STORED).pixels[:, :300]
     Image.fromarray(pixels).save(tmp_path / "chelsea.png")
     crop = RandomCropDataset(tmp_path, 150, scale=(0.5, 0.5))[0]
     # At half scale the crop is the whole image; the mirroring does not change the means of its rows.

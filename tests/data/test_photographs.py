@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from genaccel.data import photographs
-from genaccel.data.image_files import read_rgb
 from genaccel.data.photographs import (
     PHOTOGRAPH_SOURCES,
     TEXTURE_SOURCE,
@@ -22,6 +21,7 @@ from genaccel.data.photographs import (
     split_of,
 )
 from genaccel.eval.held_out import held_out_photographs
+from genaccel.files.images import AS_STORED, read_image
 
 WriteDeb = Callable[..., Path]
 
@@ -133,8 +133,11 @@ def test_photographs_are_stored_with_their_licences(
     assert (meadow.licence, meadow.copyright) == ("LGPLv3", "Risto; Ian")
     # Photographs keep their bytes; large wallpapers shrink by 3.3, but to 512 pixels a side at least.
     assert (root / by_name["hills3.jpg"].file).read_bytes() == _file(held_out["coffee"])
-    assert read_rgb(root / by_name["large.png"].file).shape == (600, 800, 3)
-    assert read_rgb(root / by_name["small.png"].file).shape == held_out["coffee"].shape
+    assert read_image(root / by_name["large.png"].file, AS_STORED).pixels.shape == (600, 800, 3)
+    assert (
+        read_image(root / by_name["small.png"].file, AS_STORED).pixels.shape
+        == held_out["coffee"].shape
+    )
     manifest = json.loads((root / "manifest.json").read_text())
     assert [row["file"] for row in manifest["files"]] == sorted(stored)
 

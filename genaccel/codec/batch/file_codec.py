@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, BinaryIO
 from genaccel.codec.coding.missing_slices import DEFAULT_SEED
 from genaccel.codec.encoder.encode_options import EncodeOptions
 from genaccel.codec.format.bitstream import BitstreamInfo, describe
-from genaccel.codec.images import WRITE_FORMATS, encode_image, read_image
+from genaccel.codec.format.limits import MAX_SIDE
 from genaccel.errors import LimitExceededError
 from genaccel.files.atomic import refuse_existing, write_atomically
+from genaccel.files.images import WRITE_FORMATS, ReadPolicy, encode_image, read_image
 
 if TYPE_CHECKING:
     from genaccel.codec.batch.codec_pool import CodecPool
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 2**28
 # Uncompressed 16-bit RGB at the pixel limit takes 1.07e9 bytes.
 _MAX_IMAGE_BYTES = 2**30 + 2**27
+_REMEDIES = {
+    "transparency": "give a background colour to put it on (--background white)",
+    "depth": "--reduce-depth keeps the upper 8 bits",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,12 +143,14 @@ def encode_file(
     seekable = (
         source if isinstance(source, Path) else io.BytesIO(read_bounded(source, _MAX_IMAGE_BYTES))
     )
-    image = read_image(
-        seekable,
+    policy = ReadPolicy(
         max_pixels=codecs.limits.max_pixels,
-        background=background,
-        reduce_depth=reduce_depth,
+        max_side=MAX_SIDE,
+        transparency="refuse" if background is None else background,
+        depth="reduce" if reduce_depth else "refuse",
+        remedies=_REMEDIES,
     )
+    image = read_image(seekable, policy)
     start = time.perf_counter()
     data, codec = codecs.encode(image.pixels, options, on_step=on_step)
     seconds = time.perf_counter() - start
@@ -168,7 +175,7 @@ def decode_file(
         codecs: Where the model comes from.
         source: ``.gac`` file, or a binary stream of one.
         target: Image file to write, or a binary stream.
-        file_format: As :func:`genaccel.codec.images.encode_image` takes it; by default that of the target's suffix.
+        file_format: As :func:`genaccel.files.images.encode_image` takes it; by default that of the target's suffix.
         overwrite: Replace a file that is there already.
         prefix: Number of slices to use, as in :meth:`ImageCodec.decode`.
         truncated: Whether the file may have lost its end, as in :meth:`ImageCodec.decode`.

@@ -22,9 +22,8 @@ import typer
 
 from genaccel.codec.format.bitstream import EXTENSION
 from genaccel.codec.format.limits import CodecLimits
-from genaccel.codec.images import READ_SUFFIXES
-from genaccel.data.image_files import find_files
 from genaccel.files.atomic import remove_partial
+from genaccel.files.folders import IMAGE_SUFFIXES, find_files
 
 Direction = Literal["encode", "decode"]
 
@@ -137,7 +136,7 @@ def find_jobs(direction: Direction, folder: Path, out_dir: Path) -> list[dict[st
         NotADirectoryError: If ``folder`` is none.
         ValueError: If two sources would become one target.
     """
-    suffixes = READ_SUFFIXES if direction == "encode" else {EXTENSION}
+    suffixes = IMAGE_SUFFIXES if direction == "encode" else {EXTENSION}
     suffix = EXTENSION if direction == "encode" else ".png"
     sources: dict[Path, Path] = {}
     for source in find_files(folder, suffixes):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from genaccel.errors import UnknownModelError
+from genaccel.files.atomic import refuse_existing_folder
 from genaccel.models.autoencoder import PRESETS as AUTOENCODER_PRESETS
 from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
 from genaccel.models.masked_entropy_model import PRESETS as ENTROPY_PRESETS
@@ -150,9 +151,8 @@ def convert_rdvq(
         or len(autoencoder_params.strides) != entropy_params.num_scales
     ):
         raise ValueError("autoencoder_params and entropy_params must have one codebook and scales")
-    target = Path(out).resolve()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{out} exists already and is not empty")
+    target = Path(out)
+    refuse_existing_folder(target)  # before the work, not after
     content = _read(Path(checkpoint))
     state = content[_MODEL_KEY]
     assert isinstance(state, Mapping)

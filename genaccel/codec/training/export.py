@@ -29,7 +29,8 @@ from genaccel.codec.training.rate_distortion_model import (
     window_grid,
 )
 from genaccel.codec.training.trained_networks import ENTROPY_FOLDER, load_run, load_scales
-from genaccel.data.image_files import find_images, read_rgb
+from genaccel.files.folders import find_images
+from genaccel.files.images import AS_STORED, read_image
 from genaccel.models.integer_export import integer_model_of, quantize
 from genaccel.models.masked_entropy_model import MaskedEntropyModel
 from genaccel.models.quantization_aware import QuantizationAwareEntropyModel
@@ -103,7 +104,7 @@ def export_model(
     windows: list[Tensor] = []
     for path in tqdm(paths[::step], desc="measuring index tables", unit="image", disable=None):
         try:
-            image = read_rgb(path)
+            image = read_image(path, AS_STORED).pixels
         except (OSError, ValueError):
             continue  # training has left it out and said so
         index_maps = codec.encode_indices(image)

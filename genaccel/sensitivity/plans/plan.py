@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
+from genaccel.files.atomic import write_atomically
 from genaccel.sensitivity.plans.fingerprint import Fingerprint
 
 PLAN_VERSION = 2
@@ -261,10 +261,9 @@ class Plan:
             **{name: getattr(self, name) for name in _PLAIN},
         }
         path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        write_atomically(path / PLAN_TENSORS_NAME, tensors)
+        write_atomically(path / PLAN_TENSORS_NAME, tensors, overwrite=True, parents=True)
         text = json.dumps(values, indent=2, allow_nan=False) + "\n"
-        write_atomically(path / PLAN_NAME, text.encode())
+        write_atomically(path / PLAN_NAME, text, overwrite=True)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Plan:
@@ -325,19 +324,3 @@ def _parse(values: Any, tensors: bytes) -> dict[str, Any]:
 
 def _is_number(value: object) -> bool:
     return type(value) in (int, float)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())  # or a power cut may leave the new name with no contents
-        # mkstemp keeps others out, but a plan beside a shared model is for all who may read that.
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise

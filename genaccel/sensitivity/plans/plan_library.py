@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genaccel.files.atomic import write_json
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.plans.fingerprint import Fingerprint
-from genaccel.sensitivity.plans.plan import PLAN_NAME, Plan, write_atomically
+from genaccel.sensitivity.plans.plan import PLAN_NAME, Plan
 
 # Of what plans are made by. Plans in the cache are of one version: a planner that makes better ones
 # is not to find those of older ones.
@@ -82,8 +83,8 @@ class PlanLibrary:
         """Keep a plan; one of the same folder is replaced. The index is written last."""
         plan.save_pretrained(self.folder / entry.folder)
         self.entries = [e for e in self.entries if e.folder != entry.folder] + [entry]
-        text = json.dumps([dataclasses.asdict(e) for e in self.entries], indent=2) + "\n"
-        write_atomically(self.folder / INDEX_NAME, text.encode())
+        index = [dataclasses.asdict(e) for e in self.entries]
+        write_json(self.folder / INDEX_NAME, index, overwrite=True)
 
     def load(self, entry: PlanEntry) -> Plan:
         """The plan of an entry."""

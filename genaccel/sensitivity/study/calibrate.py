@@ -15,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tqdm.auto import tqdm
 
+from genaccel.files.atomic import write_atomically
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.enable import SensitivityHandle, enable_sensitivity
 from genaccel.sensitivity.measure.measuring import MeasuredRuns, measuring
 from genaccel.sensitivity.planning.planner import Measurements
-from genaccel.sensitivity.plans.plan import write_atomically
 
 PipelineCall = Mapping[str, Any]
 
@@ -117,9 +117,8 @@ def _save(runs: Mapping[str, MeasuredRuns], path: Path, belongs_to: str, done: i
     for name, measured in runs.items():
         for part, state in measured.state().items():
             tensors.update({f"{name}.{part}.{key}": value for key, value in state.items()})
-    path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"version": _VERSION, "calls": belongs_to, "done": str(done)}
-    write_atomically(path, save(tensors, metadata=metadata))
+    write_atomically(path, save(tensors, metadata=metadata), overwrite=True, parents=True)
 
 
 def _load(

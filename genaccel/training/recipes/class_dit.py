@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, DiTPipeline
 from diffusers import DiTTransformer2DModel as DiT
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from genaccel.data.class_names import class_of, classes_of
 from genaccel.data.image_folder import RandomCropDataset
+from genaccel.files.atomic import write_atomically
 from genaccel.models.registry import record_parts, replaced_folder
 from genaccel.training.loop import LoopConfig, TrainingLoop, averaged_weights
 from genaccel.training.run_folder import CONFIG_NAME, RunFolder
@@ -157,9 +158,8 @@ class ClassDitTraining(TrainingLoop):
             latents, labels = encode_latents(
                 autoencoder, dataset, self.class_names, config.num_latents
             )
-            partial = path.with_suffix(".partial")
-            save_file({"latents": latents.contiguous(), "labels": labels}, partial)
-            os.replace(partial, path)
+            data_file = save({"latents": latents.contiguous(), "labels": labels})
+            write_atomically(path, data_file, overwrite=True)
         stored = load_file(path)
         self.latents, self.labels = stored["latents"], stored["labels"]
 

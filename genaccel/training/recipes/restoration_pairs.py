@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from genaccel.data.image_folder import RandomCropDataset
+from genaccel.files.atomic import atomic_path, atomic_stream, write_json
+from genaccel.files.images import AS_STORED, encode_image, read_image
 from genaccel.models.restoration import INNER_STRIDE, SCALES, lanczos_enlarged
 
 _MANIFEST_NAME = "pairs.json"
@@ -86,10 +89,8 @@ def coded_base(
         image = image.resize(
             (image.width // scale, image.height // scale), Image.Resampling.LANCZOS
         )
-    file = io.BytesIO()
-    image.save(file, "AVIF", quality=quality, speed=_AVIF_SPEED, max_threads=1)
-    with Image.open(file) as decoded:
-        return np.array(decoded.convert("RGB")), len(file.getvalue())
+    data = encode_image(image, "AVIF", quality=quality, speed=_AVIF_SPEED, max_threads=1)
+    return read_image(io.BytesIO(data), AS_STORED).pixels, len(data)
 
 
 def write_pairs(
@@ -128,34 +129,29 @@ def write_pairs(
                 "base": (count, side, side, 3),
                 "target": (count, *([config.view_size] * 2), 3),
             }
-            files = {
-                name: np.lib.format.open_memmap(
-                    _partial(_path(folder, scale, name)), "w+", np.uint8, shape
-                )
-                for name, shape in shapes.items()
-            }
             qualities = np.random.default_rng((config.seed, scale)).integers(
                 _MAX_QUALITY[scale], endpoint=True, size=count, dtype=np.uint8
             )
-            for row in range(count):
-                planes = dataset[number].add(1).mul(127.5).round().to(torch.uint8)
-                view = planes.permute(1, 2, 0).numpy()
-                files["target"][row] = view
-                quality = int(qualities[row])
-                files["base"][row], _ = coded_base(view, scale=scale, quality=quality)
-                number += 1
-                progress.update()
-            for name, file in files.items():
-                file.flush()
-                path = _path(folder, scale, name)
-                os.replace(_partial(path), path)
-            path = _path(folder, scale, "quality")
-            with _partial(path).open("wb") as stream:
+            with ExitStack() as stack:
+                files = {}
+                for name, shape in shapes.items():
+                    path = atomic_path(_path(folder, scale, name), overwrite=True)
+                    files[name] = np.lib.format.open_memmap(
+                        stack.enter_context(path), "w+", np.uint8, shape
+                    )
+                for row in range(count):
+                    planes = dataset[number].add(1).mul(127.5).round().to(torch.uint8)
+                    view = planes.permute(1, 2, 0).numpy()
+                    files["target"][row] = view
+                    quality = int(qualities[row])
+                    files["base"][row], _ = coded_base(view, scale=scale, quality=quality)
+                    number += 1
+                    progress.update()
+                for file in files.values():
+                    file.flush()
+            with atomic_stream(_path(folder, scale, "quality"), overwrite=True) as stream:
                 np.save(stream, qualities)
-            os.replace(_partial(path), path)
-    partial = manifest.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(config)) + "\n")
-    os.replace(partial, manifest)
+    write_json(manifest, asdict(config), indent=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -257,7 +253,3 @@ def _planes(pictures: list[NDArray[np.uint8]]) -> Tensor:
 
 def _path(folder: Path, scale: int, name: str) -> Path:
     return folder / f"scale{scale}-{name}.npy"
-
-
-def _partial(path: Path) -> Path:
-    return path.with_suffix(".partial")

@@ -8,13 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from genaccel.codec.images import (
-    UnsupportedImageError,
+from genaccel.errors import BitstreamError, LimitExceededError, UnsupportedImageError
+from genaccel.files.images import (
+    AS_STORED,
+    ReadPolicy,
     encode_image,
     parse_colour,
+    pixels_of,
     read_image,
+    read_size,
+    write_image,
 )
-from genaccel.errors import BitstreamError, LimitExceededError
+
+REDUCE = ReadPolicy(depth="reduce")
 
 
 def stored(image, file_format, **options):
@@ -121,9 +127,9 @@ def test_transparency_is_refused_or_put_on_a_background(mode):
         image.putpalette([0, 0, 0, 255, 0, 0])
         image.putpixel((0, 0), 0)
         options["transparency"] = 0
-    with pytest.raises(UnsupportedImageError, match="--background"):
+    with pytest.raises(UnsupportedImageError, match="transparent in places"):
         read_image(stored(image, "PNG", **options))
-    flat = read_image(stored(image, "PNG", **options), background=(0, 255, 0))
+    flat = read_image(stored(image, "PNG", **options), ReadPolicy(transparency=(0, 255, 0)))
     assert flat.pixels[0, 0].tolist() == [0, 255, 0]
     if mode != "LA":
         assert flat.pixels[1, 1].tolist() == [255, 0, 0]
@@ -132,7 +138,7 @@ def test_transparency_is_refused_or_put_on_a_background(mode):
 
 def test_half_transparency_is_mixed():
     image = Image.new("RGBA", (2, 2), (255, 255, 255, 51))
-    flat = read_image(stored(image, "PNG"), background=(0, 0, 0))
+    flat = read_image(stored(image, "PNG"), ReadPolicy(transparency=(0, 0, 0)))
     assert flat.pixels[0, 0].tolist() == [51, 51, 51]
 
 
@@ -145,9 +151,9 @@ def test_an_opaque_alpha_channel_is_dropped():
 @pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3)])
 def test_16_bit_png_is_refused_or_reduced(colour_type, channels):
     samples = np.linspace(0, 65535, 12 * channels).reshape(3, 4, channels).astype(np.uint16)
-    with pytest.raises(UnsupportedImageError, match="--reduce-depth"):
+    with pytest.raises(UnsupportedImageError, match="more than 8 bits"):
         read_image(png16(samples, colour_type))
-    image = read_image(png16(samples, colour_type), reduce_depth=True)
+    image = read_image(png16(samples, colour_type), REDUCE)
     expected = np.broadcast_to((samples >> 8).astype(np.uint8), (3, 4, 3))
     np.testing.assert_array_equal(image.pixels, expected)
     assert image.notes == ("samples were reduced to 8 bits",)
@@ -164,7 +170,7 @@ def test_other_16_bit_files_are_refused_or_reduced(kind):
         read_image(stream)
     stream.seek(0)
     np.testing.assert_array_equal(
-        read_image(stream, reduce_depth=True).pixels, np.full((2, 3, 3), 0x80, np.uint8)
+        read_image(stream, REDUCE).pixels, np.full((2, 3, 3), 0x80, np.uint8)
     )
 
 
@@ -181,7 +187,7 @@ AVIF_OF_10_BITS = base64.b64decode(
 def test_10_bit_avif_is_refused_or_reduced():
     with pytest.raises(UnsupportedImageError, match="8 bits"):
         read_image(io.BytesIO(AVIF_OF_10_BITS))
-    image = read_image(io.BytesIO(AVIF_OF_10_BITS), reduce_depth=True)
+    image = read_image(io.BytesIO(AVIF_OF_10_BITS), REDUCE)
     np.testing.assert_array_equal(image.pixels, 128)
     assert image.notes == ("samples were reduced to 8 bits",)
 
@@ -265,7 +271,7 @@ def test_a_telephones_multi_picture_jpeg_is_a_jpeg():
 def test_pixel_limit_holds_before_decoding():
     stream = stored(Image.new("1", (3000, 3000)), "PNG")
     with pytest.raises(LimitExceededError, match="3000x3000 pixels exceeds the limit of 1000000"):
-        read_image(stream, max_pixels=10**6)
+        read_image(stream, ReadPolicy(max_pixels=10**6))
     bomb = stored(Image.new("1", (8, 8)), "PNG").getvalue()
     for side in (13000, 40000):  # where Pillow warns, and where it gives up
         ihdr = b"IHDR" + struct.pack(">II", side, side) + bomb[24:29]
@@ -291,10 +297,106 @@ def test_damaged_files_end_in_an_error_or_an_image(file_format, picture):
         for position in generator.integers(0, min(len(data), 400), 3):
             damaged[position] = generator.integers(256)
         try:
-            image = read_image(io.BytesIO(bytes(damaged)), max_pixels=10**6)
+            image = read_image(io.BytesIO(bytes(damaged)), ReadPolicy(max_pixels=10**6))
         except (BitstreamError, LimitExceededError, UnsupportedImageError):
             continue
         assert image.pixels.dtype == np.uint8
+
+
+def test_samples_can_be_taken_as_they_are_stored():
+    """Of training sets: no picture is refused that has pixels, and no colours are converted."""
+    glass = Image.new("RGBA", (4, 2), (200, 100, 50, 0))
+    options = {"icc_profile": linear_profile()}
+    image = read_image(stored(glass, "PNG", **options), AS_STORED)
+    np.testing.assert_array_equal(image.pixels, np.full((2, 4, 3), (200, 100, 50), np.uint8))
+    assert image.notes == ("alpha channel was dropped",)
+    deep = np.full((2, 3, 1), 0x8040, np.uint16)
+    np.testing.assert_array_equal(read_image(png16(deep, 0), AS_STORED).pixels, 0x80)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = read_image(stored(Image.new("RGB", (4, 2)), "PNG", exif=exif), AS_STORED)
+    assert turned.pixels.shape == (4, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"]
+)
+def test_as_stored_is_what_pillow_converts_to(mode):
+    generator = np.random.default_rng(0)
+    picture = Image.fromarray(generator.integers(0, 256, (9, 7, 3), np.uint8)).convert(
+        "P" if mode == "PA" else mode
+    )
+    if mode in ("LA", "PA", "RGBA"):
+        picture.putalpha(Image.fromarray(generator.integers(0, 256, (9, 7), np.uint8)))
+    expected = np.asarray(picture.convert("RGB"))
+    np.testing.assert_array_equal(pixels_of(picture, AS_STORED), expected)
+
+
+def test_a_policy_says_how_to_avoid_a_refusal():
+    policy = ReadPolicy(remedies={"transparency": "say --white", "depth": "say --flat"})
+    glass = Image.new("RGBA", (2, 2))
+    with pytest.raises(
+        UnsupportedImageError, match=r"^image is transparent in places: say --white$"
+    ):
+        read_image(stored(glass, "PNG"), policy)
+    with pytest.raises(UnsupportedImageError, match=r"^image is transparent in places$"):
+        read_image(stored(glass, "PNG"))
+    with pytest.raises(UnsupportedImageError, match=r"^image has more than 8 bits .*: say --flat$"):
+        read_image(png16(np.zeros((1, 1, 3), np.uint16), 2), policy)
+
+
+def test_a_policy_names_formats_and_limits():
+    picture = Image.new("RGB", (7, 5))
+    with pytest.raises(BitstreamError, match="known format"):
+        read_image(stored(picture, "PNG"), ReadPolicy(formats=("JPEG",)))
+    for policy in (ReadPolicy(max_pixels=34), ReadPolicy(max_side=6)):
+        for read in (read_image, read_size):
+            with pytest.raises(LimitExceededError, match="7x5 pixels"):
+                read(stored(picture, "PNG"), policy)
+
+
+def test_pillow_images_in_memory_follow_the_same_policies():
+    assert pixels_of(Image.new("RGB", (2, 1), (1, 2, 3))).tolist() == [[[1, 2, 3]] * 2]
+    assert pixels_of(Image.new("RGBA", (1, 1), (1, 2, 3, 255))).tolist() == [[[1, 2, 3]]]
+    glass = Image.new("RGBA", (1, 1), (1, 2, 3, 0))
+    with pytest.raises(UnsupportedImageError, match="transparent"):
+        pixels_of(glass)
+    white = ReadPolicy(transparency=(255, 255, 255))
+    assert pixels_of(glass, white).tolist() == [[[255, 255, 255]]]
+    deep = Image.fromarray(np.full((1, 1), 0x8040, np.uint16))
+    with pytest.raises(UnsupportedImageError, match="8 bits"):
+        pixels_of(deep)
+    assert pixels_of(deep, REDUCE).tolist() == [[[0x80] * 3]]
+    for mode in ("I", "F"):
+        with pytest.raises(UnsupportedImageError, match=f"mode {mode}"):
+            pixels_of(Image.new(mode, (1, 1)))
+
+
+def test_the_size_is_read_without_decoding(picture):
+    data = encode_image(picture(30, 50), "png")
+    assert read_size(io.BytesIO(data[:100])) == (50, 30)
+    with pytest.raises(BitstreamError):
+        read_size(io.BytesIO(data[:10]))
+
+
+def test_files_are_written_by_the_format_of_their_suffix(tmp_path, picture):
+    pixels = picture(5, 4)
+    for name in ("a.png", "b.TIFF", "c.webp", "d.ppm"):
+        write_image(tmp_path / "new" / name, pixels, parents=True)
+        np.testing.assert_array_equal(read_image(tmp_path / "new" / name).pixels, pixels)
+    with pytest.raises(FileExistsError):
+        write_image(tmp_path / "new" / "a.png", pixels)
+    write_image(tmp_path / "new" / "a.png", Image.new("RGB", (3, 2)), overwrite=True)
+    assert read_size(tmp_path / "new" / "a.png") == (3, 2)
+    with pytest.raises(ValueError, match=r"known suffixes are \.png.*got '.*a\.gif'"):
+        write_image(tmp_path / "a.gif", pixels)
+
+
+def test_options_of_pillow_take_the_place_of_ours(picture):
+    pixels = picture(40, 40)
+    data = encode_image(pixels, "AVIF", quality=1)
+    assert Image.open(io.BytesIO(data)).format == "AVIF"
+    assert len(data) < len(encode_image(pixels, "AVIF", quality=90))
 
 
 def test_files_are_read_by_path(tmp_path, picture):

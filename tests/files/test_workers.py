@@ -20,7 +20,7 @@ from genaccel.files.workers import map_in_workers
 def work(monkeypatch):
     """The module of what workers do; they find it as this process does."""
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    return importlib.import_module("worker_pool_work")
+    return importlib.import_module("workers_work")
 
 
 def wait_for(condition):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the workers of ``test_worker_pool.py`` do; a module of its own, since they import it."""
+"""What the workers of ``test_workers.py`` do; a module of its own, since they import it."""
 
 import os
 import signal
