@@ -60,7 +60,8 @@ def lazy_group(rows: Sequence[Subcommand]) -> type[LazyGroup]:
 
 
 def _load(row: Subcommand) -> Any:
-    found = reduce(getattr, row.attribute.split("."), importlib.import_module(row.module))
+    found: Any = importlib.import_module(row.module)
+    found = reduce(getattr, row.attribute.split("."), found)
     if row.make is not None:
         found = row.make(found, row.help)
     if not isinstance(found, typer.Typer):

@@ -70,7 +70,7 @@ def command_of(recipe: Callable[..., Any], help: str) -> Callable[..., None]:
     """
     from genaccel.training.options import hints_of, split
 
-    hints = hints_of(recipe.__init__ if isinstance(recipe, type) else recipe)
+    hints = hints_of(recipe.__init__ if isinstance(recipe, type) else recipe)  # type: ignore[misc]
     signature = inspect.signature(recipe).parameters
     configs = {
         name: split(hints[name])[0]() if parameter.default is parameter.empty else parameter.default

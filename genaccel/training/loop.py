@@ -148,7 +148,7 @@ class TrainingLoop(ABC):
             write=self.accelerator.is_main_process,
         )
         if self.channels_last or config.mixed_precision != "no":
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model.to(memory_format=torch.channels_last)
         self.step = 0
         self.gradient_norm = torch.zeros(())
         self.model, self.optimizer = self.accelerator.prepare(model, self.make_optimizer(model))
@@ -237,7 +237,7 @@ class TrainingLoop(ABC):
                 if done == 1:
                     begin = time.monotonic()
                 elif done == min(_SPEED_STEPS, config.steps - first):
-                    say(f"{self._samples_per_second(done - 1, begin):.3g} samples/s")
+                    say(f"{self._samples_per_second(done - 1, begin):.2f} samples/s")
                 if time.monotonic() - last_save > 60 * config.checkpoint_minutes:
                     self.save()
                     if progress.disable:  # a log file has no progress bar

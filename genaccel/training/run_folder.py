@@ -53,7 +53,7 @@ class RunFolder:
         # Tuples compare as the lists they come back as.
         options = json.loads(json.dumps(dict(options)))
         if (self.path / CONFIG_NAME).is_file():
-            found = self.options()
+            found = json.loads(json.dumps(self.options()))
             unknown = sorted(set(found) - set(options))
             if unknown:
                 raise ValueError(

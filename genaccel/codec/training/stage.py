@@ -58,28 +58,22 @@ class CodecStage(TrainingLoop, Generic[C]):
         num_workers: int = 0,
         cpu: bool = False,
     ) -> None:
-        networks = {"autoencoder": model}
+        options: dict[str, Any] = {"stage": self.stage}
         if isinstance(model, RateDistortionModel):
-            networks = {"autoencoder": model.autoencoder, "entropy_model": model.entropy_model}
-        params = {name: network.params for name, network in networks.items()}
-        self.params, crop_size = params["autoencoder"], config.crops.crop_size
+            options["entropy_model"] = model.entropy_model.params.to_dict()
+        autoencoder = model if isinstance(model, Autoencoder) else model.autoencoder
+        self.params, crop_size = autoencoder.params, config.crops.crop_size
+        options["autoencoder"] = self.params.to_dict()
         if crop_size % self.params.alignment:
             raise ValueError(
                 f"crop_size must be a multiple of {self.params.alignment}, got {crop_size}"
             )
         self.stage_config, self._data, self._num_workers = config, data, num_workers
-        training = asdict(config)
-        options = {"stage": self.stage, **{name: p.to_dict() for name, p in params.items()}}
+        training = options["training"] = asdict(config)
         if "quantization_aware" in training:
             # Not in "training", which runs of former versions have without it.
             options["quantization_aware"] = training.pop("quantization_aware")
-        super().__init__(
-            model.train(),
-            loop,
-            run=CodecRun(run),
-            options={**options, "training": training},
-            cpu=cpu,
-        )
+        super().__init__(model.train(), loop, run=CodecRun(run), options=options, cpu=cpu)
 
     def setup(self) -> None:
         """Open the images."""
