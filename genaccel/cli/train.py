@@ -213,7 +213,10 @@ SUBCOMMANDS = (
         "Train codec and entropy model together for rate and distortion",
     ),
     Subcommand(
-        "export", __name__, "Write the model of a run, which may be going on.", attribute="export"
+        "export",
+        __name__,
+        "Write the model of a run's last checkpoint; the run may still be going on.",
+        attribute="export",
     ),
     _recipe(
         "vae",
