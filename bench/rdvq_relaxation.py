@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What RDVQ's relaxation is worth: joint training with soft targets against the same with hard ones.
+"""RDVQ's relaxation in an ablation: joint training with soft targets against the same with hard ones.
 
 A small codec is trained here from nothing: autoencoder, then entropy model, then twice autoencoder and entropy model
 together, from the same start, with the same steps, crops, dropout and rate weight. With soft targets the rate reaches
@@ -115,7 +115,7 @@ def main() -> None:
 
 
 def compare(bench: Bench, data: Path, root: Path) -> None:
-    """Train all stages; rows and bars."""
+    """Train all stages, and add rows and bars."""
     share = QUICK_SHARE if bench.quick else 1
 
     def loop(stage: str, learning_rate: float) -> LoopConfig:

@@ -36,7 +36,7 @@ class Choice(NamedTuple):
     option: Any
 
     def parameter(self) -> inspect.Parameter:
-        """What typer makes the option of."""
+        """The parameter that typer makes the option of."""
         kind, default, flag = self.kind, self.default, f"--{self.name}"
         if get_origin(kind) is tuple:
             kind, default = str, ",".join(map(str, default))
@@ -53,7 +53,7 @@ class Choice(NamedTuple):
         )
 
     def value(self, given: Any) -> Any:
-        """What the recipe gets for what was typed."""
+        """The recipe's value for a typed one."""
         if get_origin(self.kind) is tuple:
             return tuple(get_args(self.kind)[0](part) for part in given.split(","))
         return None if given == self.option.none else given
@@ -155,7 +155,7 @@ def _changed(config: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _missing_extra(error: ModuleNotFoundError) -> typer.BadParameter:
-    """What to tell a user whose installation cannot train."""
+    """The error of an installation that cannot train."""
     return typer.BadParameter(f"training needs {error.name}: pip install 'genaccel[train]'")
 
 

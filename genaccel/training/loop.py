@@ -162,7 +162,7 @@ class TrainingLoop(ABC):
 
     @abstractmethod
     def setup(self) -> None:
-        """Make what needs the device: data, losses, networks beside the model. Called before a run is resumed."""
+        """Make all that needs the device: data, losses, networks beside the model. Called before a run is resumed."""
 
     @abstractmethod
     def batch(self, numbers: range) -> Any:
@@ -193,11 +193,11 @@ class TrainingLoop(ABC):
         )
 
     def after_step(self) -> dict[str, Tensor]:
-        """What a recipe does once the optimiser has stepped, before weights are averaged; parts to report."""
+        """Act once the optimiser has stepped, before weights are averaged; returns further parts to report."""
         return {}
 
     def readings(self, parts: Mapping[str, Tensor]) -> dict[str, float]:
-        """What a recipe logs beside the losses."""
+        """Numbers that a recipe logs beside the losses."""
         return {}
 
     def plain_model(self) -> Any:
@@ -311,7 +311,7 @@ class TrainingLoop(ABC):
             self.run.save(self.state())
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds; a subclass with more state adds it here and in :meth:`load_state`."""
+        """The state that a checkpoint holds; a subclass with more state adds it here and in :meth:`load_state`."""
         scaler = self.accelerator.scaler
         return {
             "step": self.step,

@@ -111,7 +111,7 @@ def check(config: Any) -> None:
 
 
 def documented(subject: Any) -> dict[str, str]:
-    """What Google docstrings say of each argument, as plain text: of a function, of a class and of those it extends."""
+    """Sentences of Google docstrings about each argument, as plain text: of a function, of a class and of those it extends."""
     if inspect.ismethod(subject):
         return documented(subject.__self__) | documented(subject.__func__)
     found: dict[str, str] = {}

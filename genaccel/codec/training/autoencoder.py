@@ -102,7 +102,7 @@ class AutoencoderTraining(CodecStage[AutoencoderTrainingConfig]):
         }
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """The state that a checkpoint holds."""
         return super().state() | {"upkeep": self.upkeep.state_dict()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:

@@ -92,7 +92,7 @@ class JointTraining(RateStage[JointTrainingConfig]):
         return {"discriminator": loss}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """The state that a checkpoint holds."""
         own = {} if self.adversary is None else {"adversary": self.adversary.state_dict()}
         return super().state() | own
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the codec's training stages share: the crops, the run folder, the export, and how the rate is reported."""
+"""The common part of the codec's training stages: the crops, the run folder, the export, and how the rate is reported."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class RateStage(CodecStage[R]):
             (model.scales,) = broadcast_object_list([model.scales])
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """The state that a checkpoint holds."""
         scales = self.plain_model().scales
         return super().state() | ({} if scales is None else {SCALES_KEY: asdict(scales)})
 
