@@ -27,22 +27,22 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.harness import Bench
-from genaccel.codec.training.joint import EntropyTraining, JointTraining
+from genaccel.codec.training.autoencoder import AutoencoderTraining
+from genaccel.codec.training.entropy import EntropyTraining
+from genaccel.codec.training.joint import JointTraining
 from genaccel.codec.training.rate_distortion_model import RateDistortionModel
 from genaccel.codec.training.stage_config import (
-    CropConfig,
+    AutoencoderTrainingConfig,
     EntropyTrainingConfig,
     JointTrainingConfig,
 )
-from genaccel.data.image_folder import RandomCropDataset
 from genaccel.eval.held_out import held_out_photographs
 from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
 from genaccel.models.efficient_backbone import EfficientParams
 from genaccel.models.masked_entropy_model import MaskedEntropyModel, MaskedEntropyParams
-from genaccel.training.codebook_upkeep import CodebookUpkeep
+from genaccel.training.crops import CropConfig
 from genaccel.training.distortion import Distortion, DistortionWeights
 from genaccel.training.loop import LoopConfig, TrainingLoop
-from genaccel.training.run_folder import RunFolder
 
 CODEC = AutoencoderParams(
     codebook_size=128,
@@ -73,36 +73,6 @@ QUICK_SHARE = 7
 RATE_WEIGHT = 0.5
 BATCH_SIZE = 4
 EVALUATION_CROPS = 64
-
-
-class SmallAutoencoderTraining(TrainingLoop):
-    """The first stage at this size, which no preset of ``genaccel train codec`` has."""
-
-    def __init__(self, loop: LoopConfig, data: Path, run: Path) -> None:
-        torch.manual_seed(loop.seed)
-        super().__init__(Autoencoder(CODEC), loop, run=RunFolder(run), options={}, cpu=True)
-        self.dataset = crops(data, seed=0)
-        self.distortion = Distortion(DISTORTION, period=8, device="cpu")
-        self.upkeep = CodebookUpkeep(CODEC.codebook_size, dead_below=0.05, seed=loop.seed)
-
-    def batch(self, numbers: range) -> Tensor:
-        """Crops ``[B, 3, S, S]``."""
-        return torch.stack([self.dataset[n] for n in numbers])
-
-    def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Distortion of a batch; dead code words are replaced in the first half of the run."""
-        output = self.model(batch)
-        if self.step % 10 == 0 and self.step < self.config.steps // 2:
-            features = [f.detach() for f in output.features]
-            weight = self.plain_model().quantize.embedding.weight
-            self.upkeep.restart(weight.data, self.optimizer.optimizer, features, self.step)
-        self.upkeep.count(output.indices, self.accelerator)
-        return self.distortion(output, batch)
-
-
-def crops(data: Path, *, seed: int) -> RandomCropDataset:
-    """The stream of crops with a seed."""
-    return RandomCropDataset(data, CROPS.crop_size, scale=(CROPS.min_scale, 1.0), seed=seed)
 
 
 @torch.no_grad()
@@ -157,7 +127,7 @@ def compare(bench: Bench, data: Path, root: Path) -> None:
             checkpoint_minutes=60,
         )
 
-    evaluation = crops(data, seed=1)
+    evaluation = CROPS.dataset(data, seed=1)
     images = torch.stack([evaluation[n] for n in range(EVALUATION_CROPS)])
 
     def row(name: str, training: Callable[[], TrainingLoop]) -> RateDistortionModel:
@@ -169,13 +139,21 @@ def compare(bench: Bench, data: Path, root: Path) -> None:
         bench.rows.append({"run": name, **measure(model, images), "seconds": seconds})
         return model
 
-    autoencoder = SmallAutoencoderTraining(loop("autoencoder", 4e-3), data, root / "autoencoder")
-    autoencoder.train()
+    torch.manual_seed(0)
+    first = AutoencoderTraining(
+        Autoencoder(CODEC),
+        AutoencoderTrainingConfig(crops=CROPS, distortion=DISTORTION, restart_every=10),
+        loop("autoencoder", 4e-3),
+        data=data,
+        run=root / "autoencoder",
+        cpu=True,
+    )
+    first.train()
     torch.manual_seed(0)
     started = row(
         "start: entropy model alone",
         lambda: EntropyTraining(
-            autoencoder.plain_model(),
+            first.plain_model(),
             MaskedEntropyModel(ENTROPY),
             EntropyTrainingConfig(crops=CROPS),
             loop("entropy", 4e-3),

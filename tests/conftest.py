@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-# What several folders of tests share stands beside this file: op_cases, tiny_codec.
+# What several folders of tests share stands beside this file: op_cases, same_state, tiny_codec.
 sys.path.insert(0, str(Path(__file__).parent))
 
 # Error messages come in frames: in narrow ones a long path of a temporary folder breaks in the middle of a word.
@@ -79,3 +79,13 @@ def picture():
         return noisy.clip(0, 255).astype(np.uint8)
 
     return make
+
+
+@pytest.fixture
+def fresh_accelerator():
+    """Accelerate keeps one precision for a whole process."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

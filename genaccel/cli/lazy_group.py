@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import typer
@@ -19,7 +20,8 @@ class Subcommand(NamedTuple):
         module: Where the command is.
         help: Its line in the group's help.
         is_group: Whether it has commands of its own.
-        attribute: Name in the module: a ``typer.Typer``, or a function with typer's annotations.
+        attribute: Name in the module, dotted below a class: a ``typer.Typer``, or a function with typer's annotations.
+        make: Makes that function of what is found and of the help.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Subcommand(NamedTuple):
     help: str
     is_group: bool = False
     attribute: str = "app"
+    make: Callable[[Any, str], Callable[..., None]] | None = None
 
 
 class LazyGroup(TyperGroup):
@@ -57,7 +60,10 @@ def lazy_group(rows: Sequence[Subcommand]) -> type[LazyGroup]:
 
 
 def _load(row: Subcommand) -> Any:
-    found = getattr(importlib.import_module(row.module), row.attribute)
+    found: Any = importlib.import_module(row.module)
+    found = reduce(getattr, row.attribute.split("."), found)
+    if row.make is not None:
+        found = row.make(found, row.help)
     if not isinstance(found, typer.Typer):
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         app.command(row.name, help=found.__doc__ or row.help)(found)

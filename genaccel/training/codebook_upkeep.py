@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as functional
-from accelerate import Accelerator
-from accelerate.utils import broadcast
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 _USAGE_DECAY = 0.98  # about the last 50 steps
 
@@ -52,6 +53,8 @@ class CodebookUpkeep:
             features: Maps ``[B, C, H, W]`` of this step.
             step: Seeds the choice, so that a resumed run chooses alike.
         """
+        from accelerate.utils import broadcast
+
         dead = self.usage < self.dead_below * self.usage.mean()
         rows = dead.nonzero().flatten().to(weight.device)
         if rows.numel() == 0:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from genaccel.models.autoencoder import AutoencoderOutput
 from genaccel.models.st_lpips import StLpips
+from genaccel.training.options import AT_LEAST_0, SHARE_ABOVE_0, Option, check
 
 # Periods along a side of the window in which a repeating error is looked for. Fewer, and the picture's own
 # errors weigh in; more, and a pattern that changes with the picture's colours averages out.
@@ -49,35 +50,25 @@ class DistortionWeights:
     """Weights of the terms, on images in [-1, 1].
 
     Args:
-        mse: Of the mean squared error.
-        grid: Of :func:`grid_error`, which is ours.
-        perceptual: Of ST-LPIPS.
-        perceptual_net: Its trunk, or "none".
-        perceptual_fraction: Share of the crops on which it is evaluated.
+        mse: Weight of the mean squared error.
+        grid: Weight of :func:`grid_error`, errors that repeat with the decoder's stride, which is ours.
+        perceptual: Weight of ST-LPIPS.
+        perceptual_net: Trunk of ST-LPIPS, or "none".
+        perceptual_fraction: Share of the crops that ST-LPIPS sees.
         codebook: Code words towards features; without effect on a frozen codebook.
         commitment: Features towards code words.
     """
 
-    mse: float = 1.0
-    grid: float = 100.0
-    perceptual: float = 1.0
-    perceptual_net: Literal["alex", "vgg", "none"] = "alex"
-    perceptual_fraction: float = 0.5
-    codebook: float = 1.0
-    commitment: float = 0.25
+    mse: Annotated[float, Option(name="mse_weight"), AT_LEAST_0] = 1.0
+    grid: Annotated[float, Option(name="grid_weight"), AT_LEAST_0] = 100.0
+    perceptual: Annotated[float, Option(name="perceptual_weight"), AT_LEAST_0] = 1.0
+    perceptual_net: Annotated[Literal["alex", "vgg", "none"], Option()] = "alex"
+    perceptual_fraction: Annotated[float, Option(), SHARE_ABOVE_0] = 0.5
+    codebook: Annotated[float, AT_LEAST_0] = 1.0
+    commitment: Annotated[float, AT_LEAST_0] = 0.25
 
     def __post_init__(self) -> None:
-        for name in ("mse", "grid", "perceptual", "codebook", "commitment"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} weight must not be negative, got {getattr(self, name)}")
-        if not 0 < self.perceptual_fraction <= 1:
-            raise ValueError(
-                f"perceptual_fraction must be in (0, 1], got {self.perceptual_fraction}"
-            )
-        if self.perceptual_net not in ("alex", "vgg", "none"):
-            raise ValueError(
-                f'perceptual_net must be "alex", "vgg" or "none", got {self.perceptual_net!r}'
-            )
+        check(self)
 
 
 class Distortion:

@@ -2,14 +2,17 @@
 """The folder of a training run: its options, its last checkpoint, its logs.
 
 ``training.json`` holds the options and is written once; ``checkpoint.pt`` holds all state and is replaced
-atomically, so that an interrupted write leaves the previous one.
+atomically, so that an interrupted write leaves the previous one. Both are checked when they are read.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import pickle
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,29 +47,33 @@ class RunFolder:
             write: Whether this process may write (the main one of several).
 
         Raises:
-            ValueError: If the folder holds a run with other options.
+            ValueError: If the folder holds a run with other options or of another kind, or a damaged one.
         """
-        path = self.path / CONFIG_NAME
-        options = json.loads(
-            json.dumps(dict(options))
-        )  # tuples compare as the lists they come back as
-        if path.is_file():
-            found = json.loads(path.read_text())
-            changed = ", ".join(
-                f"{key}: {found[key]} -> {value}"
-                for key, value in options.items()
-                if key in found and found[key] != value
-            )
+        # Tuples compare as the lists they come back as.
+        options = json.loads(json.dumps(dict(options)))
+        if (self.path / CONFIG_NAME).is_file():
+            found = json.loads(json.dumps(self.options()))
+            unknown = sorted(set(found) - set(options))
+            if unknown:
+                raise ValueError(
+                    f"{self.path} holds a run of another kind, with options {', '.join(unknown)}; "
+                    "use another folder"
+                )
+            changed = ", ".join(_changes(found, options))
             if changed:
                 raise ValueError(
                     f"{self.path} holds a run with other options ({changed}); "
                     "use the same options to resume it, or another folder"
                 )
+        elif self.has_checkpoint:
+            raise ValueError(
+                f"{self.path} holds a {CHECKPOINT_NAME} without its {CONFIG_NAME}; use another folder"
+            )
         elif write:
-            write_json(path, options, parents=True)
+            write_json(self.path / CONFIG_NAME, options, parents=True)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint."""
+        """Replace the checkpoint; if that fails, the former one stays."""
         with atomic_stream(self.path / CHECKPOINT_NAME, overwrite=True) as stream:
             torch.save(dict(state), stream)
 
@@ -75,11 +82,23 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: If there is none.
+            ValueError: If it is damaged, or no checkpoint of a training run.
         """
-        self._require(CHECKPOINT_NAME)
-        state: dict[str, Any] = torch.load(
-            self.path / CHECKPOINT_NAME, map_location=device, weights_only=True
-        )
+        path = self._require(CHECKPOINT_NAME)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # torch writes these sums and does not check them
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"its part {damaged} has another sum")
+            state = torch.load(path, map_location=device, weights_only=True)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); put a copy in its place, or start again in another folder"
+            ) from error
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"{path} is no checkpoint of a training run") from error
+        if not isinstance(state, dict) or not {"step", "model"} <= set(state):
+            raise ValueError(f"{path} is no checkpoint of a training run")
         return state
 
     def options(self) -> dict[str, Any]:
@@ -87,13 +106,30 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: If there are none.
+            ValueError: If they are damaged.
         """
-        self._require(CONFIG_NAME)
-        found: dict[str, Any] = json.loads((self.path / CONFIG_NAME).read_text())
+        path = self._require(CONFIG_NAME)
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"{path} holds no options of a training run")
         return found
 
-    def _require(self, name: str) -> None:
+    def _require(self, name: str) -> Path:
         if not (self.path / name).is_file():
             raise FileNotFoundError(
                 f"{self.path} is no training run with a checkpoint: {name} is missing"
             )
+        return self.path / name
+
+
+def _changes(found: Mapping[str, Any], options: Mapping[str, Any], of: str = "") -> Iterator[str]:
+    """Where options differ from those found, in words, also inside of nested ones."""
+    for key, value in found.items():
+        now = options.get(key)
+        if isinstance(value, dict) and isinstance(now, dict):
+            yield from _changes(value, now, f"{of}{key}.")
+        elif now != value:
+            yield f"{of}{key}: {value} -> {now}"

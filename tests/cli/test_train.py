@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from genaccel.cli.train import app
+from genaccel.cli.train import SUBCOMMANDS, app, command_of
 from genaccel.codec.image_codec import ImageCodec
 from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.masked_entropy_model import MaskedEntropyModel
 from genaccel.models.restoration import Restoration
+from genaccel.training.loop import LoopConfig, PathLike, RunPath
+from genaccel.training.options import ABOVE_0, AT_LEAST_1, Option, check
 
 
 @pytest.fixture
@@ -53,20 +58,20 @@ def test_quantisation_aware_training_is_an_option_of_two_stages(photographs, tmp
         assert result.exit_code == 0, result.output
 
     plain = ["--perceptual-net", "none"]
-    runs = {name: tmp_path / name for name in ("tokenizer", "entropy", "joint")}
-    invoke("codec", *common, *plain, "--steps", 1, "--out", runs["tokenizer"])
-    invoke("entropy", *common, *aware, "--start", runs["tokenizer"], "--out", runs["entropy"])
+    runs = {name: tmp_path / name for name in ("autoencoder", "entropy", "joint")}
+    invoke("codec", *common, *plain, "--steps", 1, "--out", runs["autoencoder"])
+    invoke("entropy", *common, *aware, "--start", runs["autoencoder"], "--out", runs["entropy"])
     invoke("joint", *common, *aware, *plain, "--start", runs["entropy"], "--out", runs["joint"])
     for name, run in runs.items():
         options = json.loads((run / "training.json").read_text())
         assert options["warmup_steps"] == 3
-        if name != "tokenizer":
+        if name != "autoencoder":
             assert options["quantization_aware"] is True
             codec = ImageCodec.from_pretrained(run / "model")
             assert codec.entropy_model is not None
             image = np.full((40, 50, 3), 99, np.uint8)
             assert codec.decode(codec.encode(image)).shape == image.shape
-    again = ["--start", runs["tokenizer"], "--out", runs["entropy"], "--steps", 2]
+    again = ["--start", runs["autoencoder"], "--out", runs["entropy"], "--steps", 2]
     result = CliRunner().invoke(app, ["entropy", *map(str, [*common, *again])])
     assert result.exit_code == 2
     assert "quantization_aware: True -> False" in " ".join(result.output.replace("│", " ").split())
@@ -81,9 +86,9 @@ def test_four_commands_make_a_codec_with_an_entropy_model(photographs, tmp_path)
         return result.output
 
     plain = ["--perceptual-net", "none"]
-    runs = {name: tmp_path / name for name in ("tokenizer", "entropy", "joint", "again")}
-    invoke("codec", *common, *plain, "--out", runs["tokenizer"])
-    output = invoke("entropy", *common, "--start", runs["tokenizer"], "--out", runs["entropy"])
+    runs = {name: tmp_path / name for name in ("autoencoder", "entropy", "joint", "again")}
+    invoke("codec", *common, *plain, "--out", runs["autoencoder"])
+    output = invoke("entropy", *common, "--start", runs["autoencoder"], "--out", runs["entropy"])
     assert "by the entropy model" in output
     invoke("joint", *common, *plain, "--start", runs["entropy"], "--out", runs["joint"])
     options = json.loads((runs["joint"] / "training.json").read_text())
@@ -97,10 +102,116 @@ def test_four_commands_make_a_codec_with_an_entropy_model(photographs, tmp_path)
     assert len(digests) == 1
 
     result = CliRunner().invoke(
-        app, ["joint", *map(str, [*common, "--start", runs["tokenizer"], "--out", tmp_path / "x"])]
+        app,
+        ["joint", *map(str, [*common, "--start", runs["autoencoder"], "--out", tmp_path / "x"])],
     )
     assert result.exit_code == 2
     assert "has no entropy model" in " ".join(result.output.replace("│", " ").split())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inner:
+    """Nested.
+
+    Args:
+        weight: Of something.
+    """
+
+    weight: Annotated[float, Option(name="inner_weight"), ABOVE_0] = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outer:
+    """Of a recipe.
+
+    Args:
+        widths: Of its layers.
+        relaxed: Whether it is.
+        kind: Of two.
+        limit: By default none.
+        temperature: 0 for none.
+        seed: Of this too.
+    """
+
+    inner: Inner = field(default_factory=Inner)
+    widths: Annotated[tuple[int, ...], Option()] = (8, 16)
+    relaxed: Annotated[bool, Option(off="hard")] = True
+    fast: Annotated[bool, Option()] = False
+    kind: Annotated[Literal["a", "b"], Option()] = "a"
+    limit: Annotated[int | None, Option(), AT_LEAST_1] = None
+    temperature: Annotated[float | None, Option(none=0.0)] = 0.1
+    seed: Annotated[int, Option()] = 0
+    hidden: int = 3
+
+    def __post_init__(self):
+        check(self)
+
+
+def recipe(
+    outer: Outer,
+    loop: LoopConfig = LoopConfig(steps=7),  # noqa: B008
+    *,
+    data: PathLike,
+    run: RunPath,
+    start: PathLike | None = None,
+    cpu: bool = False,
+):
+    """Fail with what was given, as a recipe fails.
+
+    Args:
+        data: Where pictures are.
+    """
+    raise ValueError(repr((outer, loop, data, run, start, cpu)))
+
+
+def given(*options):
+    command = typer.Typer()
+    command.command()(command_of(recipe, "Try."))
+    result = CliRunner().invoke(command, ["--data", "d", "--out", "o", *map(str, options)])
+    assert result.exit_code == 2
+    return " ".join(result.output.replace("│", " ").split())
+
+
+def test_options_are_made_of_configurations():
+    untouched = repr((Outer(), LoopConfig(steps=7)))[1:-1]
+    assert f"({untouched}, PosixPath('d'), PosixPath('o'), None, False)" in given()
+    changed = given(
+        *["--inner-weight", 2, "--widths", "4,5", "--hard", "--fast", "--kind", "b"],
+        *["--limit", 9, "--temperature", 0, "--seed", 5, "--steps", 8, "--start", "s", "--cpu"],
+    )
+    outer = Outer(
+        inner=Inner(weight=2.0),
+        widths=(4, 5),
+        relaxed=False,
+        fast=True,
+        kind="b",
+        limit=9,
+        temperature=None,
+        seed=5,
+    )
+    expected = repr((outer, LoopConfig(steps=8, seed=5)))[1:-1]
+    assert f"({expected}, PosixPath('d'), PosixPath('o'), PosixPath('s'), True)" in changed
+    assert "limit must be at least 1, got 0" in given("--limit", 0)
+    assert "invalid literal" in given("--widths", "4,x")
+    for absent in ("--hidden", "--no-fast", "--weight", "--log-every"):
+        assert "No such option" in given(absent, 1)
+
+
+@pytest.mark.parametrize("row", SUBCOMMANDS, ids=lambda row: row.name)
+def test_every_option_says_what_it_is(row):
+    group = typer.main.get_group(app)
+    _, command, _ = group.resolve_command(None, [row.name])
+    assert command.help == row.help
+    for parameter in command.params:
+        assert parameter.help, parameter.name
+
+
+def test_a_run_says_its_precision_and_its_speed(photographs, tmp_path):
+    options = ["--data", photographs, "--out", tmp_path / "run", "--steps", 3, "--batch-size", 1]
+    result = train(*options, "--crop-size", 32, "--perceptual-net", "none")
+    assert result.exit_code == 0, result.output
+    assert "training on cpu in fp32" in result.stderr
+    assert "samples/s" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -108,6 +219,8 @@ def test_four_commands_make_a_codec_with_an_entropy_model(photographs, tmp_path)
     [
         (["--preset", "huge"], "preset must be one of"),
         (["--crop-size", "33"], "multiple of 32"),
+        (["--steps", "0"], "steps must be at least 1, got 0"),
+        (["--mixed-precision", "int4"], "--mixed-precision"),
         (["--data", "nowhere"], "nowhere is not a folder"),
     ],
 )

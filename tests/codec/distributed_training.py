@@ -3,35 +3,37 @@
 
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import torch
-from test_training import TINY
 
-from genaccel.codec.training import autoencoder as training
-from genaccel.codec.training import autoencoder_config as training_config
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tiny_codec import TINY_EFFICIENT as TINY
+
+from genaccel.codec.training.autoencoder import AutoencoderTraining
 from genaccel.codec.training.joint import JointTraining
 from genaccel.codec.training.rate_distortion_model import entropy_params
-from genaccel.codec.training.stage_config import CropConfig, JointTrainingConfig
-from genaccel.models.autoencoder import PRESETS, Autoencoder
+from genaccel.codec.training.stage_config import AutoencoderTrainingConfig, JointTrainingConfig
+from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.masked_entropy_model import MaskedEntropyModel
+from genaccel.training.crops import CropConfig
 from genaccel.training.distortion import DistortionWeights
 from genaccel.training.loop import LoopConfig
 
-presets = {**PRESETS, "tiny": TINY}
-training.PRESETS = presets
-training_config.PRESETS = presets
-
 torch.set_num_threads(1)
-config = training_config.CodecTrainingConfig(
-    preset="tiny",
-    steps=6,
-    batch_size=2,
-    crop_size=32,
-    perceptual_net="none",
-    warmup_steps=2,
-    restart_every=2,
+torch.manual_seed(0)
+trainer = AutoencoderTraining(
+    Autoencoder(TINY),
+    AutoencoderTrainingConfig(
+        crops=CropConfig(crop_size=32),
+        distortion=DistortionWeights(perceptual_net="none"),
+        restart_every=2,
+    ),
+    LoopConfig(steps=6, batch_size=2, warmup_steps=2),
+    data=sys.argv[1],
+    run=sys.argv[2],
+    cpu=True,
 )
-trainer = training.CodecTrainer(config, data=sys.argv[1], run=sys.argv[2], cpu=True)
 assert trainer.accelerator.num_processes == 2
 trainer.train()
 weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])

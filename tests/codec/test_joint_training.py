@@ -7,22 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from same_state import assert_same
 from tiny_codec import save_photographs
 
 from genaccel.codec.image_codec import ImageCodec
+from genaccel.codec.training.entropy import EntropyTraining
 from genaccel.codec.training.export import export_model
 from genaccel.codec.training.index_statistics import has_index_cdfs
-from genaccel.codec.training.joint import EntropyTraining, JointTraining
-from genaccel.codec.training.stage_config import (
-    CropConfig,
-    EntropyTrainingConfig,
-    JointTrainingConfig,
-)
+from genaccel.codec.training.joint import JointTraining
+from genaccel.codec.training.stage_config import EntropyTrainingConfig, JointTrainingConfig
 from genaccel.codec.training.trained_networks import load_networks, load_scales
 from genaccel.models.integer_export import integer_model_of
 from genaccel.models.masked_entropy_model import MaskedEntropyModel
 from genaccel.models.quantization_aware import QuantizationAwareEntropyModel
+from genaccel.training.crops import CropConfig
 from genaccel.training.distortion import DistortionWeights
 from genaccel.training.loop import LoopConfig
 
@@ -66,20 +64,6 @@ def hard_bits_per_token(training):
     with torch.no_grad():
         _, parts = training.loss(training.batch(range(100, 116)), generator)
     return float(parts["hard_bits_per_token"])
-
-
-def assert_same(a, b):
-    if torch.is_tensor(a):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
 
 
 def test_entropy_stage_learns_the_rate_and_leaves_the_autoencoder(
@@ -139,14 +123,6 @@ def test_the_adversary_joins_at_its_step(joint_training, tmp_path):
         assert ("adversarial" in parts and "discriminator" in parts) == (step >= 2)
         now = training.state()["adversary"]["network"]["layers.0.weight"]
         assert torch.equal(now, untrained) == (step < 2)
-
-
-@pytest.fixture
-def fresh_accelerator():
-    """Accelerate keeps one precision for a whole process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.usefixtures("fresh_accelerator")

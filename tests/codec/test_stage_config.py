@@ -2,11 +2,12 @@
 import pytest
 
 from genaccel.codec.training.stage_config import (
-    CropConfig,
+    AutoencoderTrainingConfig,
     EntropyTrainingConfig,
     JointTrainingConfig,
     default_temperature,
 )
+from genaccel.training.crops import CropConfig
 from genaccel.training.distortion import DistortionWeights
 
 PAPER_STRIDES = (64, 32, 16)
@@ -35,9 +36,22 @@ def test_temperature_may_be_given_or_left_out():
         (lambda: CropConfig(color_permutation=2), r"color_permutation must be in \[0, 1\]"),
         (lambda: EntropyTrainingConfig(temperature=0), "temperature must be above 0"),
         (lambda: JointTrainingConfig(temperature=float("inf")), "temperature must be above 0"),
-        (lambda: JointTrainingConfig(rate_weight=-1), "rate_weight must not be negative"),
-        (lambda: JointTrainingConfig(adversarial_weight=-1), "must not be negative"),
-        (lambda: DistortionWeights(mse=-1), "mse weight must not be negative"),
+        (lambda: JointTrainingConfig(rate_weight=-1), "rate_weight must be at least 0"),
+        (
+            lambda: JointTrainingConfig(adversarial_weight=-1),
+            "adversarial_weight must be at least 0",
+        ),
+        (
+            lambda: AutoencoderTrainingConfig(perceptual_start_step=-1),
+            "perceptual_start_step must be at least 0",
+        ),
+        (lambda: AutoencoderTrainingConfig(restart_every=0), "restart_every must be at least 1"),
+        (
+            lambda: AutoencoderTrainingConfig(restart_until=1.0),
+            r"restart_until must be in \[0, 1\)",
+        ),
+        (lambda: DistortionWeights(grid=float("nan")), "grid must be at least 0"),
+        (lambda: DistortionWeights(mse=-1), "mse must be at least 0"),
         (lambda: DistortionWeights(perceptual_net="resnet"), "perceptual_net must be"),
         (lambda: DistortionWeights(perceptual_fraction=0), r"perceptual_fraction must be in \(0"),
     ],

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-import warnings
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from same_state import assert_same
 from tiny_codec import TINY_EFFICIENT as TINY
 
-from genaccel.codec.training import autoencoder as training
-from genaccel.codec.training.autoencoder import CodecTrainer, learning_rate_at, load_trained
-from genaccel.codec.training.autoencoder_config import CodecTrainingConfig
+from genaccel.codec.training.autoencoder import AutoencoderTraining
 from genaccel.codec.training.export import export_model
 from genaccel.codec.training.index_statistics import (
     bits_per_pixel,
@@ -17,118 +17,128 @@ from genaccel.codec.training.index_statistics import (
     set_index_cdfs,
     static_bits,
 )
+from genaccel.codec.training.stage_config import AutoencoderTrainingConfig
+from genaccel.codec.training.trained_networks import load_run
 from genaccel.models.autoencoder import PRESETS, Autoencoder
 from genaccel.training.codebook_upkeep import CodebookUpkeep
-from genaccel.training.distortion import grid_error
-from genaccel.training.loop import NonFiniteLossError
+from genaccel.training.crops import CropConfig
+from genaccel.training.distortion import DistortionWeights, grid_error
+from genaccel.training.loop import LoopConfig, NonFiniteLossError
+
+# What commit 5ecd689 wrote beside a checkpoint.
+FORMER = Path(__file__).with_name("former_training.json")
+
+LOOP = LoopConfig(steps=8, batch_size=2, warmup_steps=2, log_every=1)
+CONFIG = AutoencoderTrainingConfig(
+    crops=CropConfig(crop_size=32),
+    distortion=DistortionWeights(perceptual_net="none"),
+    restart_every=2,
+)
 
 
-@pytest.fixture(autouse=True)
-def tiny_preset(monkeypatch):
-    presets = {**PRESETS, "tiny": TINY}
-    monkeypatch.setattr(training, "PRESETS", presets)
-    monkeypatch.setattr("genaccel.codec.training.autoencoder_config.PRESETS", presets)
+@pytest.fixture
+def training(photographs):
+    """Makes a run with random weights, always the same."""
+
+    def make(run, loop=LOOP, config=CONFIG, **options):
+        torch.manual_seed(loop.seed)
+        network = Autoencoder(TINY)
+        return AutoencoderTraining(
+            network, config, loop, data=photographs, run=run, cpu=True, **options
+        )
+
+    return make
 
 
-def config(**changes):
-    options = {
-        "preset": "tiny",
-        "steps": 8,
-        "batch_size": 2,
-        "crop_size": 32,
-        "perceptual_net": "none",
-        "warmup_steps": 2,
-        "restart_every": 2,
-        "log_every": 1,
-    }
-    return CodecTrainingConfig(**{**options, **changes})
-
-
-def run_steps(trainer, last):
+def stopped(training, last):
     """Train, and stop as if the process were ended after step ``last``."""
-
-    class Ended(Exception):
-        pass
-
-    def stop(step):
-        if step == last:
-            trainer.save_checkpoint()
-            raise Ended
-
-    with pytest.raises(Ended):
-        trainer.train(stop)
+    while training.step < last:
+        training._update()
+    training.save()
 
 
 def checkpoint(run):
     return torch.load(run / "checkpoint.pt", weights_only=True)
 
 
-def assert_same(a, b):
-    if torch.is_tensor(a):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
-
-
-def test_resumed_run_equals_an_uninterrupted_one(photographs, tmp_path):
-    whole = tmp_path / "whole"
-    CodecTrainer(config(), data=photographs, run=whole, cpu=True).train()
-    parts = tmp_path / "parts"
-    run_steps(CodecTrainer(config(), data=photographs, run=parts, cpu=True), 3)
-    resumed = CodecTrainer(config(), data=photographs, run=parts, cpu=True)
+def test_resumed_run_equals_an_uninterrupted_one(training, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    training(whole).train()
+    stopped(training(parts), 3)
+    resumed = training(parts)
     assert resumed.step == 3
     resumed.train()
     assert_same(checkpoint(whole), checkpoint(parts))
 
 
-def test_loss_falls_and_most_code_words_come_into_use(photographs, tmp_path):
-    trainer = CodecTrainer(
-        config(steps=120, learning_rate=5e-3, restart_every=10, mse_weight=8.0),
-        data=photographs,
-        run=tmp_path / "run",
-        cpu=True,
-    )
-    x = next(trainer._batches())
-    before = float(trainer.loss(x)[1]["mse"].detach())
-    trainer.train()
-    after = float(trainer.loss(x)[1]["mse"].detach())
+def test_a_run_of_a_former_version_is_resumed(training, tmp_path, monkeypatch):
+    """Its options were one flat table, and its stage had no name or another one."""
+    monkeypatch.setitem(PRESETS, "tiny", TINY)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    training(whole).train()
+    stopped(training(parts), 3)
+    former = json.loads(FORMER.read_text())
+    for stage in ({}, {"stage": "tokenizer"}):
+        (parts / "training.json").write_text(json.dumps(former | stage))
+        assert training(parts).step == 3
+        with pytest.raises(ValueError, match=r"training\.distortion\.mse: 1\.0 -> 2\.0"):
+            training(
+                parts,
+                config=replace(CONFIG, distortion=replace(CONFIG.distortion, mse=2.0)),
+            )
+    assert load_run(parts).autoencoder.params == TINY
+    training(parts).train()
+    assert_same(checkpoint(whole), checkpoint(parts))
+
+
+def test_processes_that_prepare_crops_change_nothing(training, tmp_path):
+    alone, helped = training(tmp_path / "alone"), training(tmp_path / "helped", num_workers=1)
+    for first in (0, 2, 4, 10):  # in order, and after a jump
+        numbers = range(first, first + 2)
+        assert torch.equal(alone.batch(numbers), helped.batch(numbers))
+
+
+def test_loss_falls_and_most_code_words_come_into_use(training, tmp_path):
+    config = replace(CONFIG, restart_every=10, distortion=replace(CONFIG.distortion, mse=8.0))
+    run = training(tmp_path / "run", replace(LOOP, steps=120, learning_rate=5e-3), config)
+    x = run.batch(range(2))
+    before = float(run.loss(x, torch.Generator())[1]["mse"].detach())
+    run.train()
+    after = float(run.loss(x, torch.Generator())[1]["mse"].detach())
     assert after < 0.7 * before
-    assert int((trainer.upkeep.usage > 0.05 * trainer.upkeep.usage.mean()).sum()) >= 16
+    assert int((run.upkeep.usage > 0.05 * run.upkeep.usage.mean()).sum()) >= 16
 
 
-def test_other_options_in_the_same_folder_are_refused(photographs, tmp_path):
-    CodecTrainer(config(), data=photographs, run=tmp_path / "run", cpu=True)
+def test_other_options_in_the_same_folder_are_refused(training, tmp_path):
+    training(tmp_path / "run")
     with pytest.raises(ValueError, match=r"learning_rate: 0\.0004 -> 0\.001"):
-        CodecTrainer(config(learning_rate=1e-3), data=photographs, run=tmp_path / "run", cpu=True)
+        training(tmp_path / "run", replace(LOOP, learning_rate=1e-3))
+    with pytest.raises(ValueError, match=r"training\.restart_every: 2 -> 3"):
+        training(tmp_path / "run", config=replace(CONFIG, restart_every=3))
 
 
-def test_non_finite_loss_stops_and_keeps_the_checkpoint(photographs, tmp_path):
+def test_non_finite_loss_stops_and_keeps_the_checkpoint(training, tmp_path):
     run = tmp_path / "run"
-    run_steps(CodecTrainer(config(), data=photographs, run=run, cpu=True), 2)
-    trainer = CodecTrainer(config(), data=photographs, run=run, cpu=True)
+    stopped(training(run), 2)
+    broken = training(run)
     with torch.no_grad():
-        trainer.model.decoder.conv_out.bias.fill_(float("nan"))
+        broken.model.decoder.conv_out.bias.fill_(float("nan"))
     with pytest.raises(NonFiniteLossError, match="at step 2"):
-        trainer.train()
+        broken.train()
     assert checkpoint(run)["step"] == 2
 
 
-def test_export_codes_the_training_indices_below_the_uniform_rate(photographs, tmp_path):
+def test_export_codes_the_training_indices_below_the_uniform_rate(training, photographs, tmp_path):
     run, out = tmp_path / "run", tmp_path / "model"
-    CodecTrainer(config(), data=photographs, run=run, cpu=True).train()
+    training(run).train()
     report = export_model(run, out, data=photographs, max_images=2)
     model = Autoencoder.from_pretrained(out)
     uniform = sum(5 / stride**2 for stride in model.params.strides)  # log2(32) bits a token
     assert 0 < report.bits_per_pixel < uniform
     assert json.loads((out / "config.json").read_text())["codebook_size"] == 32
-    for a, b in zip(load_trained(run).half().float().parameters(), model.parameters(), strict=True):
+    for a, b in zip(
+        load_run(run).autoencoder.half().float().parameters(), model.parameters(), strict=True
+    ):
         assert torch.equal(a, b)
 
 
@@ -156,15 +166,6 @@ def test_index_statistics_count_every_token_and_code_each_symbol():
     assert entropy <= rate <= entropy * 1.5
 
 
-def test_learning_rate_warms_up_and_decays():
-    options = config(steps=100, warmup_steps=10, learning_rate=1e-3, final_learning_rate_ratio=0.1)
-    rates = [learning_rate_at(step, options) for step in range(100)]
-    assert rates[0] == pytest.approx(1e-4)
-    assert max(rates) == pytest.approx(1e-3)
-    assert rates[9] == pytest.approx(1e-3)
-    assert rates[-1] == pytest.approx(1e-4, rel=0.01)
-
-
 def test_upkeep_restarts_only_dead_code_words():
     from accelerate import Accelerator
 
@@ -182,30 +183,12 @@ def test_upkeep_restarts_only_dead_code_words():
     assert upkeep.restart(weight, optimizer, features, step=1) == 0
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"preset": "huge"}, "preset must be one of"),
-        ({"crop_size": 40}, "multiple of 16"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
-        ({"perceptual_fraction": 1.5}, r"in \(0, 1\]"),
-        ({"ema_decay": 1.0}, r"in \[0, 1\)"),
-        ({"mixed_precision": "int4"}, "mixed_precision must be"),
-        ({"mse_weight": float("nan")}, "mse_weight must not be negative"),
-    ],
-)
-def test_config_names_the_allowed_range(change, message):
-    with pytest.raises(ValueError, match=message):
-        config(**change)
-
-
-def test_config_from_dict_rejects_unknown_keys():
-    with pytest.raises(ValueError, match="unknown training options"):
-        CodecTrainingConfig.from_dict({"stepz": 3})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert CodecTrainingConfig.from_dict(config().to_dict()) == config()
+def test_networks_and_crops_that_do_not_exist_or_fit_are_refused(training, tmp_path):
+    options = {"data": tmp_path, "run": tmp_path / "run", "cpu": True}
+    with pytest.raises(ValueError, match="preset must be one of"):
+        AutoencoderTraining.from_preset(CONFIG, LOOP, preset="huge", **options)
+    with pytest.raises(ValueError, match="crop_size must be a multiple of 16, got 40"):
+        training(tmp_path / "run", config=replace(CONFIG, crops=CropConfig(crop_size=40)))
 
 
 def test_a_grid_is_told_from_other_errors():

@@ -153,9 +153,12 @@ def test_the_error_of_the_base_itself_is_one():
     [
         (lambda: PairsConfig(count=2), "count must be at least 3"),
         (lambda: PairsConfig(view_size=30), "view_size must be a multiple of 8"),
-        (lambda: PairsConfig(seed=-1), "seed must not be negative"),
+        (lambda: PairsConfig(seed=-1), "seed must be at least 0"),
         (lambda: RestorationTrainingConfig(window_size=0), "window_size must be at least 1"),
-        (lambda: RestorationTrainingConfig(feature_weight=-1.0), "feature_weight must not be neg"),
+        (
+            lambda: RestorationTrainingConfig(feature_weight=-1.0),
+            "feature_weight must be at least 0",
+        ),
         (
             lambda: RestorationTrainingConfig(feature_weight=1.0, feature_size=8),
             "feature_size must be within 16 to 128",

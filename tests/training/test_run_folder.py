@@ -17,6 +17,8 @@ def test_options_are_written_once_and_compared(tmp_path: Path) -> None:
     run.claim({"steps": 5, "widths": [1, 2], "new": 1})
     with pytest.raises(ValueError, match=r"other options \(steps: 5 -> 6\)"):
         run.claim({"steps": 6, "widths": [1, 2]})
+    with pytest.raises(ValueError, match="run of another kind, with options widths"):
+        run.claim({"steps": 5})
     assert json.loads((run.path / CONFIG_NAME).read_text())["steps"] == 5
 
 
@@ -34,7 +36,7 @@ def test_an_interrupted_save_leaves_the_former_checkpoint(
         run.load()
     with pytest.raises(FileNotFoundError, match=f"{CONFIG_NAME} is missing"):
         run.options()
-    run.save({"step": 1, "x": torch.ones(2)})
+    run.save({"step": 1, "model": {"x": torch.ones(2)}})
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
@@ -44,4 +46,47 @@ def test_an_interrupted_save_leaves_the_former_checkpoint(
         run.save({"step": 2})
     state = run.load()
     assert state["step"] == 1
-    torch.testing.assert_close(state["x"], torch.ones(2))
+    torch.testing.assert_close(state["model"]["x"], torch.ones(2))
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT_NAME]
+
+
+def test_nested_options_are_compared_one_by_one(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.claim({"model": {"width": 1, "inner": {"depth": 2}}})
+    run.claim({"model": {"width": 1, "inner": {"depth": 2, "new": 0}}})
+    with pytest.raises(ValueError, match=r"\(model\.inner\.depth: 2 -> 3\)"):
+        run.claim({"model": {"width": 1, "inner": {"depth": 3}}})
+    with pytest.raises(ValueError, match=r"\(model\.width: 1 -> None\)"):
+        run.claim({"model": {"inner": {"depth": 2}}})
+
+
+def test_damaged_files_are_named_and_left_as_they_are(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.save({"step": 1, "model": {"x": torch.arange(1000)}})
+    path = tmp_path / CHECKPOINT_NAME
+    good = path.read_bytes()
+    middle = len(good) // 2
+    flipped = good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :]
+    for damaged in (good[:-100], good[:1], b"", flipped):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{CHECKPOINT_NAME} is damaged"):
+            run.load()
+        assert path.read_bytes() == damaged
+    path.write_bytes(good)
+    assert run.load()["step"] == 1
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    torch.save({"state_dict": {}}, tmp_path / CHECKPOINT_NAME)
+    with pytest.raises(ValueError, match="is no checkpoint of a training run"):
+        run.load()
+    torch.save(Path("an object"), tmp_path / CHECKPOINT_NAME)
+    with pytest.raises(ValueError, match="is no checkpoint of a training run"):
+        run.load()
+    with pytest.raises(ValueError, match=f"holds a {CHECKPOINT_NAME} without its {CONFIG_NAME}"):
+        run.claim({"steps": 1})
+    for text, message in (("{", "is damaged"), ("[]", "holds no options")):
+        (tmp_path / CONFIG_NAME).write_text(text)
+        with pytest.raises(ValueError, match=f"{CONFIG_NAME} {message}"):
+            run.claim({"steps": 1})

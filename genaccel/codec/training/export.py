@@ -28,14 +28,18 @@ from genaccel.codec.training.rate_distortion_model import (
     RateDistortionModel,
     window_grid,
 )
-from genaccel.codec.training.trained_networks import ENTROPY_FOLDER, load_run, load_scales
+from genaccel.codec.training.trained_networks import (
+    ENTROPY_FOLDER,
+    CodecRun,
+    load_run,
+    load_scales,
+)
 from genaccel.files.folders import find_images
 from genaccel.files.images import AS_STORED, read_image
 from genaccel.models.integer_export import integer_model_of, quantize
 from genaccel.models.masked_entropy_model import MaskedEntropyModel
 from genaccel.models.quantization_aware import QuantizationAwareEntropyModel
 from genaccel.models.registry import record_parts, replaced_folder
-from genaccel.training.run_folder import RunFolder
 
 # Windows that set the scales of the integer entropy model, of so many of each image.
 _CALIBRATION_WINDOWS = 256
@@ -49,6 +53,13 @@ class ExportReport(NamedTuple):
     bits_per_pixel: float  # on the images measured, by the tables
     predicted_bits_per_pixel: float | None  # by the entropy model, if the run has one
     codes_used: list[int]  # code words met at least once, per scale
+
+    def rates(self) -> str:
+        """The folder and its rates in words."""
+        text = f"{self.folder}: {self.bits_per_pixel:.3f} bits per pixel"
+        if self.predicted_bits_per_pixel is not None:
+            text += f" by static tables, {self.predicted_bits_per_pixel:.3f} by the entropy model"
+        return text
 
 
 def export_model(
@@ -115,7 +126,7 @@ def export_model(
     if not bool(counts.any()):
         raise ValueError(f"{data} has no image that can be read")
     # Stage "entropy" leaves the codec as it is: with its tables it keeps its digest, and reads the files that it wrote.
-    if RunFolder(run).options().get("stage") != "entropy" or not has_index_cdfs(model):
+    if CodecRun(run).options()["stage"] != "entropy" or not has_index_cdfs(model):
         set_index_cdfs(model, counts)
     with replaced_folder(out) as fresh:
         model.save_pretrained(fresh)

@@ -1,13 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knobs of the codec's later training stages, entropy and joint (RDVQ, arXiv 2604.10546)."""
+"""Knobs of the codec's training stages: autoencoder, entropy and joint (RDVQ, arXiv 2604.10546)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from genaccel.training.crops import CropConfig
 from genaccel.training.distortion import DistortionWeights
+from genaccel.training.options import (
+    ABOVE_0,
+    AT_LEAST_0,
+    AT_LEAST_1,
+    SHARE_BELOW_1,
+    Option,
+    check,
+)
 
 # The authors train at temperature 0.1 with rate weights of 4.8 and above, at 0.01 with 1.2 and below; between
 # them, the geometric mean. Their 336 tokens on 256x256 pixels turn it into the price of one bit of a token.
@@ -41,76 +51,79 @@ def default_temperature(rate_weight: float, strides: Sequence[int]) -> float:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CropConfig:
-    """Which crops are trained on.
+class StageConfig:
+    """Of any stage.
 
     Args:
-        crop_size: Side in pixels, a multiple of the autoencoder's alignment; whole windows of the entropy model
-            (4 tokens of the coarsest stride) waste nothing on padding.
-        min_scale: Smallest random downscaling factor of a photograph; the largest is 1.
-        color_permutation: Share of the crops with red, green and blue exchanged at random.
+        crops: What is trained on.
     """
 
-    crop_size: int = 128
-    min_scale: float = 0.5
-    color_permutation: float = 0.25
+    crops: CropConfig = field(default_factory=CropConfig)
 
     def __post_init__(self) -> None:
-        if self.crop_size < 1:
-            raise ValueError(f"crop_size must be at least 1, got {self.crop_size}")
-        if not 0 < self.min_scale <= 1:
-            raise ValueError(f"min_scale must be in (0, 1], got {self.min_scale}")
-        if not 0 <= self.color_permutation <= 1:
-            raise ValueError(f"color_permutation must be in [0, 1], got {self.color_permutation}")
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EntropyTrainingConfig:
+class AutoencoderTrainingConfig(StageConfig):
+    """Stage ``autoencoder``: encoder, decoder and codebook, from distortion alone (equation 13 without its adversary).
+
+    Args:
+        distortion: Weights of the loss.
+        perceptual_start_step: Steps before ST-LPIPS joins: on MSE alone they are several times cheaper.
+        restart_every: Steps between replacements of dead code words by features of the batch.
+        restart_until: Share of the steps after which the codebook is left alone.
+        restart_usage: A code word is dead below this share of the mean use.
+    """
+
+    distortion: DistortionWeights = field(default_factory=DistortionWeights)
+    perceptual_start_step: Annotated[int, Option(), AT_LEAST_0] = 0
+    restart_every: Annotated[int, AT_LEAST_1] = 50
+    restart_until: Annotated[float, SHARE_BELOW_1] = 0.5
+    restart_usage: Annotated[float, SHARE_BELOW_1] = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RateConfig(StageConfig):
+    """Of the stages that train an entropy model.
+
+    Args:
+        quantization_aware: Round the entropy model as its integer form is rounded, so that it learns for that.
+    """
+
+    quantization_aware: Annotated[bool, Option()] = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EntropyTrainingConfig(RateConfig):
     """Stage ``entropy``: the entropy model alone, on a frozen autoencoder.
 
     Args:
-        crops: What is trained on.
-        temperature: Of the relaxed targets, above 0; None trains on hard indices.
-        quantization_aware: Whether the rate is that of the entropy model rounded to the grids of its integer form.
+        temperature: Of the relaxed targets; without one (0 on the command line) targets are hard indices.
     """
 
-    crops: CropConfig = field(default_factory=CropConfig)
-    temperature: float | None = _SHARP_TEMPERATURE
-    quantization_aware: bool = False
-
-    def __post_init__(self) -> None:
-        _require_temperature(self.temperature)
+    temperature: Annotated[float | None, Option(none=0.0), ABOVE_0] = _SHARP_TEMPERATURE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JointTrainingConfig:
-    """Stage ``joint``: ``distortion + adversarial_weight * adversary + rate_weight * bits per pixel``.
+class JointTrainingConfig(RateConfig):
+    """Stage ``joint``: ``distortion + adversarial_weight * adversary + rate_weight * bits per pixel`` (equation 11).
 
     Args:
-        crops: What is trained on.
-        rate_weight: Lambda of equation 11, per bit per pixel.
-        temperature: Of the relaxed rate, above 0; by default that of :func:`default_temperature`.
-        relaxed: Whether targets are relaxed; without, the rate reaches the encoder through the context only.
+        rate_weight: Lambda: what a bit per pixel costs beside the distortion.
+        temperature: Of the relaxed rate; by default 0.1 for high rate weights, else 0.01.
+        relaxed: Relax the targets; without that, the rate reaches the encoder through the context only.
         distortion: Weights of the autoencoder's own loss.
-        adversarial_weight: Of the discriminator's verdict; 0 for none. The authors' is 0.1.
+        adversarial_weight: Weight of a discriminator; 0 for none, the paper's is 0.1.
         adversarial_start_step: Steps before the discriminator is trained and joins the loss.
-        quantization_aware: As of :class:`EntropyTrainingConfig`.
     """
 
-    crops: CropConfig = field(default_factory=CropConfig)
-    rate_weight: float = 1.0
-    temperature: float | None = None
-    relaxed: bool = True
+    rate_weight: Annotated[float, Option(), AT_LEAST_0] = 1.0
+    temperature: Annotated[float | None, Option(), ABOVE_0] = None
+    relaxed: Annotated[bool, Option(off="hard_targets")] = True
     distortion: DistortionWeights = field(default_factory=DistortionWeights)
-    adversarial_weight: float = 0.0
-    adversarial_start_step: int = 25_000
-    quantization_aware: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("rate_weight", "adversarial_weight", "adversarial_start_step"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        _require_temperature(self.temperature)
+    adversarial_weight: Annotated[float, Option(), AT_LEAST_0] = 0.0
+    adversarial_start_step: Annotated[int, Option(), AT_LEAST_0] = 25_000
 
     def temperature_for(self, strides: Sequence[int]) -> float | None:
         """The temperature to train an autoencoder of these strides with; None for hard targets."""
@@ -119,8 +132,3 @@ class JointTrainingConfig:
         if self.temperature is not None:
             return self.temperature
         return default_temperature(self.rate_weight, strides)
-
-
-def _require_temperature(value: float | None) -> None:
-    if value is not None and not 0 < value < math.inf:
-        raise ValueError(f"temperature must be above 0 and finite, got {value}")

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from genaccel import zoo
-from genaccel.codec.training.autoencoder import load_trained
-from genaccel.codec.training.joint import SCALES_KEY
 from genaccel.codec.training.rate_distortion_model import RateDistortionModel
-from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
+from genaccel.models.autoencoder import PRESETS, Autoencoder, AutoencoderParams
 from genaccel.models.masked_entropy_model import MaskedEntropyModel, MaskedEntropyParams
 from genaccel.models.quantization_aware import ModelScales
 from genaccel.training.loop import averaged_weights
@@ -24,6 +22,42 @@ from genaccel.training.run_folder import CONFIG_NAME, RunFolder
 # Inside a model folder: the float model, that can be trained further. What codes files is in image_codec's
 # INTEGER_ENTROPY_FOLDER.
 ENTROPY_FOLDER = "entropy"
+# Name of the grids of the entropy model's activations in the checkpoint of a quantisation-aware run.
+SCALES_KEY = "activation_scales"
+
+# What the first stage was called before.
+_FORMER_STAGE = "tokenizer"
+
+
+class CodecRun(RunFolder):
+    """The run folder of any stage, also one that a former version wrote."""
+
+    def options(self) -> dict[str, Any]:
+        """The options, as this version writes them."""
+        found = super().options()
+        if found.get("stage", _FORMER_STAGE) == _FORMER_STAGE and "preset" in found:
+            found = _renewed(found)
+        return found
+
+
+def _renewed(former: dict[str, Any]) -> dict[str, Any]:
+    """The options of a run of the first stage by the names that they have now; those it lacks are left out."""
+    rest = {k: v for k, v in former.items() if k != "num_workers"}  # which changes no result
+
+    def take(*names: str, suffix: str = "") -> dict[str, Any]:
+        return {name: rest.pop(name + suffix) for name in names if name + suffix in rest}
+
+    distortion = take("mse", "grid", "perceptual", "codebook", "commitment", suffix="_weight")
+    return {
+        "stage": "autoencoder",
+        "autoencoder": PRESETS[rest.pop("preset")].to_dict(),
+        "training": {
+            "crops": take("crop_size", "min_scale", "color_permutation"),
+            "distortion": distortion | take("perceptual_net", "perceptual_fraction"),
+            **take("perceptual_start_step", "restart_every", "restart_until", "restart_usage"),
+        },
+        **{name: value for name, value in rest.items() if name != "stage"},
+    }
 
 
 class TrainedNetworks(NamedTuple):
@@ -59,16 +93,17 @@ def load_run(path: str | os.PathLike[str]) -> TrainedNetworks:
 
     Raises:
         FileNotFoundError: If ``path`` holds no checkpoint.
+        ValueError: If it holds another kind of run.
     """
-    run = RunFolder(path)
+    run = CodecRun(path)
     options = run.options()
+    if "stage" not in options:
+        raise ValueError(f"{path} holds no run of the codec's training")
+    autoencoder = Autoencoder(AutoencoderParams.from_dict(options["autoencoder"]))
     if "entropy_model" not in options:
-        return TrainedNetworks(load_trained(path), None)
-    model = RateDistortionModel(
-        Autoencoder(AutoencoderParams.from_dict(options["autoencoder"])),
-        MaskedEntropyModel(MaskedEntropyParams.from_dict(options["entropy_model"])),
-    )
-    averaged = averaged_weights(run, model)
+        return TrainedNetworks(averaged_weights(run, autoencoder), None)
+    entropy_model = MaskedEntropyModel(MaskedEntropyParams.from_dict(options["entropy_model"]))
+    averaged = averaged_weights(run, RateDistortionModel(autoencoder, entropy_model))
     return TrainedNetworks(averaged.autoencoder, averaged.entropy_model)
 
 
@@ -78,5 +113,5 @@ def load_scales(path: str | os.PathLike[str]) -> ModelScales | None:
     Raises:
         FileNotFoundError: If ``path`` holds no checkpoint.
     """
-    scales = RunFolder(path).load().get(SCALES_KEY)
+    scales = CodecRun(path).load().get(SCALES_KEY)
     return None if scales is None else ModelScales.from_dict(scales)

@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, DiTPipeline
-from diffusers import DiTTransformer2DModel as DiT
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -19,8 +16,11 @@ from genaccel.data.class_names import class_of, classes_of
 from genaccel.data.image_folder import RandomCropDataset
 from genaccel.files.atomic import write_atomically
 from genaccel.models.registry import record_parts, replaced_folder
-from genaccel.training.loop import LoopConfig, TrainingLoop, averaged_weights
+from genaccel.training.loop import LoopConfig, PathLike, RunPath, TrainingLoop, averaged_weights
+from genaccel.training.options import AT_LEAST_1, SHARE_BELOW_1, Option, check
 from genaccel.training.run_folder import CONFIG_NAME, RunFolder
+
+LOOP = LoopConfig(steps=20_000, batch_size=32, learning_rate=5e-4)
 
 # ``DiTPipeline`` asks for this label where it wants no class; ImageNet has as many before it.
 NO_CLASS = 1000
@@ -35,7 +35,7 @@ class ClassDitConfig:
 
     Args:
         num_layers: Transformer blocks.
-        num_heads: Attention heads.
+        num_heads: Attention heads, of 32 channels each unless told otherwise.
         head_dim: Channels of a head.
         patch_size: Latent values along a side of a token.
         class_dropout: Share of the samples without a class, for classifier-free guidance.
@@ -43,24 +43,22 @@ class ClassDitConfig:
         num_latents: Crops that are encoded once and trained on.
     """
 
-    num_layers: int = 12
-    num_heads: int = 7
-    head_dim: int = 32
-    patch_size: int = 2
-    class_dropout: float = 0.1
-    min_class_images: int = 4
-    num_latents: int = 8192
+    num_layers: Annotated[int, Option(name="layers"), AT_LEAST_1] = 12
+    num_heads: Annotated[int, Option(name="heads"), AT_LEAST_1] = 7
+    head_dim: Annotated[int, AT_LEAST_1] = 32
+    patch_size: Annotated[int, AT_LEAST_1] = 2
+    class_dropout: Annotated[float, SHARE_BELOW_1] = 0.1
+    min_class_images: Annotated[int, AT_LEAST_1] = 4
+    num_latents: Annotated[int, Option(name="latents"), AT_LEAST_1] = 8192
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "num_heads", "head_dim", "patch_size", "num_latents"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.class_dropout < 1:
-            raise ValueError(f"class_dropout must be in [0, 1), got {self.class_dropout}")
+        check(self)
 
     def build(self, *, latent_size: int, latent_channels: int) -> nn.Module:
         """A fresh ``DiTTransformer2DModel``."""
-        model: Any = DiT(
+        from diffusers import DiTTransformer2DModel
+
+        model: Any = DiTTransformer2DModel(
             sample_size=latent_size,
             num_layers=self.num_layers,
             num_attention_heads=self.num_heads,
@@ -100,10 +98,10 @@ class ClassDitTraining(TrainingLoop):
     Args:
         config: The transformer.
         loop: How the run proceeds.
-        vae: Folder of an ``AutoencoderKL``.
-        data: Folder of images whose names say their classes.
-        run: Folder of the run.
-        image_size: Side of the views in pixels; None for that of the autoencoder's crops, which may
+        vae: Folder of the autoencoder, from `genaccel train vae`.
+        data: Folder of images named by their class: beach3.jpg.
+        run: Run folder; the pipeline is its folder `pipeline`.
+        image_size: Side of the views in pixels; by default that of the autoencoder's crops, which may
             be smaller, as it treats large images like small ones.
         cpu: Train on the CPU even where a GPU is.
 
@@ -111,55 +109,66 @@ class ClassDitTraining(TrainingLoop):
         ValueError: If no class has enough pictures, the size is no multiple of the stride, or the folder holds a run with other options.
     """
 
+    recipe = "class-dit"
+    channels_last = False  # in fp32, so that runs of former versions go on bit for bit
+
     def __init__(
         self,
         config: ClassDitConfig,
-        loop: LoopConfig,
+        loop: LoopConfig = LOOP,
         *,
-        vae: str | os.PathLike[str],
-        data: str | os.PathLike[str],
-        run: str | os.PathLike[str],
+        vae: PathLike,
+        data: PathLike,
+        run: RunPath,
         image_size: int | None = None,
         cpu: bool = False,
     ) -> None:
-        self.dit_config = config
-        autoencoder: Any = AutoencoderKL.from_pretrained(vae).eval()
-        stride = 2 ** (len(autoencoder.config.block_out_channels) - 1)
-        image_size = image_size or int(autoencoder.config.sample_size)
+        from diffusers import AutoencoderKL
+
+        self.dit_config, self._vae = config, vae
+        self._autoencoder: Any = AutoencoderKL.from_pretrained(vae).eval()
+        stride = 2 ** (len(self._autoencoder.config.block_out_channels) - 1)
+        image_size = image_size or int(self._autoencoder.config.sample_size)
         if image_size % (stride * config.patch_size):
             raise ValueError(
                 f"image_size must be a multiple of {stride * config.patch_size}, got {image_size}"
             )
         # The scale is raised to what makes the short side as long as a crop: whole views.
-        dataset = RandomCropDataset(data, image_size, scale=(1e-3, 1e-3), seed=loop.seed)
+        self.dataset = RandomCropDataset(data, image_size, scale=(1e-3, 1e-3), seed=loop.seed)
         folder = RunFolder(run)
         # A run that began when another rule named the classes keeps those.
         begun = folder.options() if (folder.path / CONFIG_NAME).is_file() else {}
         self.class_names: list[str] = begun.get("classes") or classes_of(
-            dataset.paths, min_images=config.min_class_images
+            self.dataset.paths, min_images=config.min_class_images
         )
         torch.manual_seed(loop.seed)
         geometry = {
             "latent_size": image_size // stride,
-            "latent_channels": int(autoencoder.config.latent_channels),
+            "latent_channels": int(self._autoencoder.config.latent_channels),
         }
         super().__init__(
             # Evaluation mode: each block would drop the class by itself, and we drop it for all of them.
             config.build(**geometry).eval(),
             loop,
-            run=folder,
+            run=RunFolder(run),
             options={"dit": {**asdict(config), **geometry}, "classes": self.class_names},
             cpu=cpu,
         )
+
+    def setup(self) -> None:
+        """Encode crops, unless that is done."""
+        from diffusers import DDPMScheduler
+
         self.scheduler: Any = DDPMScheduler(num_train_timesteps=_TRAIN_TIMESTEPS)
-        path = folder.path / _LATENTS_NAME
+        path = self.run.path / _LATENTS_NAME
         if not path.is_file():
-            autoencoder.to(self.accelerator.device)
+            self._autoencoder.to(self.accelerator.device)
             latents, labels = encode_latents(
-                autoencoder, dataset, self.class_names, config.num_latents
+                self._autoencoder, self.dataset, self.class_names, self.dit_config.num_latents
             )
-            data_file = save({"latents": latents.contiguous(), "labels": labels})
-            write_atomically(path, data_file, overwrite=True)
+            encoded = save({"latents": latents.contiguous(), "labels": labels})
+            write_atomically(path, encoded, overwrite=True)
+        del self._autoencoder
         stored = load_file(path)
         self.latents, self.labels = stored["latents"], stored["labels"]
 
@@ -190,10 +199,14 @@ class ClassDitTraining(TrainingLoop):
         mse = torch.nn.functional.mse_loss(predicted.float(), noise)
         return mse, {"mse": mse}
 
+    def export(self) -> str:
+        """Write the folder ``pipeline`` of the run."""
+        out = self.run.path / "pipeline"
+        export_pipeline(self.run.path, out, vae=self._vae)
+        return f"wrote {out}"
 
-def export_pipeline(
-    run: str | os.PathLike[str], out: str | os.PathLike[str], *, vae: str | os.PathLike[str]
-) -> None:
+
+def export_pipeline(run: PathLike, out: PathLike, *, vae: PathLike) -> None:
     """Write the averaged weights of a run and its autoencoder as a ``DiTPipeline``, in fp16.
 
     Args:
@@ -204,6 +217,8 @@ def export_pipeline(
     Raises:
         FileNotFoundError: If the run has no checkpoint.
     """
+    from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline
+
     folder = RunFolder(run)
     options = folder.options()
     values = dict(options["dit"])

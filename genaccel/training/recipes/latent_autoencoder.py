@@ -3,19 +3,20 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from genaccel.data.image_folder import RandomCropDataset
+from genaccel.models.registry import replaced_folder
 from genaccel.models.st_lpips import StLpips
-from genaccel.training.loop import LoopConfig, TrainingLoop, averaged_weights
+from genaccel.training.loop import LoopConfig, PathLike, RunPath, TrainingLoop, averaged_weights
+from genaccel.training.options import AT_LEAST_0, AT_LEAST_1, SHARE_ABOVE_0, Option, check
 from genaccel.training.run_folder import RunFolder
+
+LOOP = LoopConfig(steps=10_000, batch_size=8)
 
 # Latents are encoded to estimate their deviation, by which diffusion models divide.
 _SCALING_SAMPLES = 256
@@ -26,46 +27,43 @@ class LatentAutoencoderConfig:
     """The network and its loss, ``MSE + perceptual_weight * ST-LPIPS (alex) + kl_weight * KL``.
 
     Args:
-        image_size: Side of the crops in pixels.
-        channels: Widths from full resolution down; one halving between each two.
+        image_size: Side of a crop in pixels.
+        channels: Widths from full resolution down, halved in between.
         latent_channels: Channels of the latent.
         layers_per_block: Residual blocks of each resolution.
         min_scale: Smallest random downscaling of a picture; the largest is 1.
-        perceptual_weight: Weight of ST-LPIPS.
+        perceptual_weight: Weight of ST-LPIPS beside the squared error.
         perceptual_fraction: Share of the crops that ST-LPIPS sees.
         kl_weight: Weight of the divergence from a normal distribution, per latent value.
-        decoder_only: Leave the encoder, and with it the latents that a diffusion model may have
-            been trained on, as they are.
+        decoder_only: Keep the encoder of the start, and with it the latents that a diffusion model may have
+            been trained on.
     """
 
-    image_size: int = 128
-    channels: tuple[int, ...] = (32, 64, 96, 128)
-    latent_channels: int = 4
-    layers_per_block: int = 1
-    min_scale: float = 0.36
-    perceptual_weight: float = 0.5
-    perceptual_fraction: float = 0.5
-    kl_weight: float = 1e-4
-    decoder_only: bool = False
+    image_size: Annotated[int, Option(), AT_LEAST_1] = 128
+    channels: Annotated[tuple[int, ...], Option()] = (32, 64, 96, 128)
+    latent_channels: Annotated[int, AT_LEAST_1] = 4
+    layers_per_block: Annotated[int, AT_LEAST_1] = 1
+    min_scale: Annotated[float, SHARE_ABOVE_0] = 0.36
+    perceptual_weight: Annotated[float, Option(), AT_LEAST_0] = 0.5
+    perceptual_fraction: Annotated[float, SHARE_ABOVE_0] = 0.5
+    kl_weight: Annotated[float, AT_LEAST_0] = 1e-4
+    decoder_only: Annotated[bool, Option()] = False
 
     def __post_init__(self) -> None:
+        check(self)
         stride = 2 ** (len(self.channels) - 1)
         if self.image_size < stride or self.image_size % stride:
             raise ValueError(
                 f"image_size must be a multiple of {stride} for {len(self.channels)} widths, "
                 f"got {self.image_size}"
             )
-        if any(width % 8 for width in self.channels):
+        if any(width < 1 or width % 8 for width in self.channels):
             raise ValueError(f"channels must be multiples of 8, got {self.channels}")
-        for name in ("perceptual_weight", "kl_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("min_scale", "perceptual_fraction"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)}")
 
     def build(self) -> nn.Module:
         """A fresh ``AutoencoderKL``."""
+        from diffusers import AutoencoderKL
+
         count = len(self.channels)
         model: Any = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * count,
@@ -86,28 +84,33 @@ class LatentAutoencoderTraining(TrainingLoop):
     Args:
         config: The network and its loss.
         loop: How the run proceeds.
-        data: Folder of images.
-        run: Folder of the run.
-        start: Folder of the ``AutoencoderKL`` to begin with, or None for random weights.
+        data: Folder of training images.
+        run: Run folder; the model is its folder `vae`.
+        start: Folder of the AutoencoderKL to begin with, of the same widths; by default weights are random.
         cpu: Train on the CPU even where a GPU is.
 
     Raises:
         ValueError: If only the decoder is to be trained and there is no ``start``.
     """
 
+    recipe = "latent-autoencoder"
+    channels_last = False  # in fp32, so that runs of former versions go on bit for bit
+
     def __init__(
         self,
         config: LatentAutoencoderConfig,
-        loop: LoopConfig,
+        loop: LoopConfig = LOOP,
         *,
-        data: str | os.PathLike[str],
-        run: str | os.PathLike[str],
-        start: str | os.PathLike[str] | None = None,
+        data: PathLike,
+        run: RunPath,
+        start: PathLike | None = None,
         cpu: bool = False,
     ) -> None:
+        from diffusers import AutoencoderKL
+
         if config.decoder_only and start is None:
             raise ValueError("to train the decoder alone, give the autoencoder to start from")
-        self.autoencoder_config = config
+        self.autoencoder_config, self._data = config, data
         torch.manual_seed(loop.seed)
         options = {"autoencoder": asdict(config)}
         model: Any = config.build()
@@ -117,8 +120,12 @@ class LatentAutoencoderTraining(TrainingLoop):
             for part in (model.encoder, model.quant_conv):
                 part.requires_grad_(False)
         super().__init__(model, loop, run=RunFolder(run), options=options, cpu=cpu)
+
+    def setup(self) -> None:
+        """See :class:`TrainingLoop`."""
+        config = self.autoencoder_config
         self.dataset = RandomCropDataset(
-            data, config.image_size, scale=(config.min_scale, 1.0), seed=loop.seed
+            self._data, config.image_size, scale=(config.min_scale, 1.0), seed=self.config.seed
         )
         self.perceptual: StLpips | None = None
         if config.perceptual_weight > 0:
@@ -147,8 +154,15 @@ class LatentAutoencoderTraining(TrainingLoop):
             loss = loss + config.perceptual_weight * parts["perceptual"]
         return loss, parts
 
+    def export(self) -> str:
+        """Write the folder ``vae`` of the run."""
+        out = self.run.path / "vae"
+        with replaced_folder(out) as fresh:
+            load_latent_autoencoder(self.run.path, data=self._data).save_pretrained(fresh)
+        return f"wrote {out}"
 
-def load_latent_autoencoder(run: str | os.PathLike[str], *, data: str | os.PathLike[str]) -> Any:
+
+def load_latent_autoencoder(run: PathLike, *, data: PathLike) -> Any:
     """The ``AutoencoderKL`` with the averaged weights of a run, and the scaling factor of its latents.
 
     Args:
@@ -158,7 +172,7 @@ def load_latent_autoencoder(run: str | os.PathLike[str], *, data: str | os.PathL
     Raises:
         FileNotFoundError: If the run has no checkpoint.
     """
-    folder = RunFolder(Path(run))
+    folder = RunFolder(run)
     values = dict(folder.options()["autoencoder"])
     values["channels"] = tuple(values["channels"])
     config = LatentAutoencoderConfig(**values)

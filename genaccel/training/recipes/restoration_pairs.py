@@ -13,6 +13,7 @@ import os
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from genaccel.data.image_folder import RandomCropDataset
 from genaccel.files.atomic import atomic_path, atomic_stream, write_json
 from genaccel.files.images import AS_STORED, encode_image, read_image
 from genaccel.models.restoration import INNER_STRIDE, SCALES, lanczos_enlarged
+from genaccel.training.options import AT_LEAST_0, Option, Within, check
 
 _MANIFEST_NAME = "pairs.json"
 
@@ -44,24 +46,21 @@ class PairsConfig:
     """What is kept.
 
     Args:
-        count: Encoded views.
+        count: Views that are encoded and trained on.
         view_size: Side of a view in pixels, a multiple of 8.
-        seed: Of the views, sizes and qualities.
+        seed: Of the views, sizes, qualities, and of the run.
     """
 
-    count: int = 12_000
+    count: Annotated[int, Option(name="views"), Within(low=len(SCALES))] = 12_000
     view_size: int = 256
-    seed: int = 0
+    seed: Annotated[int, Option(), AT_LEAST_0] = 0
 
     def __post_init__(self) -> None:
-        if self.count < len(SCALES):
-            raise ValueError(f"count must be at least {len(SCALES)}, got {self.count}")
+        check(self)
         if self.view_size < INNER_STRIDE or self.view_size % INNER_STRIDE:
             raise ValueError(
                 f"view_size must be a multiple of {INNER_STRIDE}, got {self.view_size}"
             )
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
 
     def counts(self) -> dict[int, int]:
         """Views of each scale; at least one."""
