@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from genaccel.codec.images import LoadedImage, UnsupportedImageError, read_image
-from genaccel.errors import BitstreamError, LimitExceededError
+from genaccel.codec.images import LoadedImage, read_image
+from genaccel.errors import BitstreamError, LimitExceededError, UnsupportedImageError
 
 _WHITE = (255, 255, 255)
 

@@ -11,6 +11,7 @@ from genaccel.errors import (
     LimitExceededError,
     OptionError,
     UnknownModelError,
+    UnsupportedImageError,
     WorkerDiedError,
 )
 
@@ -33,6 +34,7 @@ _BY_TYPE: tuple[tuple[type[Exception], ExitCode], ...] = (
     (UnknownModelError, ExitCode.UNKNOWN_MODEL),
     (LimitExceededError, ExitCode.LIMIT_EXCEEDED),
     (OptionError, ExitCode.USAGE),
+    (UnsupportedImageError, ExitCode.FAILURE),
     (LibraryMissingError, ExitCode.FAILURE),
     (WorkerDiedError, ExitCode.FAILURE),
     (OSError, ExitCode.FAILURE),
@@ -41,10 +43,4 @@ _BY_TYPE: tuple[tuple[type[Exception], ExitCode], ...] = (
 
 def exit_code(error: Exception) -> ExitCode | None:
     """The code for an expected failure; None for one that is a fault of the program."""
-    for kind, code in _BY_TYPE:
-        if isinstance(error, kind):
-            return code
-    # Here, because it brings Pillow along, which no command needs to show its help.
-    from genaccel.codec.images import UnsupportedImageError
-
-    return ExitCode.FAILURE if isinstance(error, UnsupportedImageError) else None
+    return next((code for kind, code in _BY_TYPE if isinstance(error, kind)), None)

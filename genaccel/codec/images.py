@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageColor, UnidentifiedImageError
 
 from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS, MAX_SIDE
-from genaccel.errors import BitstreamError, LimitExceededError
+from genaccel.errors import BitstreamError, LimitExceededError, UnsupportedImageError
 
 # Named one by one: Pillow knows dozens of formats, and each is code that a hostile file can reach.
 _READ_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "PPM")
@@ -50,10 +50,6 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _PLAIN_MODES = frozenset({"1", "L", "P", "RGB", "RGBX", "YCbCr", "CMYK"})
-
-
-class UnsupportedImageError(ValueError):
-    """An image has what the codec does not carry, and the caller has not said what to do about it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

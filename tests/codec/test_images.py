@@ -9,12 +9,11 @@ import pytest
 from PIL import Image, ImageCms
 
 from genaccel.codec.images import (
-    UnsupportedImageError,
     encode_image,
     parse_colour,
     read_image,
 )
-from genaccel.errors import BitstreamError, LimitExceededError
+from genaccel.errors import BitstreamError, LimitExceededError, UnsupportedImageError
 
 
 def stored(image, file_format, **options):
