@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench.harness import Bench, alternate
+from bench.harness import Bench
 from genaccel._coder import CdfTables, RansDecoder, RansEncoder
+from genaccel.sampling.turns import seconds_in_turn
 
 PRECISION = 16
 OUR_LANES = 8  # the codec uses 1 to 16, growing with the image
@@ -215,7 +216,7 @@ def measure(
 ) -> None:
     """Time all coders on one input; keeps in ``worst`` our smallest ratio to each peer."""
     seconds = {
-        direction: alternate({n: getattr(c, direction) for n, c in coders.items()}, repeats)
+        direction: seconds_in_turn({n: getattr(c, direction) for n, c in coders.items()}, repeats)
         for direction in ("encode", "decode")
     }
     for name, coder in coders.items():

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench.harness import Bench, alternate
+from bench.harness import Bench
 from genaccel.eval._sets.frechet import frechet_distance
 from genaccel.eval._sets.image_sources import FileImages
 from genaccel.eval._sets.moments import Moments, Statistics
@@ -35,6 +35,7 @@ from genaccel.eval._sets.set_features import extract_features
 from genaccel.eval.fid import load_inception
 from genaccel.eval.held_out import held_out_photographs
 from genaccel.models.torchvision_weights import find_weights
+from genaccel.sampling.turns import seconds_in_turn
 
 SIDE = 256
 BLOCK = 50
@@ -191,7 +192,7 @@ def _compare_distances(bench: Bench) -> None:
         )
 
     sides = {"genaccel": ours, "pytorch-fid": theirs}
-    times = alternate(sides, 1 if bench.quick else 3)
+    times = seconds_in_turn(sides, 1 if bench.quick else 3)
     for name in sides:
         bench.rows.append(
             {

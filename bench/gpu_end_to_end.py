@@ -26,11 +26,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench._gpu.methods import Soda, compile_for, other_methods
 from bench._gpu.subjects import MODES, SUBJECTS, Mode, PipelineWorkload, Subject
-from bench._sensitivity.rounds import run_rounds
-from bench._sensitivity.search import SLACK, Failure, Search, Trial
-from bench._sensitivity.workload import Method
 from bench.harness import Bench
-from genaccel.eval._speed.one_call import seconds_of_call
+from genaccel.sampling.costs import seconds_of_call
+from genaccel.sampling.methods import Method
+from genaccel.sampling.rounds import Rounds, run_rounds
+from genaccel.sampling.speed_search import SLACK, Failure, Search, Trial
 
 NO_CUDA = "bench/gpu_end_to_end.py needs a CUDA device, and this PyTorch sees none"
 TARGETS = (2.0, 3.0)
@@ -108,21 +108,23 @@ def _mode_rows(
     trials: list[Trial] = []
     try:
         compile_for(workload.plain, mode, None)
-        workload.latents(workload.plain, workload.test_samples(0))
+        workload.sample(workload.plain, workload.test_samples(0))
     except Exception as error:  # a mode that a model does not run in
         return [_failed(workload, mode, target, _failure(m, error)) for m in _methods(chosen)]
     for trial in chosen:
         try:
             trials.append(trial if mode == "eager" else _in_mode(workload, soda, trial, mode))
             # One at a time: what a graph gave is only there until the next replay.
-            measured = run_rounds(workload, trials[-1:], rounds=repeats, counts_flops=False)
+            measured: Rounds[None] = run_rounds(
+                workload, trials[-1:], rounds=repeats, counts_flops=False
+            )
             trials[-1].speedup = measured.outcomes[0].speedup
         except Exception as error:  # other people's code, in a mode that it may not know
             trials = [t for t in trials if t.method is not trial.method]
             rows.append(_failed(workload, mode, target, _failure(trial.method, error)))
     seconds = statistics.median(
         seconds_of_call(
-            lambda: workload.latents(workload.plain, workload.test_samples(0)), workload.device
+            lambda: workload.sample(workload.plain, workload.test_samples(0)), workload.device
         )
         for _ in range(repeats)
     )
@@ -140,7 +142,7 @@ def _in_mode(workload: PipelineWorkload, soda: Soda, trial: Trial, mode: Mode) -
     attached = trial.method.attach(workload.copy(), trial.setting.values)
     compile_for(attached, mode, soda.handle(attached) if trial.method.role == "ours" else None)
     for _ in range(2):
-        workload.latents(attached, workload.test_samples(0))
+        workload.sample(attached, workload.test_samples(0))
     return Trial(trial.method, trial.setting, trial.flop_ratio, attached=attached)
 
 

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The harness of all benchmarks: arguments, alternating timing, bars, and a JSON record with versions and device."""
+"""The harness of all benchmarks: arguments, bars, and a JSON record with versions and device."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,16 +163,3 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def alternate(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each side; the sides take turns, so that a busy machine slows all alike."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for run in sides.values():  # warm-up
-        run()
-    for _ in range(repeats):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}

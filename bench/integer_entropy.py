@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import sys
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from genaccel.models.masked_entropy_model import (
     code_length_bits,
 )
 from genaccel.models.quantization_aware import QuantizationAwareEntropyModel
+from genaccel.sampling.costs import cost_of_call
 
 MAP_SHAPES = ((16, 24), (32, 48), (64, 96))  # strides 32, 16, 8 of 768x512 pixels
 RATE_PARAMS = MaskedEntropyParams(
@@ -51,12 +51,7 @@ RATE_PARAMS = MaskedEntropyParams(
 def best_seconds(run: Callable[[], object], repeats: int) -> float:
     """CPU time of the fastest of some calls."""
     run()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        run()
-        times.append(time.process_time() - start)
-    return min(times)
+    return min(cost_of_call(run, torch.device("cpu")).seconds for _ in range(repeats))
 
 
 def random_model(params: MaskedEntropyParams) -> tuple[MaskedEntropyModel, Tensor]:

@@ -49,15 +49,16 @@ from bench._codec.rdvq_curves import (
     quality_at,
     rate_at,
 )
-from bench.harness import Bench, alternate
+from bench.harness import Bench
 from genaccel.codec.image_codec import ImageCodec
 from genaccel.eval._rate.curves import codec_records
 from genaccel.eval._rate.operating_points import Codec, OperatingPoint
 from genaccel.eval._rate.sweep import Originals, PointResult, sweep
-from genaccel.eval._speed.one_call import peak_memory_of_call
 from genaccel.eval.held_out import held_out_photographs
 from genaccel.eval.metrics import Metric
 from genaccel.eval.rate_distortion import load_metrics
+from genaccel.sampling.costs import peak_memory_of_call
+from genaccel.sampling.turns import seconds_in_turn
 
 METRICS = ("st-lpips", "ssimulacra2", "psnr", "ms-ssim")
 # MS-SSIM's five scales need 161 pixels a side.
@@ -199,8 +200,10 @@ def measure_speed(ours: Sequence[OperatingPoint], *, quick: bool) -> list[dict[s
                 partial(side.codec.decode, files[side.name]), torch.device("cpu")
             )
             peaks[side.name] = encode_peak, decode_peak
-        encode = alternate({s.name: partial(s.codec.encode, image) for s in sides}, repeats)
-        decode = alternate({s.name: partial(s.codec.decode, files[s.name]) for s in sides}, repeats)
+        encode = seconds_in_turn({s.name: partial(s.codec.encode, image) for s in sides}, repeats)
+        decode = seconds_in_turn(
+            {s.name: partial(s.codec.decode, files[s.name]) for s in sides}, repeats
+        )
         rows += [
             {
                 "size": f"{width}x{height}",

@@ -14,9 +14,9 @@ import hashlib
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +32,14 @@ from genaccel.eval.bjontegaard_delta import Curve, bd_rate
 from genaccel.eval.held_out import held_out_photographs
 from genaccel.eval.metrics import Metric
 from genaccel.eval.ms_ssim import ms_ssim_of_images
-from genaccel.eval.psnr import psnr
 from genaccel.eval.ssimulacra2 import ssimulacra2_of_images
 from genaccel.files.atomic import write_json
 from genaccel.files.images import write_image
 from genaccel.models.oxford_vgg16 import INSTALL_COMMAND, OxfordVgg16
 from genaccel.models.restoration import SCALES, Restoration, lanczos_enlarged
+from genaccel.sampling.costs import median_cost
+from genaccel.sampling.distances import psnr
+from genaccel.sampling.turns import costs_in_turn
 from genaccel.training.recipes.restoration_pairs import coded_base
 
 # Side of the picture over that of the base -> qualities, from about 0.03 to about 0.4 bits per pixel.
@@ -258,13 +260,15 @@ def _speeds(model: Restoration, *, quick: bool) -> list[dict[str, object]]:
                     model(base, torch.tensor([20.0]), scale=scale, size=size)
 
             # Of this thread alone: a busy machine takes time away, but not work.
-            times: dict[str, list[float]] = {"fp32": [], "bf16": []}
-            for _ in range(3 if quick else 4):
-                for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-                    start = time.process_time()
-                    restore(dtype)
-                    times[name].append(1e3 * (time.process_time() - start))
-            medians = {name: statistics.median(values[1:]) for name, values in times.items()}
+            sides = {
+                "fp32": partial(restore, torch.float32),
+                "bf16": partial(restore, torch.bfloat16),
+            }
+            costs = costs_in_turn(sides, rounds=3 if quick else 4)
+            # Without the first round, which warms up.
+            medians = {
+                name: 1e3 * median_cost(values[1:]).seconds for name, values in costs.items()
+            }
             rows.append({"size": f"{width}x{height}", "scale": scale, **medians})
     torch.set_num_threads(threads)
     return rows

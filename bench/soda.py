@@ -34,14 +34,17 @@ from bench._sensitivity.checks import check_pipeline, measured_over_plain, run_b
 from bench._sensitivity.large_model import cost_of_steps, large_trials, large_workload
 from bench._sensitivity.ours import OURS, Ours, ablation_methods, our_methods
 from bench._sensitivity.peers import peers
-from bench._sensitivity.quality import Judge
-from bench._sensitivity.rounds import Outcome, run_rounds
-from bench._sensitivity.search import SLACK, Failure, Search, Trial, cost_of_call
+from bench._sensitivity.quality import Judge, Quality
 from bench._sensitivity.statistics import Against, against, nearest
-from bench._sensitivity.workload import Method, Workload
+from bench._sensitivity.workload import Workload
 from bench.harness import Bench
 from genaccel import zoo
 from genaccel.errors import UnknownModelError
+from genaccel.sampling.costs import cost_of_call
+from genaccel.sampling.methods import Method
+from genaccel.sampling.pipelines import load_pipeline
+from genaccel.sampling.rounds import Outcome, Rounds, run_rounds
+from genaccel.sampling.speed_search import SLACK, Failure, Search, Trial
 
 ZOO_MODEL = "landscapes-dit"
 RECORD = Path(__file__).parent / "results" / "soda.json"
@@ -134,7 +137,7 @@ def load(folder: Path, *, device: str, steps: int) -> Workload:
     from diffusers import DDIMScheduler, DiTPipeline
 
     dtype = torch.float32 if device == "cpu" else torch.float16
-    pipeline: Any = DiTPipeline.from_pretrained(folder, dtype=dtype).to(device)
+    pipeline = load_pipeline(str(folder), pipeline_class=DiTPipeline, device=device, dtype=dtype)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     # A model may have learned fewer classes than it has room for.
     learned = sorted(set(pipeline.labels.values()))
@@ -223,7 +226,7 @@ def _compare(bench: Bench, workload: Workload) -> None:
 
 def _outcomes_at(
     search: Search, judge: Judge, methods: Sequence[Method], target: float, rounds: int
-) -> tuple[list[Outcome], list[Failure], float]:
+) -> tuple[list[Outcome[Quality]], list[Failure], float]:
     """Each method with its setting for a speed, and the seconds of a plain run."""
     chosen: list[Trial] = []
     failures: list[Failure] = []
@@ -260,25 +263,25 @@ def _outcomes_at(
 
 def _seconds_of_decoding(workload: Workload) -> float:
     """Seconds of decoding a batch."""
-    latents = workload.latents(workload.plain, workload.calibration_samples(0), num_steps=1)
+    latents = workload.sample(workload.plain, workload.calibration_samples(0), num_steps=1)
     return min(
         cost_of_call(lambda: workload.images(latents), workload.device).seconds for _ in range(2)
     )
 
 
-def _reaches(outcome: Outcome, target: float) -> bool:
+def _reaches(outcome: Outcome[Quality], target: float) -> bool:
     """Whether an outcome has the target speed. The choice of the setting measured it before, and the rounds do once more:
     others get twice the slack for that, ours does not."""
     slack = SLACK if outcome.trial.method.role == "ours" else 2 * SLACK
     return outcome.speedup >= target * (1 - slack)
 
 
-def _note(outcome: Outcome) -> str:
+def _note(outcome: Outcome[Quality]) -> str:
     attached = outcome.trial.attached
     return "" if attached is None else attached.note
 
 
-def _tuned(ours: Ours, outcomes: Sequence[Outcome]) -> Outcome | None:
+def _tuned(ours: Ours, outcomes: Sequence[Outcome[Quality]]) -> Outcome[Quality] | None:
     """Our outcome whose setting is closest on samples for calibration: those of the test choose nothing."""
     candidates = [o for o in outcomes if o.trial.method.may_be_tuned and o.trial.attached]
     errors = {id(o): ours.error(o.trial.attached) for o in candidates if o.trial.attached}
@@ -286,7 +289,10 @@ def _tuned(ours: Ours, outcomes: Sequence[Outcome]) -> Outcome | None:
 
 
 def _add_comparison(
-    bench: Bench, outcomes: Sequence[Outcome], reaching: Sequence[Outcome], target: float
+    bench: Bench,
+    outcomes: Sequence[Outcome[Quality]],
+    reaching: Sequence[Outcome[Quality]],
+    target: float,
 ) -> None:
     """Ours against each other method sample by sample, and against the best of those that are as fast."""
     mine = next((o for o in outcomes if o.trial.method.role == "ours"), None)
@@ -317,7 +323,7 @@ def _add_comparison(
 
 
 def _add_bars(
-    bench: Bench, mine: Outcome | None, others: Mapping[str, Against], target: float
+    bench: Bench, mine: Outcome[Quality] | None, others: Mapping[str, Against], target: float
 ) -> None:
     name = f"{target:g}x"
     if others:
@@ -386,7 +392,8 @@ def _compare_large(bench: Bench) -> None:
             bench.rows.append(_failed_row(workload.name, found))
         else:
             trials.append(found)
-    outcomes = run_rounds(workload, trials, rounds=bench.options["repeats"]).outcomes
+    measured: Rounds[Quality] = run_rounds(workload, trials, rounds=bench.options["repeats"])
+    outcomes = measured.outcomes
     for outcome in outcomes:
         bench.rows.append(_row(workload.name, outcome, note=note))
     mine = [o for o in outcomes if o.trial.method.role == "ours"]
@@ -403,7 +410,7 @@ def _compare_large(bench: Bench) -> None:
 
 def _row(
     part: str,
-    outcome: Outcome,
+    outcome: Outcome[Quality],
     *,
     note: str,
     plain: float | None = None,

@@ -25,8 +25,9 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench.harness import Bench, alternate
+from bench.harness import Bench
 from genaccel import ops
+from genaccel.sampling.turns import seconds_in_turn
 
 TEMPERATURE = 0.1
 # 16 windows of 4x4 + 8x8 + 16x16 tokens, 4096 code words of 32 channels: a training step of RDVQ.
@@ -141,7 +142,9 @@ def main() -> None:
                 def run(side: Rate, leaves: list[Tensor] = leaves) -> Callable[[], object]:
                     return lambda: step(side, leaves, wait)
 
-                seconds = alternate({name: run(side) for name, side in SIDES.items()}, repeats)
+                seconds = seconds_in_turn(
+                    {name: run(side) for name, side in SIDES.items()}, repeats
+                )
                 ratio = seconds["torch"] / seconds["genaccel"]
                 slowest = min(slowest, ratio)
                 row = {

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench.harness import Bench, alternate
+from bench.harness import Bench
 from genaccel import ops
+from genaccel.sampling.turns import seconds_in_turn
 
 TOKENS, CHANNELS, SELECTED = 256, 1152, 64
 Side = Callable[[], object]
@@ -95,7 +96,7 @@ def main() -> None:
         for batch in batches:
             for name, (ours, plain, moved) in cases(batch, dtype, device).items():
                 check(name, ours, plain)
-                seconds = alternate(
+                seconds = seconds_in_turn(
                     {"ours": waiting(ours, wait), "plain": waiting(plain, wait)}, repeats
                 )
                 ratio = seconds["plain"] / seconds["ours"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -15,17 +15,18 @@ import torch
 import typer
 from tqdm import tqdm
 
-from genaccel.eval._speed.callables import CallableLoader, check_side, search_path
-from genaccel.eval._speed.one_call import (
+from genaccel.eval._speed.speed_record import SideSpeed, SpeedComparison, print_table, summarize
+from genaccel.eval.commands import AsJson, Label
+from genaccel.eval.results import to_json
+from genaccel.sampling.costs import (
     checked_device,
     current_gpu,
     flops_of_call,
     peak_memory_of_call,
     seconds_of_call,
 )
-from genaccel.eval._speed.speed_record import SideSpeed, SpeedComparison, print_table, summarize
-from genaccel.eval.commands import AsJson, Label
-from genaccel.eval.results import to_json
+from genaccel.sampling.functions import CallableLoader, check_side, search_path
+from genaccel.sampling.turns import round_order
 
 __all__ = ["SideFailedError", "SideSpeed", "SpeedComparison", "compare_speed", "main"]
 
@@ -148,13 +149,6 @@ def compare_speed(
         warm_up=warm_up,
         threads=torch.get_num_threads(),
     )
-
-
-def round_order(names: Sequence[str], index: int) -> list[str]:
-    """Order of the sides in a round: each takes each place, before and after each other side, equally often."""
-    start = index // 2 % len(names)
-    order = [*names[start:], *names[:start]]
-    return order[::-1] if index % 2 else order
 
 
 @contextmanager

@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exceptions that callers of genaccel may want to tell apart."""
+"""Exceptions that callers of genaccel may want to tell apart, and names in their messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# Before the rest is only counted.
+_NAMES_SHOWN = 10
 
 
 class BitstreamError(ValueError):
@@ -32,3 +39,15 @@ class LibraryMissingError(ImportError):
 
 class WorkerDiedError(RuntimeError):
     """A worker process was killed, or crashed, on a file."""
+
+
+def listing(names: Sequence[str]) -> str:
+    """The first names, and how many more there are.
+
+    Example:
+        >>> listing("abcdefghijkl")
+        'a, b, c, d, e, f, g, h, i, j and 2 more'
+    """
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    rest = len(names) - _NAMES_SHOWN
+    return f"{shown} and {rest} more" if rest > 0 else shown

@@ -19,7 +19,7 @@ from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
 from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.integer_entropy_model import IntegerEntropyModel
 from genaccel.pipelines.codec_models import CodecAutoencoder, CodecEntropyModel
-from genaccel.pipelines.image_arrays import check_output_type, from_pixels, to_pixels
+from genaccel.sampling.images import check_output_type, from_pixels, to_pixels
 
 
 @dataclass

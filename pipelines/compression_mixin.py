@@ -11,8 +11,8 @@ from diffusers import DiffusionPipeline
 
 from genaccel.codec.encoder.encode_options import EncodeOptions
 from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
-from genaccel.pipelines.image_arrays import to_pixels
 from genaccel.pipelines.pipeline_mixin import Flag, PipelineMixin, stock_call
+from genaccel.sampling.images import to_pixels
 
 OUTPUT_TYPE = "genaccel"
 

@@ -44,7 +44,7 @@ PYTHON_RULES = {
     "hooks": {"ops"},
     "training": {"models", "data", "files"},
     "acceleration": {"hooks", *METHODS},
-    "sampling": {"ops", "models", "zoo", "files", "data", "hooks", "acceleration"},
+    "sampling": {"ops", "models", "zoo", "files", "data", "hooks"},
     **dict.fromkeys(METHODS, FLOOR),
     "eval": {*FLOOR, *METHODS} - {"training"},
     "pipelines": {*FLOOR, *METHODS, "acceleration"} - {"training", "data"},

@@ -13,7 +13,7 @@ from torch import nn
 import genaccel
 from bench._gpu.subjects import MODES, Mode, PipelineWorkload
 from bench._sensitivity.peers import peers
-from bench._sensitivity.workload import Attached, Method, Setting
+from genaccel.sampling.methods import Attached, Method, Setting
 from genaccel.sensitivity.enable import SensitivityHandle
 
 PEERS = ("diffusers FirstBlockCache", "diffusers TaylorSeer, order 1", "cache-dit DBCache")
@@ -46,7 +46,7 @@ class Soda:
         self._handles[id(pipeline)] = genaccel.enable(pipeline, config)
         attached = Attached(pipeline, num_steps=self._workload.num_steps)
         # Once for a setting and a batch; from then on the plan is in the folder.
-        self._workload.latents(attached, self._workload.calibration_samples(0))
+        self._workload.sample(attached, self._workload.calibration_samples(0))
         return attached
 
     def handle(self, attached: Attached) -> SensitivityHandle | None:

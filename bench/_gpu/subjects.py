@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench._sensitivity.workload import Attached, Samples, Workload
+from bench._sensitivity.workload import Samples, Workload
+from genaccel.sampling.methods import Attached
 
 Mode = str
 # How a model runs: as it is, compiled, and compiled with CUDA graphs.
@@ -94,7 +95,7 @@ class PipelineWorkload(Workload):
         )
         self.subject = subject
 
-    def latents(
+    def sample(
         self, attached: Attached, samples: Samples, *, num_steps: int | None = None
     ) -> Tensor:
         """Run a pipeline, without its decoder."""

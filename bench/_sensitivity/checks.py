@@ -18,9 +18,10 @@ from torch import Tensor
 
 import genaccel
 from bench._sensitivity.ours import without_plans
-from bench._sensitivity.rounds import median_cost
-from bench._sensitivity.search import Cost, cost_of_call, flops_of_run, plain_flops
-from bench._sensitivity.workload import Attached, Workload
+from bench._sensitivity.workload import Workload
+from genaccel.sampling.costs import Cost, cost_of_call, median_cost
+from genaccel.sampling.methods import Attached
+from genaccel.sampling.speed_search import flops_of_run, plain_flops
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def check_pipeline(workload: Workload, *, speedup: float, runs: int) -> Checks:
 
     def timed(attached: Attached, which: Any) -> tuple[Tensor, Cost]:
         made: list[Tensor] = []
-        cost = cost_of_call(lambda: made.append(workload.latents(attached, which)), device)
+        cost = cost_of_call(lambda: made.append(workload.sample(attached, which)), device)
         return made[0], cost
 
     def plainly(which: Any, attached: Attached = workload.plain) -> Tensor:
@@ -105,7 +106,7 @@ def check_pipeline(workload: Workload, *, speedup: float, runs: int) -> Checks:
         plain.append(cost)
         return latents
 
-    workload.latents(workload.plain, first, num_steps=2)  # warm-up
+    workload.sample(workload.plain, first, num_steps=2)  # warm-up
     pipeline = without_plans(workload.copy())
     attached = Attached(pipeline)
     call = _call_of(pipeline, workload, first.labels)
@@ -152,7 +153,7 @@ def run_by_rule(workload: Workload, *, speedup: float) -> AcceleratedRun:
     with tempfile.TemporaryDirectory() as folder:
         config = genaccel.SensitivityConfig(speedup=speedup, first_run="plan", cache_dir=folder)
         handle = genaccel.enable(pipeline, config)
-        cost = cost_of_call(lambda: workload.latents(attached, samples), workload.device)
+        cost = cost_of_call(lambda: workload.sample(attached, samples), workload.device)
         report = handle.report()["transformer"]
     return AcceleratedRun(report.plan or "", report.schedule, report.flop_ratio, cost)
 
@@ -167,9 +168,9 @@ def measured_over_plain(workload: Workload, *, rounds: int) -> float:
     samples = workload.calibration_samples(0)
 
     def seconds(attached: Attached) -> float:
-        return cost_of_call(lambda: workload.latents(attached, samples), workload.device).seconds
+        return cost_of_call(lambda: workload.sample(attached, samples), workload.device).seconds
 
-    workload.latents(workload.plain, samples, num_steps=2)  # warm-up
+    workload.sample(workload.plain, samples, num_steps=2)  # warm-up
     ratios = []
     plain = seconds(workload.plain)
     for _ in range(rounds):

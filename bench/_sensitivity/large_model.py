@@ -19,8 +19,9 @@ from torch import nn
 
 from bench._sensitivity.ours import Ours, alternating
 from bench._sensitivity.peers import peers
-from bench._sensitivity.search import Failure, Search, Trial
-from bench._sensitivity.workload import Attached, Method, Setting, Workload
+from bench._sensitivity.workload import Workload
+from genaccel.sampling.methods import Attached, Method, Setting
+from genaccel.sampling.speed_search import Failure, Search, Trial
 
 _HEADS, _HEAD_DIM, _LATENT, _LAYERS = 16, 72, 32, 28
 _BATCH = 4
@@ -150,7 +151,7 @@ def _seconds_of_steps(workload: Workload, attached: Attached) -> list[float]:
 
     scheduler.step = noted
     try:
-        workload.latents(attached, workload.test_samples(0))
+        workload.sample(attached, workload.test_samples(0))
     finally:
         del scheduler.step
     return [after - before for before, after in itertools.pairwise(moments)]

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 import genaccel
-from bench._sensitivity.workload import Attached, Method, Setting, Workload
+from bench._sensitivity.workload import Workload
+from genaccel.sampling.methods import Attached, Method, Setting
 from genaccel.sensitivity.planning.partial_plan import plan_for_speedup
 from genaccel.sensitivity.planning.planner import Measurements
 from genaccel.sensitivity.plans.plan import Plan
@@ -97,7 +98,7 @@ class Ours:
         config = genaccel.SensitivityConfig(speedup=2.0).changed(**values)
         handle = self.enable(pipeline, config)
         attached = Attached(pipeline)
-        self.workload.latents(attached, self.workload.calibration_samples(0))
+        self.workload.sample(attached, self.workload.calibration_samples(0))
         report, plan = handle.report()["transformer"], handle.plans["transformer"]
         if plan is None:
             raise ValueError(
@@ -131,7 +132,7 @@ class Ours:
     def _choice_latents(self, attached: Attached) -> Tensor:
         batches = range(self.batches, self.batches + _CHOICE_BATCHES)
         samples = map(self.workload.calibration_samples, batches)
-        return torch.cat([self.workload.latents(attached, s) for s in samples])
+        return torch.cat([self.workload.sample(attached, s) for s in samples])
 
     def speedup_of(self, count: int) -> float:
         """FLOP ratio of the denoiser with ``count`` computed steps."""

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from bench._sensitivity.workload import Attached, Method, Setting, Workload, settings
+from bench._sensitivity.workload import Workload
+from genaccel.sampling.methods import Attached, Method, Setting, settings
 
 # Blocks of DiTTransformer2DModel, and what is in them.
 _BLOCK = r"transformer_blocks\.\d+"
@@ -191,7 +192,7 @@ class _MagCache:
         )
         # It prints them, for the user to copy.
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            workload.latents(attached, workload.calibration_samples(0))
+            workload.sample(attached, workload.calibration_samples(0))
         text = printed.getvalue()
         return [float(r) for r in ast.literal_eval(text[text.index("\n[", 1) :].strip())]
 

@@ -16,8 +16,8 @@ from genaccel.eval._sets.extractors import Extractor
 from genaccel.eval._sets.frechet import frechet_distance
 from genaccel.eval._sets.moments import Moments, Statistics
 from genaccel.eval.fd_mobilenet_v2 import load_mobilenet_v2
-from genaccel.eval.psnr import psnr
 from genaccel.models.st_lpips import StLpips
+from genaccel.sampling.distances import psnr
 
 # Of equal images, where a mean is taken: 8 bits tell no more.
 _MOST_PSNR = 99.0
@@ -74,7 +74,7 @@ class Judge:
             except (ImportError, FileNotFoundError, ValueError) as error:
                 self.notes.append(f"no FD-mobilenet_v2: {error}")
         self._plain = self._decoded(
-            [workload.latents(workload.plain, workload.test_samples(b)) for b in range(batches)]
+            [workload.sample(workload.plain, workload.test_samples(b)) for b in range(batches)]
         )
         # All methods are compared with the same images.
         self._plain_features = [self._features(image) for image in self._plain]

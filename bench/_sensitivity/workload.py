@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from genaccel.sampling.calls import generators
+from genaccel.sampling.methods import Attached
 
 # Of the noise that methods are judged on, and of that which they may look at before. The plans beside the zoo's model
 # were tuned on seeds below these.
@@ -29,72 +31,6 @@ class Samples:
 
     labels: tuple[int, ...]
     seeds: tuple[int, ...]
-
-
-@dataclass(slots=True)
-class Attached:
-    """A pipeline with a method on it.
-
-    Attributes:
-        pipeline: A copy that belongs to the method.
-        num_steps: Steps, if they are not those of the workload.
-        around: Entered around each run.
-        note: What was found out when it was attached, for the table.
-    """
-
-    pipeline: Any
-    num_steps: int | None = None
-    around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting of a method.
-
-    Attributes:
-        label: For the table.
-        values: For its ``attach``.
-        expected: FLOP ratio, where it is known without a run.
-    """
-
-    label: str
-    values: Mapping[str, Any]
-    expected: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Method:
-    """A way to accelerate.
-
-    Attributes:
-        name: For the table.
-        attach: Puts it on a fresh copy of the pipeline.
-        ladders: Settings, each tuple from the slowest to the fastest. A later ladder is for speeds
-            that the earlier ones do not reach.
-        role: "ours" is what the bars are about, "other" what it has to beat. A "variant" is ours too,
-            but asks its user for more.
-        may_be_tuned: Whether it is one of the candidates for the row of the plan that was chosen on
-            samples for calibration.
-        adapts: Whether it decides by the samples what it computes.
-        note: For the table.
-    """
-
-    name: str
-    attach: Callable[[Any, Mapping[str, Any]], Attached]
-    ladders: tuple[tuple[Setting, ...], ...]
-    role: Literal["ours", "variant", "other"] = "other"
-    may_be_tuned: bool = False
-    adapts: bool = False
-    note: str = ""
-
-
-def settings(name: str, values: Sequence[Any], **others: Any) -> tuple[Setting, ...]:
-    """A ladder over one parameter."""
-    return tuple(
-        Setting(f"{name} {v:.3g}" if isinstance(v, float) else f"{name} {v}", {name: v, **others})
-        for v in values
-    )
 
 
 class LatentCatcher:
@@ -166,7 +102,7 @@ class Workload:
         seeds = tuple(range(first_seed, first_seed + self.batch_size))
         return Samples(tuple(classes[s % len(classes)] for s in seeds), seeds)
 
-    def latents(
+    def sample(
         self, attached: Attached, samples: Samples, *, num_steps: int | None = None
     ) -> Tensor:
         """Run a pipeline, and return its latents ``[B, C, H, W]``."""
@@ -175,8 +111,7 @@ class Workload:
             pipeline(
                 class_labels=list(samples.labels),
                 guidance_scale=self.guidance,
-                # One for each sample, on the CPU: the same noise in any batch and on any device.
-                generator=[torch.Generator().manual_seed(seed) for seed in samples.seeds],
+                generator=generators(samples.seeds),
                 num_inference_steps=num_steps or attached.num_steps or self.num_steps,
                 output_type="pt",
             )

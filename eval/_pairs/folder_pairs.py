@@ -4,18 +4,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genaccel.errors import listing
 from genaccel.eval.images import load_image
 from genaccel.files.folders import find_images
-
-# Names shown of each folder's unmatched files before the rest is only counted.
-_NAMES_SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,10 +128,3 @@ def by_stem(folder: str | os.PathLike[str], files: Iterable[Path]) -> dict[str, 
             raise ValueError(f"{found[name]} and {path} share the stem {name!r}")
         found[name] = path
     return found
-
-
-def listing(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    shown = ", ".join(names[:_NAMES_SHOWN])
-    rest = len(names) - _NAMES_SHOWN
-    return f"{shown} and {rest} more" if rest > 0 else shown

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -21,7 +20,8 @@ from genaccel.errors import UnsupportedImageError
 from genaccel.eval._sets.processes import Processes
 from genaccel.eval.images import UNUSABLE, load_image
 from genaccel.files.folders import find_images
-from genaccel.files.images import AS_STORED, pixels_of
+from genaccel.sampling.calls import run_call
+from genaccel.sampling.images import images_of, to_pixels
 
 PrepareFunction = Callable[[NDArray[np.uint8]], Tensor]
 
@@ -166,45 +166,12 @@ def _stack(images: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(images)) if images else torch.empty(0)
 
 
-def as_pixels(image: Any) -> NDArray[np.uint8]:
-    """An image of a generator or a pipeline as uint8 ``[H, W, 3]``.
-
-    Args:
-        image: A Pillow image; uint8 of shape ``[H, W, 3]``; or floating point in [0, 1], which is
-            rounded, of shape ``[H, W, 3]`` (array) or ``[3, H, W]`` (tensor).
-
-    Raises:
-        ValueError: For anything else.
-    """
-    if isinstance(image, Image.Image):
-        return pixels_of(image, AS_STORED)
-    if isinstance(image, Tensor):
-        planar = image.detach().cpu()
-        if planar.is_floating_point():
-            planar = planar.float()
-        array = planar.numpy()
-        array = array.transpose(1, 2, 0) if array.ndim == 3 and array.shape[0] == 3 else array
-    else:
-        array = np.asarray(image)
-    if array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(
-            f"generated images must have the shape [H, W, 3], or [3, H, W] for tensors, got {array.shape}"
-        )
-    if array.dtype == np.uint8:
-        return array
-    if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"generated images must be uint8 or floating point, got {array.dtype}")
-    if not np.isfinite(array).all() or array.min() < -1e-3 or array.max() > 1 + 1e-3:
-        raise ValueError("generated images of floating point must lie within [0, 1]")
-    return (array.clip(0, 1) * 255).round().astype(np.uint8)
-
-
 @dataclass(frozen=True, kw_only=True)
 class GeneratedImages:
     """Images of any iterable, one at a time.
 
     Attributes:
-        images: Whatever :func:`as_pixels` takes.
+        images: Each as :func:`~genaccel.sampling.images.to_pixels` takes it.
         name: For records.
         num_images: Upper bound, where it is known.
     """
@@ -228,7 +195,7 @@ class GeneratedImages:
         with tqdm(
             total=self.num_images, desc=self.name, unit="image", leave=False, disable=None
         ) as progress:
-            while chunk := [prepare(as_pixels(image)) for image in islice(iterator, batch_size)]:
+            while chunk := [prepare(p) for p in to_pixels(list(islice(iterator, batch_size)))]:
                 yield Batch(number=number, images=_stack(chunk))
                 number += 1
                 progress.update(len(chunk))
@@ -272,14 +239,11 @@ class PipelineImages:
         )
         for start in progress:
             prompts = list(self.prompts[start : start + self.images_per_call])
-            generators = [
-                torch.Generator().manual_seed(self.seed + start + i) for i in range(len(prompts))
-            ]
-            output = self.pipeline(
-                **{self.prompt_argument: prompts},
-                generator=generators,
-                output_type="np",
+            call = {
+                self.prompt_argument: prompts,
+                "seed": range(self.seed + start, self.seed + start + len(prompts)),
+                "output_type": "np",
                 **self.arguments,
-            )
-            images = [prepare(as_pixels(image)) for image in output.images]
+            }
+            images = [prepare(image) for image in images_of(run_call(self.pipeline, call))]
             yield Batch(number=start // self.images_per_call, images=_stack(images))

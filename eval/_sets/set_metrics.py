@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,8 @@ from genaccel.eval.commands import (
 )
 from genaccel.eval.metrics import Metric
 from genaccel.eval.results import record, to_json
+from genaccel.sampling.calls import parse_object, read_prompts
+from genaccel.sampling.pipelines import load_pipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,22 +181,11 @@ def _pipeline_source(
 ) -> PipelineImages:
     if prompts is None:
         raise ValueError("--pipeline needs --prompts FILE, with one prompt a line")
-    lines: list[Any] = [line for line in prompts.read_text().splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"{prompts} holds no prompt")
+    lines: list[Any] = read_prompts(prompts)
     if prompt_argument == "class_labels":
         lines = [int(line) for line in lines]
-    try:
-        arguments = json.loads(arguments_json)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--pipeline-arguments is no JSON object ({error})") from error
-    if not isinstance(arguments, dict):
-        raise ValueError('--pipeline-arguments must be a JSON object, such as {"height": 512}')
-    from diffusers import DiffusionPipeline
-
-    loaded = DiffusionPipeline.from_pretrained(name)
-    loaded = loaded.to(extractor.device)
-    loaded.set_progress_bar_config(disable=True)
+    arguments = parse_object(arguments_json)
+    loaded = load_pipeline(name, device=extractor.device)
     return PipelineImages(
         pipeline=loaded,
         prompts=lines,

@@ -3,46 +3,35 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genaccel.cli import options, pipeline_source
-from genaccel.cli.distance import load_distance
+import genaccel
+from genaccel.cli import pipeline_source
+from genaccel.cli.distance import load_st_lpips
 
 if TYPE_CHECKING:
-    from genaccel.sensitivity.side_by_side import Side
+    from genaccel.sampling.side_by_side import Side
 
 app = typer.Typer()
 
 
-@app.command()
+@app.command(context_settings=pipeline_source.FORMER_NAMES)
+@pipeline_source.takes_generations
 def accelerate(
-    model: pipeline_source.Model,
+    source: pipeline_source.Generations,
     out: Annotated[Path, typer.Option(help="Sheet of the samples to write, a PNG file.")] = Path(
         "out/accelerated.png"
     ),
-    speedup: Annotated[
-        list[float], typer.Option(help="To compare; may be given more than once.")
-    ] = [2.0, 3.0],  # noqa: B006 - typer's way
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 50,
+    speedup: pipeline_source.Speedups = ["2", "3"],  # noqa: B006 - typer's way
     generations: Annotated[int, typer.Option(min=1, help="Generations to compare.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each side, in turn.")] = 1,
-    prompts: pipeline_source.Prompts = None,
-    class_labels: pipeline_source.ClassLabels = None,
-    guidance: pipeline_source.Guidance = None,
-    batch_size: pipeline_source.BatchSize = 1,
-    seed: pipeline_source.Seed = 0,
-    arguments: pipeline_source.Arguments = None,
     config: pipeline_source.Config = None,
-    lpips: Annotated[
-        bool | None,
-        typer.Option(help="Measure ST-LPIPS (vgg); by default where its weights are installed."),
-    ] = None,
-    device: options.Device = "cpu",
-    dtype: pipeline_source.DType = "float32",
+    lpips: pipeline_source.Lpips = None,
 ) -> None:
     """Sample with and without acceleration: times, FLOPs, and how far the samples moved.
 
@@ -50,36 +39,30 @@ def accelerate(
     results are replaced.
     """
     try:
-        pipeline_source.check_speedups(speedup, "--speedup")
-        configs = [pipeline_source.make_config(config, speedup=s) for s in dict.fromkeys(speedup)]
+        speedups = pipeline_source.speedups_of(speedup)
+        configs = {s: pipeline_source.make_config(config, speedup=s) for s in speedups}
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    distance = load_distance(lpips, device)
-    pipeline = pipeline_source.load_pipeline(model, device=device, dtype=dtype)
+    distance = load_st_lpips(lpips, source.device)
+    pipeline, calls = source.load(generations)
     from genaccel.files.atomic import write_atomically
     from genaccel.files.images import encode_image
-    from genaccel.sensitivity.side_by_side import sheet, side_by_side
+    from genaccel.sampling.side_by_side import sheet, side_by_side
+
+    enablers = {
+        f"speed-up {s:g}": functools.partial(genaccel.enable, config=c) for s, c in configs.items()
+    }
 
     try:
-        calls = pipeline_source.calls_of(
-            pipeline,
-            prompts=prompts,
-            class_labels=class_labels,
-            arguments=arguments,
-            steps=steps,
-            guidance=guidance,
-            generations=generations,
-            batch_size=batch_size,
-            seed=seed,
-        )
-        sides = side_by_side(pipeline, calls, configs, rounds=rounds, distance=distance)
+        sides = side_by_side(pipeline, calls, enablers, rounds=rounds, distance=distance)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     for side in sides:
         if side.report:
             typer.echo(side.report)
     _print(sides)
-    write_atomically(out, encode_image(sheet(sides), "png"), overwrite=True, parents=True)
+    png = encode_image(sheet(sides, distance_title="ST-LPIPS"), "png")
+    write_atomically(out, png, overwrite=True, parents=True)
     typer.echo(f"wrote {out}")
 
 
@@ -88,7 +71,7 @@ def _print(sides: Sequence[Side]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    with_lpips = any(side.st_lpips is not None for side in sides)
+    with_lpips = any(side.distance is not None for side in sides)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("sampling", no_wrap=True)
     names = ["seconds", "measured\nspeed-up", "fewer\nFLOPs", "PSNR\ndB"]
@@ -101,7 +84,7 @@ def _print(sides: Sequence[Side]) -> None:
             f"{side.speedup:.2f}x",
             f"{side.flop_ratio:.2f}x",
             _number(side.psnr, "{:.2f}"),
-            *([_number(side.st_lpips, "{:.4f}")] if with_lpips else []),
+            *([_number(side.distance, "{:.4f}")] if with_lpips else []),
         )
     Console().print(table)
 

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import typer
 
 from genaccel.cli.exit_codes import ExitCode, exit_code
+from genaccel.cli.options import STREAM
 from genaccel.files.atomic import remove_partial
 from genaccel.files.folders import find_files
 from genaccel.files.workers import OpenWork, Outcome, map_in_workers
 
 if TYPE_CHECKING:
     from genaccel.codec.batch.file_codec import FileReport
-
-STREAM = "-"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +79,8 @@ def plan_jobs(
         if target == STREAM and sys.stdout.isatty():
             raise typer.BadParameter("refusing to write binary data to a terminal")
         return [Job(source=source, target=target)]
+
+    # Here, because it brings numpy and Pillow along, which no command needs to show its help.
 
     jobs = []
     for argument in arguments:

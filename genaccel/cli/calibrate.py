@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genaccel.cli import options, pipeline_source
+from genaccel.cli import pipeline_source
 from genaccel.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -22,21 +22,13 @@ app = typer.Typer()
 CHECKPOINT_NAME = "calibration.safetensors"
 
 
-@app.command()
+@app.command(context_settings=pipeline_source.FORMER_NAMES)
+@pipeline_source.takes_generations
 def calibrate(
-    model: pipeline_source.Model,
+    source: pipeline_source.Generations,
     out: Annotated[Path, typer.Option(help="Folder for the plans and the measurements.")],
-    speedup: Annotated[
-        list[float], typer.Option(help="To plan for; may be given more than once.")
-    ] = [2.0],  # noqa: B006 - typer's way
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 50,
+    speedup: pipeline_source.Speedups = ["2"],  # noqa: B006 - typer's way
     generations: Annotated[int, typer.Option(min=1, help="Generations to measure.")] = 4,
-    prompts: pipeline_source.Prompts = None,
-    class_labels: pipeline_source.ClassLabels = None,
-    guidance: pipeline_source.Guidance = None,
-    batch_size: pipeline_source.BatchSize = 1,
-    seed: pipeline_source.Seed = 0,
-    arguments: pipeline_source.Arguments = None,
     max_interval: pipeline_source.MaxInterval = 8,
     warmup_steps: Annotated[
         int, typer.Option(min=1, help="First steps that are always computed.")
@@ -52,45 +44,28 @@ def calibrate(
     mask: Annotated[
         bool, typer.Option("--mask", help="Also print cache-dit's steps_computation_mask.")
     ] = False,
-    device: options.Device = "cpu",
-    dtype: pipeline_source.DType = "float32",
 ) -> None:
     """Measure how well each step can be forecast, and plan speed-ups; the same command resumes."""
     try:
-        pipeline_source.check_speedups(speedup, "--speedup")
+        speedups = pipeline_source.speedups_of(speedup)
         wanted = pipeline_source.make_config(
             config,
-            speedup=speedup[0],
+            speedup=speedups[0],
             max_interval=max_interval,
             warmup_steps=warmup_steps,
             weigh_steps=weigh_steps,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    if beside_model and not Path(pipeline_source.find_model(model)).is_dir():
-        raise typer.BadParameter("--beside-model needs a model in a folder")
-    pipeline = pipeline_source.load_pipeline(model, device=device, dtype=dtype)
+    folders = [out, *([_beside(source.model)] if beside_model else [])]
+    pipeline, calls = source.load(generations)
     from genaccel.sensitivity.study.calibrate import calibrate as measure
 
     try:
-        calls = pipeline_source.calls_of(
-            pipeline,
-            prompts=prompts,
-            class_labels=class_labels,
-            arguments=arguments,
-            steps=steps,
-            guidance=guidance,
-            generations=generations,
-            batch_size=batch_size,
-            seed=seed,
-        )
         measured = measure(pipeline, calls, wanted, checkpoint=out / CHECKPOINT_NAME)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    folders = [out]
-    if beside_model:
-        folders.append(_beside(pipeline_source.find_model(model)))
-    plans, refused = _make_plans(measured, wanted, speedup, folders)
+    plans, refused = _make_plans(measured, wanted, speedups, folders)
     _print(plans, with_mask=mask)
     for folder in folders if plans else ():
         typer.echo(f"wrote {folder}")
@@ -101,9 +76,16 @@ def calibrate(
 
 
 def _beside(model: str) -> Path:
+    from genaccel.sampling.pipelines import find_pipeline
     from genaccel.sensitivity.plans.plan_library import LIBRARY_FOLDER
 
-    return Path(model) / LIBRARY_FOLDER
+    try:
+        folder = Path(find_pipeline(model))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if not folder.is_dir():
+        raise typer.BadParameter("--beside-model needs a model in a folder")
+    return folder / LIBRARY_FOLDER
 
 
 def _make_plans(
@@ -121,7 +103,7 @@ def _make_plans(
     libraries = [PlanLibrary(folder) for folder in folders]
     plans, refused = [], []
     for name, measurements in measured.items():
-        for speedup in dict.fromkeys(speedups):
+        for speedup in speedups:
             asked = dataclasses.replace(config, speedup=speedup)
             try:
                 plan = plan_for_speedup(measurements, asked, speedup=speedup)

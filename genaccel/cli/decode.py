@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from genaccel.cli import options
-from genaccel.cli.batch import STREAM, Job, plan_jobs, run_jobs, without_existing
+from genaccel.cli.batch import Job, plan_jobs, run_jobs, without_existing
 from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS, CodecLimits
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def decode(
     )
     for job in todo:
         if file_format is None and Path(job.target).suffix.lower() not in WRITE_FORMATS:
-            where = "stdout" if job.target == STREAM else job.target
+            where = "stdout" if job.target == options.STREAM else job.target
             raise typer.BadParameter(
                 f"{where} does not tell the image format: give --format, "
                 f"or a name that ends in {', '.join(WRITE_FORMATS)}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genaccel.cli import options
+from genaccel.cli.distance import load_st_lpips
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,37 +20,32 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
+@app.command(context_settings=options.renamed({"json": "figures"}))
 def demo(
     out: Annotated[Path, typer.Option(help="Contact sheet to write, a PNG file.")] = Path(
         "out/demo.png"
     ),
     model: options.Model = None,
-    json: Annotated[Path | None, typer.Option(help="Also write every figure to this file.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Also write every figure to this file.")
+    ] = None,
     device: options.Device = "cpu",
 ) -> None:
     """Compress held-out photographs, compare with JPEG, WebP and AVIF of the same size, and draw a sheet.
 
     Existing results are replaced.
     """
-    import torch
     from rich.console import Console
 
     from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
     from genaccel.eval.demo import codec_means, contact_sheet, run_demo, to_json
     from genaccel.eval.held_out import held_out_photographs
-    from genaccel.eval.st_lpips import StLpipsOfImages
     from genaccel.files.atomic import write_atomically
     from genaccel.files.images import encode_image
-    from genaccel.models.st_lpips import StLpips
 
     codec = ImageCodec.from_pretrained(model or DEFAULT_MODEL, device=device)
     photographs = held_out_photographs()
-    st_lpips = None
-    try:
-        st_lpips = StLpipsOfImages(StLpips.from_pretrained("vgg").to(torch.device(device)))
-    except FileNotFoundError as error:
-        typer.echo(f"without the ST-LPIPS column: {error}", err=True)
+    st_lpips = load_st_lpips(None, device)
 
     console = Console()
     table = _table(with_st_lpips=st_lpips is not None)
@@ -68,8 +64,8 @@ def demo(
         console.print("* the smallest file that this format makes")
 
     written = {out: encode_image(contact_sheet(results), "png")}
-    if json is not None:
-        written[json] = to_json(results).encode()
+    if figures is not None:
+        written[figures] = to_json(results).encode()
     for path, data in written.items():
         write_atomically(path, data, overwrite=True, parents=True)
         console.print(f"wrote {path}")

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The distance by which ``tune`` and ``accelerate`` compare samples."""
+"""The distance by which commands compare images, where its weights are installed."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
+if TYPE_CHECKING:
+    from genaccel.sampling.distances import Distance
 
-def load_distance(wanted: bool | None, device: str) -> Any:
+
+def load_st_lpips(wanted: bool | None, device: str) -> Distance | None:
     """ST-LPIPS (vgg) of two images, or None if it is not wanted, or not asked for and not at hand.
 
     Raises:

@@ -21,7 +21,7 @@ app = typer.Typer()
 _LEARNING_STEPS = 2
 
 
-@app.command()
+@app.command(context_settings=pipeline_source.FORMER_NAMES)
 def doctor(
     model: pipeline_source.Model,
     speedup: Annotated[float, typer.Option(help="The speed-up that would be asked for.")] = 2.0,
@@ -31,7 +31,7 @@ def doctor(
     run: Annotated[
         bool, typer.Option(help="Make a call of two steps, which tells FLOPs and bytes.")
     ] = True,
-    arguments: pipeline_source.Arguments = None,
+    pipeline_arguments: pipeline_source.PipelineArguments = None,
     config: pipeline_source.Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     device: options.Device = "cpu",
@@ -46,10 +46,9 @@ def doctor(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     pipeline = pipeline_source.load_pipeline(model, device=device, dtype=dtype)
+    from genaccel.sampling.calls import default_steps, run_call
     from genaccel.sensitivity.enable import enable_sensitivity
     from genaccel.sensitivity.measure.measuring import measuring
-    from genaccel.sensitivity.pipeline_calls import default_steps
-    from genaccel.sensitivity.study.calibrate import run_call
 
     try:
         handle = enable_sensitivity(pipeline, wanted)
@@ -58,7 +57,7 @@ def doctor(
     steps = steps or default_steps(pipeline)
     with handle:
         if run:
-            call = _any_call(pipeline, arguments)
+            call = _any_call(pipeline, pipeline_arguments)
             try:
                 with measuring(handle) as runs:
                     run_call(pipeline, call)
@@ -66,7 +65,7 @@ def doctor(
                 first = (str(error).strip() or type(error).__name__).splitlines()[0]
                 _fail(
                     f"a call of {_LEARNING_STEPS} steps failed ({first}); give what it needs with "
-                    "--arguments, or leave it out with --no-run",
+                    "--pipeline-arguments, or leave it out with --no-run",
                     error,
                 )
         report = handle.report()
@@ -107,12 +106,12 @@ def _fail(sentence: str, cause: Exception | None = None) -> NoReturn:
     raise typer.Exit(ExitCode.FAILURE) from cause
 
 
-def _any_call(pipeline: Any, arguments: str | None) -> dict[str, Any]:
+def _any_call(pipeline: Any, pipeline_arguments: str | None) -> dict[str, Any]:
     """Two steps of whatever the pipeline draws: FLOPs do not depend on it."""
-    from genaccel.sensitivity.pipeline_calls import any_calls
+    from genaccel.sampling.calls import any_calls, parse_object
 
     try:
-        extra = pipeline_source.parse_arguments(arguments)
+        extra = parse_object(pipeline_arguments)
         (call,) = any_calls(pipeline, steps=_LEARNING_STEPS, extra=extra)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

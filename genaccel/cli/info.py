@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 
 from genaccel.cli import options
-from genaccel.cli.batch import STREAM
 from genaccel.cli.exit_codes import ExitCode, exit_code
 from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS
 
@@ -26,13 +25,13 @@ def info(
     max_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
 ) -> None:
     """Show what .gac files say about themselves, after checking their form and checksum."""
-    from genaccel.codec.batch.file_codec import describe_file
+    from genaccel.codec.format.bounded_files import describe_file
 
     failed = 0
     for file in files:
         try:
             described = describe_file(
-                sys.stdin.buffer if file == STREAM else Path(file), max_pixels
+                sys.stdin.buffer if file == options.STREAM else Path(file), max_pixels
             )
         except Exception as error:
             code = exit_code(error)

@@ -50,7 +50,7 @@ class LazyGroup(TyperGroup):
         """Put the real command in the place of its stand-in."""
         for row in self.rows:
             if args[0] == row.name:
-                self.add_command(_load(row), row.name)
+                self.add_command(load(row), row.name)
         return super().resolve_command(ctx, args)
 
 
@@ -59,7 +59,8 @@ def lazy_group(rows: Sequence[Subcommand]) -> type[LazyGroup]:
     return type("LazyGroup", (LazyGroup,), {"rows": rows})
 
 
-def _load(row: Subcommand) -> Any:
+def load(row: Subcommand) -> Any:
+    """The real command of a row, out of its module."""
     found: Any = importlib.import_module(row.module)
     found = reduce(getattr, row.attribute.split("."), found)
     if row.make is not None:
@@ -68,4 +69,6 @@ def _load(row: Subcommand) -> Any:
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         app.command(row.name, help=found.__doc__ or row.help)(found)
         found = app
-    return typer.main.get_group(found) if row.is_group else typer.main.get_command(found)
+    group = typer.main.get_group(found)
+    # Not typer's get_command: it would add options that install completion for a program of the command's name.
+    return group if row.is_group else next(iter(group.commands.values()))

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from genaccel.codec.format.limits import DEFAULT_MAX_MEMORY_BYTES, MAX_PIXELS
 
+STREAM = "-"  # standard input or output, where a command takes files
 DEFAULT_MAX_MEMORY_MIB = DEFAULT_MAX_MEMORY_BYTES // 2**20
 
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite existing files.")]
@@ -44,6 +46,15 @@ SkipExisting = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")]
 Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1.")]
+
+
+def renamed(names: Mapping[str, str]) -> dict[str, Any]:
+    """Context settings of a command that still understands what its options were once called.
+
+    Args:
+        names: Former names of options to those of today, without dashes.
+    """
+    return {"token_normalize_func": lambda name: names.get(name, name)}
 
 
 def threads_of_each(threads: int | None, workers: int) -> int | None:

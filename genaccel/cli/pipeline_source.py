@@ -1,41 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the pipelines of ``doctor``, ``calibrate`` and ``tune`` come from, and what they are called with."""
+"""Options of the commands that load a pipeline: where it comes from, and what it is called with."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from genaccel import zoo
-from genaccel.errors import UnknownModelError
-from genaccel.models.registry import shared_components
+from genaccel.cli import options
 
 if TYPE_CHECKING:
     from genaccel.sensitivity.config import SensitivityConfig
 
+FORMER_NAMES = options.renamed({"arguments": "pipeline-arguments", "speedups": "speedup"})
+
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Folder of a diffusers pipeline, or its name.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Folder of a diffusers pipeline, its name, or FILE.py:FUNCTION that makes it.",
+    ),
 ]
 DType = Annotated[
     Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the pipeline's weights.")
 ]
-Prompts = Annotated[Path | None, typer.Option(help="Text file, one prompt a line.")]
-ClassLabels = Annotated[
-    str | None, typer.Option(metavar="1,2,3", help="Classes, of pipelines that draw classes.")
-]
-Guidance = Annotated[
-    float | None, typer.Option(help="Guidance scale; by default the pipeline's own.")
-]
-BatchSize = Annotated[int, typer.Option(min=1, help="Samples in a generation.")]
-Arguments = Annotated[
+PipelineArguments = Annotated[
     str | None,
     typer.Option(metavar="JSON", help='More arguments of the pipeline\'s call: {"height": 512}.'),
 ]
-Seed = Annotated[int, typer.Option(help="Of the first generation.")]
+Speedups = Annotated[
+    list[str],
+    typer.Option(metavar="X", help="FLOPs of the denoiser, plain over accelerated; repeatable."),
+]
+Lpips = Annotated[
+    bool | None,
+    typer.Option(help="Measure ST-LPIPS (vgg); by default where its weights are installed."),
+]
 MaxInterval = Annotated[
     int, typer.Option(min=1, help="Largest distance between computed steps, in steps.")
 ]
@@ -49,69 +54,88 @@ Config = Annotated[
 ]
 
 
-def load_pipeline(model: str, *, device: str = "cpu", dtype: str = "float32") -> Any:
-    """The pipeline of a folder, of the zoo, or of the Hugging Face hub (``owner/name``).
+def load_pipeline(model: str, *, device: str, dtype: str) -> Any:
+    """The pipeline that MODEL names; see :func:`genaccel.sampling.pipelines.load_pipeline`.
 
     Raises:
         typer.BadParameter: If there is none.
     """
-    import torch
-    from diffusers import DiffusionPipeline
-    from diffusers.utils import logging
+    from genaccel.sampling import pipelines
 
-    source = find_model(model)
-    logging.disable_progress_bar()
     try:
-        # Its older versions know no ``dtype``, and leave it out.
-        wanted = {} if dtype == "float32" else {"dtype": getattr(torch, dtype)}
-        pipeline = DiffusionPipeline.from_pretrained(source, **wanted, **shared_components(source))
-        pipeline = pipeline.to(device, *wanted.values())
-    except (OSError, ValueError, RuntimeError) as error:
-        # Theirs run over many lines; the first says what is wrong.
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise typer.BadParameter(f"{model} can't be loaded as a pipeline: {first}") from error
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def find_model(model: str) -> str:
-    """What ``from_pretrained`` takes for a model that a user names.
-
-    Raises:
-        typer.BadParameter: If it is no folder with a pipeline and no name of one.
-    """
-    owner, slash, name = model.partition("/")
-    on_hub = slash and owner and name and "/" not in name and not model.startswith((".", "~"))
-    if on_hub and not Path(model).is_dir():
-        return model
-    try:
-        return str(zoo.resolve(model, "pipeline").folder)
-    except UnknownModelError as error:
+        return pipelines.load_pipeline(model, device=device, dtype=dtype)
+    except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
 
-def calls_of(
-    pipeline: Any,
-    *,
-    prompts: Path | None,
-    class_labels: str | None,
-    arguments: str | None,
-    **others: Any,
-) -> list[dict[str, Any]]:
-    """The generations that the options ask for.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generations:
+    """Options of the commands that generate: a pipeline, and the arguments of its calls."""
 
-    Raises:
-        ValueError: If they are not what the pipeline takes.
-    """
-    from genaccel.sensitivity.pipeline_calls import make_calls, read_prompts
+    model: Model
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 50
+    prompts: Annotated[Path | None, typer.Option(help="Text file, one prompt a line.")] = None
+    class_labels: Annotated[
+        str | None, typer.Option(metavar="1,2,3", help="Classes, of pipelines that draw classes.")
+    ] = None
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale; by default the pipeline's own.")
+    ] = None
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a generation.")] = 1
+    seed: Annotated[int, typer.Option(help="Of the first generation.")] = 0
+    pipeline_arguments: PipelineArguments = None
+    device: options.Device = "cpu"
+    dtype: DType = "float32"
 
-    return make_calls(
-        pipeline,
-        prompts=None if prompts is None else read_prompts(prompts),
-        class_labels=None if class_labels is None else numbers(class_labels, "--class-labels"),
-        extra=parse_arguments(arguments),
-        **others,
-    )
+    def load(self, count: int) -> tuple[Any, list[dict[str, Any]]]:
+        """The pipeline, and the arguments of ``count`` generations.
+
+        Raises:
+            typer.BadParameter: If there is no such pipeline, or it does not take such arguments.
+        """
+        pipeline = load_pipeline(self.model, device=self.device, dtype=self.dtype)
+        from genaccel.sampling.calls import make_calls, parse_object, read_prompts
+
+        labels = self.class_labels
+        try:
+            return pipeline, make_calls(
+                pipeline,
+                prompts=None if self.prompts is None else read_prompts(self.prompts),
+                class_labels=None if labels is None else numbers(labels, "--class-labels"),
+                steps=self.steps,
+                guidance=self.guidance,
+                generations=count,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                extra=parse_object(self.pipeline_arguments),
+            )
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+
+def takes_generations(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of :class:`Generations`, which it gets together as its first argument."""
+    shared = inspect.signature(Generations).parameters
+    own = list(inspect.signature(command).parameters.values())[1:]
+    hints = {
+        name: hint
+        for function in (Generations, command)
+        for name, hint in get_type_hints(function, include_extras=True).items()
+    }
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:
+        command(Generations(**{name: given.pop(name) for name in shared}), **given)
+
+    model, *others = shared.values()
+    parameters = [
+        p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for p in (model, *own, *others)
+    ]
+    # typer reads the signature and the annotations.
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_options
 
 
 def numbers(text: str, option: str, kind: type = int) -> list[Any]:
@@ -127,24 +151,17 @@ def numbers(text: str, option: str, kind: type = int) -> list[Any]:
         raise ValueError(f"{option} must be numbers such as {example}, got {text!r}") from None
 
 
-def check_speedups(speedups: Sequence[float], option: str) -> None:
-    """Refuse what no plan can be.
+def speedups_of(texts: Sequence[str]) -> list[float]:
+    """The different speed-ups of ``--speedup``, each of which may also hold several.
 
     Raises:
-        ValueError: If one is not above 1.
+        ValueError: If one is no number above 1.
     """
+    speedups = [s for text in texts for s in numbers(text, "--speedup", float)]
     for speedup in speedups:
         if not speedup > 1:
-            raise ValueError(f"{option} must be above 1, got {speedup:g}")
-
-
-def parse_arguments(text: str | None) -> dict[str, Any]:
-    """The object of ``--arguments``.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    return _json_object(text, "--arguments", '{"height": 512}')
+            raise ValueError(f"--speedup must be above 1, got {speedup:g}")
+    return list(dict.fromkeys(speedups))
 
 
 def make_config(text: str | None, **given: Any) -> SensitivityConfig:
@@ -157,9 +174,10 @@ def make_config(text: str | None, **given: Any) -> SensitivityConfig:
     """
     from dataclasses import fields
 
+    from genaccel.sampling.calls import parse_object
     from genaccel.sensitivity.config import PlannerOptions, SensitivityConfig
 
-    values = _json_object(text, "--config", '{"max_interval": 4}')
+    values = parse_object(text, "--config", '{"max_interval": 4}')
     if twice := sorted(values.keys() & given.keys()):
         raise ValueError(f"--config names {', '.join(twice)}, which has an option of its own")
     try:
@@ -171,15 +189,3 @@ def make_config(text: str | None, **given: Any) -> SensitivityConfig:
         return SensitivityConfig.from_dict(together)
     except TypeError as error:  # a value of another type, met where it is compared
         raise ValueError(f"--config has a value of the wrong type: {error}") from None
-
-
-def _json_object(text: str | None, option: str, example: str) -> dict[str, Any]:
-    if text is None:
-        return {}
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{option} is no JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{option} must be a JSON object such as {example}")
-    return values

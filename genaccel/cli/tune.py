@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genaccel.cli import options, pipeline_source
-from genaccel.cli.distance import load_distance
+from genaccel.cli import pipeline_source
+from genaccel.cli.distance import load_st_lpips
 
 if TYPE_CHECKING:
-    from genaccel.sensitivity.fewer_steps import FewerSteps
+    from genaccel.sampling.fewer_steps import FewerSteps
     from genaccel.sensitivity.plans.plan_library import PlanEntry, PlanLibrary
 
 app = typer.Typer()
@@ -23,62 +23,37 @@ PLOT_NAME = "pareto.png"
 TABLE_NAME = "pareto.json"
 
 
-@app.command()
+@app.command(context_settings=pipeline_source.FORMER_NAMES)
+@pipeline_source.takes_generations
 def tune(
-    model: pipeline_source.Model,
+    source: pipeline_source.Generations,
     out: Annotated[Path, typer.Option(help="Folder for the plans, the table and the plot.")],
-    speedups: Annotated[
-        str, typer.Option(metavar="1.5,2,3", help="FLOPs of the denoiser, plain over planned.")
-    ] = "1.5,2,2.5,3,4",
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 50,
+    speedup: pipeline_source.Speedups = ["1.5", "2", "2.5", "3", "4"],  # noqa: B006 - typer's way
     generations: Annotated[int, typer.Option(min=1, help="Generations to compare.")] = 2,
     refine: Annotated[
         int, typer.Option(min=0, help="Trials of moving single steps, for each speed-up.")
     ] = 20,
-    lpips: Annotated[
-        bool | None,
-        typer.Option(help="Measure ST-LPIPS (vgg); by default where its weights are installed."),
-    ] = None,
+    lpips: pipeline_source.Lpips = None,
     plot: Annotated[bool, typer.Option(help=f"Draw {PLOT_NAME}; needs matplotlib.")] = True,
-    prompts: pipeline_source.Prompts = None,
-    class_labels: pipeline_source.ClassLabels = None,
-    guidance: pipeline_source.Guidance = None,
-    batch_size: pipeline_source.BatchSize = 1,
-    seed: pipeline_source.Seed = 0,
-    arguments: pipeline_source.Arguments = None,
     max_interval: pipeline_source.MaxInterval = 8,
     config: pipeline_source.Config = None,
-    device: options.Device = "cpu",
-    dtype: pipeline_source.DType = "float32",
 ) -> None:
     """Try plans, keep the best of each speed-up, and compare them with fewer steps in the same time.
 
     The same command goes on with the speed-ups that are not done yet.
     """
     try:
-        wanted = pipeline_source.numbers(speedups, "--speedups", float)
-        pipeline_source.check_speedups(wanted, "--speedups")
+        wanted = pipeline_source.speedups_of(speedup)
         asked = pipeline_source.make_config(config, speedup=wanted[0], max_interval=max_interval)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     draw = _plotter() if plot else None
-    distance = load_distance(lpips, device)
-    pipeline = pipeline_source.load_pipeline(model, device=device, dtype=dtype)
-    from genaccel.sensitivity.fewer_steps import fewer_steps
+    distance = load_st_lpips(lpips, source.device)
+    pipeline, calls = source.load(generations)
+    from genaccel.sampling.fewer_steps import fewer_steps
     from genaccel.sensitivity.study.tune import tune as search
 
     try:
-        calls = pipeline_source.calls_of(
-            pipeline,
-            prompts=prompts,
-            class_labels=class_labels,
-            arguments=arguments,
-            steps=steps,
-            guidance=guidance,
-            generations=generations,
-            batch_size=batch_size,
-            seed=seed,
-        )
         library = search(
             pipeline,
             calls,
@@ -87,9 +62,9 @@ def tune(
             config=asked,
             refine=refine,
             distance=distance,
-            seed=seed,
+            seed=source.seed,
         )
-        entries = _entries(library, wanted, steps)
+        entries = _entries(library, wanted, source.steps)
         baseline = fewer_steps(
             pipeline, calls, [e.speedup or e.flop_ratio for e in entries], distance=distance
         )
@@ -99,11 +74,12 @@ def tune(
     _print(entries, baseline)
     rows = [_row(entry, fewer) for entry, fewer in zip(entries, baseline, strict=True)]
     _write(
-        out / TABLE_NAME, (json.dumps({"steps": steps, "plans": rows}, indent=2) + "\n").encode()
+        out / TABLE_NAME,
+        (json.dumps({"steps": source.steps, "plans": rows}, indent=2) + "\n").encode(),
     )
     typer.echo(f"wrote {out / TABLE_NAME}")
     if draw is not None:
-        _write(out / PLOT_NAME, draw(rows, steps))
+        _write(out / PLOT_NAME, draw(rows, source.steps))
         typer.echo(f"wrote {out / PLOT_NAME}")
 
 
@@ -122,7 +98,7 @@ def _entries(library: PlanLibrary, speedups: Sequence[float], steps: int) -> lis
     """Those of this command, in its order; others may lie in the same folder."""
     from genaccel.sensitivity.study.tune import find_entry
 
-    found = [find_entry(library, None, speedup, steps) for speedup in dict.fromkeys(speedups)]
+    found = [find_entry(library, None, speedup, steps) for speedup in speedups]
     return [entry for entry in found if entry is not None]
 
 
@@ -136,7 +112,7 @@ def _row(entry: PlanEntry, fewer: FewerSteps) -> dict[str, Any]:
         "fewer_steps": {
             "steps": fewer.steps,
             "psnr": fewer.psnr,
-            "st_lpips": fewer.st_lpips,
+            "st_lpips": fewer.distance,
         },
     }
 
@@ -170,7 +146,7 @@ def _print(entries: Sequence[PlanEntry], baseline: Sequence[FewerSteps]) -> None
             *([_number(entry.st_lpips, "{:.4f}")] if with_lpips else []),
             str(fewer.steps),
             f"{fewer.psnr:.2f}",
-            *([_number(fewer.st_lpips, "{:.4f}")] if with_lpips else []),
+            *([_number(fewer.distance, "{:.4f}")] if with_lpips else []),
         ]
         table.add_row(*cells)
     Console().print(table)

@@ -28,9 +28,10 @@ from genaccel.codec.format.bitstream import (
     Bitstream,
     BitstreamInfo,
     describe,
+    half_sides,
     model_in_words,
 )
-from genaccel.codec.format.half_size import RESIZING_BYTES_PER_PIXEL, half_sides, halved, resized
+from genaccel.codec.format.half_size import RESIZING_BYTES_PER_PIXEL, halved, resized
 from genaccel.codec.format.limits import CodecLimits
 from genaccel.codec.memory_estimate import (
     activation_bytes_per_pixel,

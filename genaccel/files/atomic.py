@@ -195,7 +195,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False, parents: bool = False)
         yield partial
         sync_tree(partial)
         if target.exists():
-            partial.chmod(target.stat().st_mode & 0o777)
+            partial.chmod(target.stat().st_mode & 0o7777)
         try:
             os.rename(partial, target)  # refused if files are in it by now
         except OSError as error:

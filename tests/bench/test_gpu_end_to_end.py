@@ -53,12 +53,12 @@ def test_a_workload_runs_and_is_the_same_again(name):
         subject, subject.build(CPU, torch.float32), batch_size=2, num_steps=4
     )
     samples = workload.test_samples(0)
-    latents = workload.latents(workload.plain, samples)
+    latents = workload.sample(workload.plain, samples)
     assert torch.isfinite(latents).all()
     assert len(latents) == 2
-    assert torch.equal(workload.latents(workload.plain, samples), latents)
+    assert torch.equal(workload.sample(workload.plain, samples), latents)
     assert not torch.equal(
-        workload.latents(workload.plain, workload.calibration_samples(0)), latents
+        workload.sample(workload.plain, workload.calibration_samples(0)), latents
     )
 
 

@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from bench._sensitivity.checks import check_pipeline, measured_over_plain, run_by_rule
 from bench._sensitivity.large_model import StepCosts, cost_of_steps
 from bench._sensitivity.ours import Ours, alternating
-from bench._sensitivity.search import Search, Trial
 from bench._sensitivity.workload import Workload
+from genaccel.sampling.speed_search import Search, Trial
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -14,8 +14,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from bench._sensitivity.ours import BY_RULE, OURS, Ours, ablation_methods, fixed_plan, our_methods
 from bench._sensitivity.peers import peers
-from bench._sensitivity.search import Failure, Search, Trial
-from bench._sensitivity.workload import Method, Setting, Workload
+from bench._sensitivity.workload import Workload
+from genaccel.sampling.methods import Method, Setting
+from genaccel.sampling.speed_search import Failure, Search, Trial
 
 # Other people's code warns.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -45,7 +46,7 @@ def methods(workload: Workload) -> dict[str, Method]:
 
 
 def _plain(workload: Workload) -> Tensor:
-    return workload.latents(workload.plain, workload.test_samples(0))
+    return workload.sample(workload.plain, workload.test_samples(0))
 
 
 @pytest.mark.parametrize("name", _NAMES)
@@ -60,7 +61,7 @@ def test_each_method_saves_flops_repeats_itself_and_leaves_the_others_alone(
 
     assert isinstance(found, Trial), found
     assert found.attached is not None
-    first, second = (workload.latents(found.attached, workload.test_samples(0)) for _ in range(2))
+    first, second = (workload.sample(found.attached, workload.test_samples(0)) for _ in range(2))
     assert found.flop_ratio > 1.05
     assert not torch.equal(first, before)
     assert torch.equal(first, second)

@@ -112,7 +112,10 @@ def test_the_checkpoint_is_read_as_it_was_written(calibrate, tmp_path):
         (["--class-labels", "1000"], "the model knows 0 to 999"),
         (["--class-labels", "1", "--speedup", "0.5"], "--speedup must be above 1, got 0.5"),
         (["--prompts", "none.txt"], "--prompts none.txt can't be read"),
-        (["--class-labels", "1", "--arguments", '{"seed": 1}'], "seed belongs into --seed"),
+        (
+            ["--class-labels", "1", "--pipeline-arguments", '{"seed": 1}'],
+            "seed belongs into --seed",
+        ),
     ],
 )
 def test_wrong_usage_is_told_before_anything_is_measured(calibrate, options, message, tmp_path):

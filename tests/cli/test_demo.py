@@ -22,7 +22,7 @@ def test_the_demo_prints_figures_and_draws_a_sheet(tmp_path: Path) -> None:
         str(out),
         "--model",
         str(tmp_path / "model"),
-        "--json",
+        "--figures",
         str(figures),
     ]
     result = CliRunner().invoke(app, command)

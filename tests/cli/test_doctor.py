@@ -124,8 +124,8 @@ def test_a_call_that_fails_is_told(run, pipeline_folder, monkeypatch):
         (["."], "no pipeline folder: model_index.json is missing"),
         (["photo-codec-high"], "of the zoo is no pipeline"),
         (["pipeline", "--speedup", "1"], "speedup must be above 1"),
-        (["pipeline", "--arguments", "{"], "--arguments is no JSON"),
-        (["pipeline", "--arguments", "[1]"], "must be a JSON object"),
+        (["pipeline", "--pipeline-arguments", "{"], "--pipeline-arguments is no JSON"),
+        (["pipeline", "--pipeline-arguments", "[1]"], "must be a JSON object"),
         (["pipeline", "--arguments", '{"depth": 1}'], "takes no argument 'depth'"),
     ],
 )

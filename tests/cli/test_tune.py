@@ -23,7 +23,7 @@ def tune(run, pipeline_folder, tmp_path, monkeypatch):
 
 
 def test_plans_beside_fewer_steps_in_a_table_and_a_plot(tune, tmp_path):
-    result = tune("--class-labels", 1, "--speedups", "1.5,2")
+    result = tune("--class-labels", 1, "--speedup", 1.5, "--speedup", 2)
     assert result.exit_code == 0, result.output
     out = tmp_path / "plans"
     library = PlanLibrary(out)
@@ -50,7 +50,7 @@ def test_missing_weights_leave_the_column_out_unless_it_was_asked_for(tune, monk
         raise FileNotFoundError("run `pip install weights`")
 
     monkeypatch.setattr(StLpips, "from_pretrained", missing)
-    options = ["--class-labels", 1, "--speedups", "2", "--no-plot"]
+    options = ["--class-labels", 1, "--speedup", "2", "--no-plot"]
     result = tune(*options, "--lpips")
     assert result.exit_code == 2
     assert "pip install weights" in result.stderr
@@ -74,10 +74,10 @@ def test_a_missing_matplotlib_is_told_before_the_trials(tune, monkeypatch, tmp_p
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--speedups", "fast"], "--speedups must be numbers such as 1.5,2,3, got 'fast'"),
-        (["--speedups", "2,1"], "--speedups must be above 1, got 1"),
+        (["--speedup", "fast"], "--speedup must be numbers such as 1.5,2,3, got 'fast'"),
+        (["--speedups", "2,1"], "--speedup must be above 1, got 1"),
         ([], "name some with --class-labels"),
-        (["--class-labels", 1, "--speedups", "50"], "a speed-up of 50 is out of reach"),
+        (["--class-labels", 1, "--speedup", "50"], "a speed-up of 50 is out of reach"),
     ],
 )
 def test_wrong_usage_is_told(tune, options, message):

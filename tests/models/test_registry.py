@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from torch import nn
 
+from genaccel.files import atomic
 from genaccel.models import registry
 from genaccel.models.registry import (
     check_model_folder,
@@ -164,13 +165,16 @@ def test_after_an_error_all_is_as_it_was(folder):
     assert os.listdir(folder.parent) == [folder.name]
 
 
-@pytest.mark.parametrize("failing", ["_synchronise", "_keep_other_files", "_swap"])
-def test_a_failure_while_replacing_leaves_the_old_model(folder, monkeypatch, failing):
+@pytest.mark.parametrize(
+    ("module", "failing"),
+    [(atomic, "sync_tree"), (registry, "_keep_other_files"), (atomic, "_exchange")],
+)
+def test_a_failure_while_replacing_leaves_the_old_model(folder, monkeypatch, module, failing):
     def fail(*_):
         raise OSError("no space left")
 
     before = files_of(folder)
-    monkeypatch.setattr(registry, failing, fail)
+    monkeypatch.setattr(module, failing, fail)
     with pytest.raises(OSError, match="no space"):
         write(folder, 7)
     assert files_of(folder) == before

@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import genaccel
 from genaccel.sensitivity.config import SensitivityConfig
-from genaccel.sensitivity.fewer_steps import fewer_steps
 from genaccel.sensitivity.plans.plan_library import PlanLibrary
 from genaccel.sensitivity.study import tune as tune_module
-from genaccel.sensitivity.study.tune import find_entry, image_psnr, images_of, move_step, tune
+from genaccel.sensitivity.study.tune import find_entry, move_step, tune
 
 
 def absolute(a, b):
@@ -131,45 +128,6 @@ def test_nothing_can_be_moved_where_every_step_is_computed(make_plan):
     assert all(
         move_step(plan, errors, plan.forecasters, random.Random(s)) is None for s in range(20)
     )
-
-
-@pytest.mark.parametrize("kind", ["pil", "numpy", "tensor", "frames"])
-def test_images_of_every_kind_of_output(kind):
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 6, 5, 3), dtype=np.uint8)
-    if kind == "pil":
-        output = SimpleNamespace(images=[Image.fromarray(p) for p in pixels])
-    elif kind == "numpy":
-        output = SimpleNamespace(images=pixels / 255)
-    elif kind == "tensor":
-        output = SimpleNamespace(images=torch.from_numpy(pixels / 255).movedim(-1, 1))
-    else:
-        output = SimpleNamespace(frames=[[Image.fromarray(p) for p in pixels]])
-    np.testing.assert_array_equal(np.stack(images_of(output)), pixels)
-
-
-def test_what_is_no_image_is_refused():
-    with pytest.raises(ValueError, match="latents can't be compared"):
-        images_of(SimpleNamespace(images=torch.zeros(1, 4, 8, 8)))
-    with pytest.raises(ValueError, match="neither images nor frames"):
-        images_of(SimpleNamespace())
-
-
-def test_psnr_of_equal_images_is_finite():
-    image = np.zeros((4, 4, 3), dtype=np.uint8)
-    assert np.isfinite(image_psnr(image, image))
-    assert image_psnr(image, image + 1) == pytest.approx(48.13, abs=0.01)
-
-
-def test_fewer_steps_take_as_long_as_the_plans(pipeline, calls):
-    half, same, slower, most = fewer_steps(
-        pipeline, calls, [2.0, 1.0, 0.5, 100.0], distance=absolute
-    )
-    assert [r.steps for r in (half, same, slower, most)] == [4, 8, 8, 1]
-    assert same is slower
-    assert same.st_lpips == 0
-    assert half.psnr < same.psnr
-    with pytest.raises(ValueError, match="num_inference_steps"):
-        fewer_steps(pipeline, [{"class_labels": [1]}], [2.0])
 
 
 def test_plans_for_other_steps_lie_side_by_side(pipeline, calls, tmp_path, short):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from genaccel.codec.coding.missing_slices import DEFAULT_SEED
 from genaccel.codec.encoder.encode_options import EncodeOptions
 from genaccel.codec.format.bitstream import BitstreamInfo, describe
+from genaccel.codec.format.bounded_files import MAX_FILE_BYTES, read_bounded
 from genaccel.codec.format.limits import MAX_SIDE
-from genaccel.errors import LimitExceededError
 from genaccel.files.atomic import refuse_existing, write_atomically
 from genaccel.files.images import WRITE_FORMATS, ReadPolicy, encode_image, read_image
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from genaccel.codec.batch.codec_pool import CodecPool
     from genaccel.codec.encoder.latent_refinement import StepReport
 
-# No file within the pixel limit needs more: 1.5 bytes a pixel, ten times the rate of the finest model.
-MAX_FILE_BYTES = 2**28
 # Uncompressed 16-bit RGB at the pixel limit takes 1.07e9 bytes.
 _MAX_IMAGE_BYTES = 2**30 + 2**27
 _REMEDIES = {
@@ -54,22 +52,6 @@ class FileReport:
     model_digest: str
     coding_seconds: float
     notes: tuple[str, ...]
-
-
-def read_bounded(source: Path | BinaryIO, max_bytes: int) -> bytes:
-    """Read all of a file or stream.
-
-    Raises:
-        LimitExceededError: If there is more than ``max_bytes``.
-        OSError: If it cannot be read.
-    """
-    if isinstance(source, Path):
-        with source.open("rb") as stream:
-            return read_bounded(stream, max_bytes)
-    data = source.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise LimitExceededError(f"input is larger than the limit of {max_bytes} bytes")
-    return data
 
 
 def _write(target: Path | BinaryIO, data: bytes, overwrite: bool) -> None:
@@ -205,14 +187,3 @@ def decode_file(
     _write(target, encode_image(pixels, file_format), overwrite)
     info = describe(data, codecs.limits.max_pixels, truncated=truncated)
     return _report(source, target, info, codec.model_name, seconds, ())
-
-
-def describe_file(source: Path | BinaryIO, max_pixels: int) -> BitstreamInfo:
-    """Header of a ``.gac`` file.
-
-    Raises:
-        BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
-        LimitExceededError: If the image has more than ``max_pixels``.
-        OSError: If the file cannot be read.
-    """
-    return describe(read_bounded(source, MAX_FILE_BYTES), max_pixels)

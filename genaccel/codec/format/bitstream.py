@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from genaccel import _coder, zoo
-from genaccel.codec.format.half_size import half_sides
 from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS, MAX_SIDE
 from genaccel.errors import BitstreamError, LimitExceededError
 
@@ -32,6 +31,11 @@ _FLAGS = {STATIC_VERSION: _HALF_FLAG, ENTROPY_VERSION: _PREFIX_FLAG | _HALF_FLAG
 # A file that claims more than this is a bomb: photographs take some 50 pixels a byte, one flat colour a few thousand.
 # The tables of entropy models give no token less than 0.0014 bits: 277,000 pixels a byte.
 _MAX_PIXELS_PER_BYTE = {STATIC_VERSION: 2**16, ENTROPY_VERSION: 2**20}
+
+
+def half_sides(height: int, width: int) -> tuple[int, int]:
+    """Height and width of the image whose indices a file at half size holds, rounded up."""
+    return -(-height // 2), -(-width // 2)
 
 
 def _write_varint(value: int) -> bytes:

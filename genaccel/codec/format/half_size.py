@@ -11,13 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from genaccel.codec.format.bitstream import half_sides
+
 # The image and its half as Pillow keeps them, at 4 bytes a pixel, what it has between its two passes, and a copy.
 RESIZING_BYTES_PER_PIXEL = 12
-
-
-def half_sides(height: int, width: int) -> tuple[int, int]:
-    """Height and width at half size, rounded up."""
-    return -(-height // 2), -(-width // 2)
 
 
 def resized(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -16,12 +16,11 @@ from safetensors.torch import save
 from tqdm.auto import tqdm
 
 from genaccel.files.atomic import write_atomically
+from genaccel.sampling.calls import PipelineCall, run_call
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.enable import SensitivityHandle, enable_sensitivity
 from genaccel.sensitivity.measure.measuring import MeasuredRuns, measuring
 from genaccel.sensitivity.planning.planner import Measurements
-
-PipelineCall = Mapping[str, Any]
 
 # Version of checkpoints; since 3 they name what each sum is of.
 _VERSION = "3"
@@ -75,16 +74,6 @@ def calibrate(
             for name, measured in runs.items():
                 measured.replace(sums.get(name, {}))
         return {name: measured.total for name, measured in runs.items() if measured.total}
-
-
-def run_call(pipeline: Any, call: PipelineCall) -> Any:
-    """Run a pipeline with ``seed`` turned into a generator on the CPU, the same on every device."""
-    arguments = dict(call)
-    seed = arguments.pop("seed", None)
-    if seed is not None:
-        arguments["generator"] = torch.Generator().manual_seed(int(seed))
-    with torch.inference_mode():
-        return pipeline(**arguments)
 
 
 def _check_measured(

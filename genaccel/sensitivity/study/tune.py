@@ -12,9 +12,7 @@ import functools
 import itertools
 import os
 import random
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +21,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from genaccel.sampling.calls import PipelineCall, run_call
+from genaccel.sampling.costs import cost_of_call, median_cost
+from genaccel.sampling.distances import Closeness, Distance, mean_psnr
+from genaccel.sampling.images import Images, images_of
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.enable import AcceleratedModel, SensitivityHandle, enable_sensitivity
 from genaccel.sensitivity.measure.measuring import MeasuredRuns, measuring
@@ -31,10 +33,6 @@ from genaccel.sensitivity.planning.planner import make_plan, segment_errors
 from genaccel.sensitivity.planning.time_windows import hat_windows
 from genaccel.sensitivity.plans.plan import Plan
 from genaccel.sensitivity.plans.plan_library import PlanEntry, PlanLibrary
-from genaccel.sensitivity.study.calibrate import PipelineCall, run_call
-
-Images = list[NDArray[np.uint8]]
-Distance = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
 
 # Prices, weighting and forecasters that are tried for each speed-up, of segments, of modules and of both;
 # plans of outputs are priced in one way.
@@ -233,36 +231,27 @@ class _Trials:
 
     def _run(self) -> tuple[Images, float]:
         images: Images = []
-        seconds = []
-        for call in self.calls:
-            began = time.perf_counter()
-            images += images_of(run_call(self.pipeline, call))
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - began)
-        return images, statistics.median(seconds)
+
+        def run(call: PipelineCall) -> None:
+            images.extend(images_of(run_call(self.pipeline, call)))
+
+        device = torch.device(self.pipeline.device)
+        costs = [cost_of_call(functools.partial(run, call), device) for call in self.calls]
+        return images, median_cost(costs).wall
 
     def psnr(self, plan: Plan) -> float:
         """Mean decibels of a plan."""
         self.model.director.forced = plan
-        return self._psnr(self._run()[0])
-
-    def _psnr(self, images: Images) -> float:
-        return float(
-            np.mean([image_psnr(a, b) for a, b in zip(images, self.reference, strict=True)])
-        )
+        return mean_psnr(self._run()[0], self.reference)
 
     def result(self, plan: Plan, config: SensitivityConfig) -> TrialResult:
         """All figures of a plan; the unaccelerated side is timed beside it."""
         self.model.director.forced = plan
         images, seconds = self._run()
-        lpips = None
-        if self.distance is not None:
-            pairs = zip(images, self.reference, strict=True)
-            lpips = float(np.mean([self.distance(a, b) for a, b in pairs]))
+        close = Closeness.of(images, self.reference, self.distance)
         with self.model.engine.paused():
             _, plain = self._run()
-        return TrialResult(plan, config, self._psnr(images), lpips, plain / seconds)
+        return TrialResult(plan, config, close.psnr, close.distance, plain / seconds)
 
 
 def _best(
@@ -363,38 +352,3 @@ def move_step(
         time_weights=times,
         expected_error=None,
     )
-
-
-def images_of(output: Any) -> Images:
-    """Images ``[H, W, 3]`` of what a pipeline returned; the frames of videos, one by one.
-
-    Raises:
-        ValueError: If it has neither images nor frames, or they are latents.
-    """
-    found = getattr(output, "images", None)
-    if found is None:
-        found = getattr(output, "frames", None)
-    if found is None:
-        raise ValueError(f"{type(output).__name__} has neither images nor frames to compare")
-    flat = found
-    while isinstance(flat, list) and flat and isinstance(flat[0], list):
-        flat = [item for group in flat for item in group]
-    images: Images = []
-    for item in flat:
-        array = item.detach().cpu().float().numpy() if isinstance(item, torch.Tensor) else item
-        array = np.asarray(array)
-        if isinstance(item, torch.Tensor) and array.shape[-3] == 3:
-            array = np.moveaxis(array, -3, -1)
-        if array.dtype != np.uint8:
-            array = (array * 255).round().clip(0, 255).astype(np.uint8)
-        images += list(array.reshape(-1, *array.shape[-3:]))
-    if any(image.shape[-1] != 3 for image in images):
-        raise ValueError("latents can't be compared: leave out output_type, or ask for images")
-    return images
-
-
-def image_psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Decibels between two images; finite for equal ones."""
-    error = float(np.mean((a.astype(np.float64) - b) ** 2))
-    # Equal images count as one value off by one among many, so that the mean stays finite.
-    return 10 * float(np.log10(255.0**2 / max(error, 1 / a.size)))

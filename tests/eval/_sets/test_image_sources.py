@@ -13,7 +13,6 @@ from genaccel.eval._sets.image_sources import (
     FileImages,
     GeneratedImages,
     PipelineImages,
-    as_pixels,
     tiles_of,
 )
 from genaccel.eval._sets.processes import Processes
@@ -45,22 +44,6 @@ def test_resizing_keeps_flat_colours_and_range(resize: str) -> None:
     assert 0 <= float(resized.min()) <= float(resized.max()) <= 1
     # Every second pixel white in both directions: a quarter on average, however it is sampled here.
     assert float(resized.mean()) == pytest.approx(0.25, abs=0.02)
-
-
-def test_all_kinds_of_images_become_pixels() -> None:
-    values = np.array([[[0, 51, 255], [255, 255, 0]]], np.uint8)  # [1, 2, 3]
-    unit = values.astype(np.float32) / 255
-    planes = torch.from_numpy(unit).permute(2, 0, 1)
-    for given in (Image.fromarray(values), values, unit, planes, planes.half(), planes.bfloat16()):
-        np.testing.assert_array_equal(as_pixels(given), values)
-    for wrong, complaint in (
-        (unit * 2 - 1, "within"),
-        (values.astype(np.int64), "uint8 or floating"),
-        (values[0], "shape"),
-        (np.full_like(unit, np.nan), "within"),
-    ):
-        with pytest.raises(ValueError, match=complaint):
-            as_pixels(wrong)
 
 
 def test_generators_are_counted_and_shared_by_none() -> None:

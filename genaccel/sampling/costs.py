@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cost of one call of a function: seconds, floating-point operations, memory."""
+"""Cost of one call of a function: seconds of the clock and of the processor, FLOPs, memory."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import re
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -66,6 +68,44 @@ def seconds_of_call(run: Callable[[], object], device: torch.device) -> float:
         seconds = time.perf_counter() - begin
     del output
     return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of a call.
+
+    Attributes:
+        wall: Seconds on the clock; on a GPU by its own.
+        cpu: CPU seconds of all threads of this process; None on a GPU.
+    """
+
+    wall: float
+    cpu: float | None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that methods are compared by: of CPU time, and on a GPU of its clock.
+
+        CPU time of a process with one thread tells the cost on a machine that others use too: wall time of
+        the same run changes up to twofold there, CPU time by a few percent.
+        """
+        return self.wall if self.cpu is None else self.cpu
+
+
+def cost_of_call(run: Callable[[], object], device: torch.device) -> Cost:
+    """Call a function and measure its cost."""
+    before = time.process_time()
+    wall = seconds_of_call(run, device)
+    cpu = time.process_time() - before
+    return Cost(wall, cpu if device.type == "cpu" else None)
+
+
+def median_cost(costs: Sequence[Cost]) -> Cost:
+    """Median cost of several calls, at least one."""
+    cpu = [cost.cpu for cost in costs if cost.cpu is not None]
+    return Cost(
+        statistics.median(cost.wall for cost in costs), statistics.median(cpu) if cpu else None
+    )
 
 
 def flops_of_call(run: Callable[[], object]) -> int | None:

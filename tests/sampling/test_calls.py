@@ -1,7 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
+import numpy as np
 import pytest
 
-from genaccel.sensitivity.pipeline_calls import any_calls, default_steps, make_calls, read_prompts
+from genaccel.sampling.calls import (
+    any_calls,
+    default_steps,
+    images_of_calls,
+    make_calls,
+    parse_object,
+    read_prompts,
+    run_call,
+)
 
 
 class TextPipeline:
@@ -110,3 +119,30 @@ def test_files_without_prompts_are_refused(tmp_path):
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="no text file in UTF-8"):
         read_prompts(tmp_path / "binary.txt")
+
+
+def test_seeds_make_generators(pipeline, calls):
+    images = [np.asarray(run_call(pipeline, call).images[0]) for call in (calls[0], calls[0])]
+    np.testing.assert_array_equal(*images)
+
+
+def test_seeds_of_a_list_are_of_one_sample_each(pipeline, calls):
+    call = {**calls[0], "class_labels": [1, 2]}
+    both = images_of_calls(pipeline, [{**call, "seed": [5, 6]}])
+    alone = images_of_calls(
+        pipeline,
+        [{**call, "class_labels": [label], "seed": seed} for label, seed in ((1, 5), (2, 6))],
+    )
+    assert len(both) == len(alone) == 2
+    for a, b in zip(both, alone, strict=True):
+        np.testing.assert_allclose(a, b, atol=1)
+    assert not np.array_equal(both[0], both[1])
+
+
+def test_an_option_holds_a_json_object():
+    assert parse_object(None) == {}
+    assert parse_object('{"height": 512}') == {"height": 512}
+    with pytest.raises(ValueError, match=r"^--pipeline-arguments is no JSON object"):
+        parse_object("{")
+    with pytest.raises(ValueError, match=r'--config must be a JSON object such as {"a": 1}'):
+        parse_object("[1]", "--config", '{"a": 1}')

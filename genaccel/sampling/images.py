@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images as diffusers pipelines take and give them, and as the codec does: uint8 ``[H, W, 3]``."""
+"""Images as diffusers pipelines and generators take and give them, and as uint8 ``[H, W, 3]``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from genaccel.files.images import ReadPolicy, pixels_of
 
+Images = list[NDArray[np.uint8]]
 OutputType = Literal["pil", "np", "pt"]
 
 _POLICY = ReadPolicy(
@@ -24,16 +25,35 @@ _POLICY = ReadPolicy(
         "depth": "convert it to 8-bit RGB first",
     },
 )
-# What interpolation and half precision leave of a range; more is another range, as [-1, 1].
+# Error that interpolation and half precision leave of a range; more is another range, as [-1, 1].
 _TOLERANCE = 0.02
 
 
-def to_pixels(images: Any) -> list[NDArray[np.uint8]]:
+def images_of(output: Any) -> Images:
+    """Images ``[H, W, 3]`` of what a pipeline returned; the frames of videos, one by one.
+
+    Raises:
+        ValueError: If it has neither images nor frames, or :func:`to_pixels` refuses them, as it does latents.
+    """
+    found = getattr(output, "images", None)
+    if found is None:
+        found = getattr(output, "frames", None)
+    if found is None:
+        raise ValueError(f"{type(output).__name__} has neither images nor frames to compare")
+    try:
+        return to_pixels(found)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; latents can't be compared: leave out output_type, or ask for images"
+        ) from None
+
+
+def to_pixels(images: Any) -> Images:
     """Images of any kind that diffusers pipelines take or give.
 
     Args:
-        images: A PIL image; an array ``[H, W, C]`` or ``[N, H, W, C]``; a tensor ``[C, H, W]`` or ``[N, C, H, W]``; or a
-            list of these. One channel is grey, three are sRGB; uint8, or floating point in [0, 1].
+        images: A PIL image; an array ``[..., H, W, C]``; a tensor ``[..., C, H, W]``; or a list of these. One channel is
+            grey, three are sRGB; uint8, or floating point in [0, 1].
 
     Returns:
         Arrays ``[H, W, 3]``, one an image.
@@ -45,17 +65,19 @@ def to_pixels(images: Any) -> list[NDArray[np.uint8]]:
     if isinstance(images, Image.Image):
         return [pixels_of(images, _POLICY)]
     if isinstance(images, Tensor):
-        if images.ndim not in (3, 4):
+        if images.ndim < 3:
             raise ValueError(
-                f"image tensors must be [C, H, W] or [N, C, H, W], got {tuple(images.shape)}"
+                f"image tensors must be [C, H, W] or stacks of these, got {tuple(images.shape)}"
             )
         # NumPy has no bfloat16.
         wide = images.detach().float() if images.is_floating_point() else images.detach()
         return to_pixels(wide.movedim(-3, -1).cpu().numpy())
     if isinstance(images, np.ndarray):
-        if images.ndim == 4:
-            return [_of_array(image) for image in images]
-        return [_of_array(images)]
+        if images.ndim < 3:
+            raise ValueError(
+                f"image arrays must be [H, W, C] or stacks of these, got {images.shape}"
+            )
+        return [_of_array(image) for image in images.reshape(-1, *images.shape[-3:])]
     if isinstance(images, Sequence) and not isinstance(images, str | bytes):
         return list(itertools.chain.from_iterable(to_pixels(image) for image in images))
     raise TypeError(
@@ -95,11 +117,11 @@ def _are_alike(arrays: Sequence[NDArray[Any]]) -> bool:
 
 
 def _of_array(image: NDArray[Any]) -> NDArray[np.uint8]:
-    if image.ndim != 3 or image.shape[-1] not in (1, 3):
+    if image.shape[-1] not in (1, 3):
         raise ValueError(f"images must have one or three channels, got shape {image.shape}")
     if image.dtype != np.uint8:
         image = _rounded(image)
-    return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+    return np.ascontiguousarray(image if image.shape[-1] == 3 else image.repeat(3, axis=-1))
 
 
 def _rounded(image: NDArray[Any]) -> NDArray[np.uint8]:

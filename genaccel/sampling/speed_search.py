@@ -1,21 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds for each method of ``bench/soda.py`` the setting of a speed, by the time that the processor works for it.
-
-CPU time of a process with one thread says what a method costs on a machine that others use too: wall time of the same
-run changes up to twofold there, CPU time by a few percent. On a GPU it says nothing, and the device's clock is taken.
-"""
+"""Finds for each method the setting of a speed, by the seconds of :class:`~genaccel.sampling.costs.Cost`."""
 
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import torch
-
-from bench._sensitivity.workload import Attached, Method, Samples, Setting, Workload
-from genaccel.eval._speed.one_call import flops_of_call, seconds_of_call
+from genaccel.sampling.costs import cost_of_call, flops_of_call
+from genaccel.sampling.methods import Attached, Method, Setting, Workload
 
 # A measured speed-up this much below a target still counts as it: it is a quotient of two times.
 SLACK = 0.03
@@ -23,32 +17,6 @@ SLACK = 0.03
 _PROBE_STEPS = 5
 # One run tells enough of a setting that is further from the wanted speed than its noise.
 _NEAR, _ROUNDS_IF_NEAR = 0.03, 3
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Seconds of a call.
-
-    Attributes:
-        wall: Seconds on the clock; on a GPU by its own.
-        cpu: CPU seconds of all threads of this process; None on a GPU.
-    """
-
-    wall: float
-    cpu: float | None
-
-    @property
-    def seconds(self) -> float:
-        """Seconds that methods are compared by: of CPU time, and on a GPU of its clock."""
-        return self.wall if self.cpu is None else self.cpu
-
-
-def cost_of_call(run: Callable[[], object], device: torch.device) -> Cost:
-    """Call a function and measure its cost."""
-    before = time.process_time()
-    wall = seconds_of_call(run, device)
-    cpu = time.process_time() - before
-    return Cost(wall, cpu if device.type == "cpu" else None)
 
 
 @dataclass(slots=True)
@@ -158,7 +126,7 @@ class Search:
         attached = trial.method.attach(workload.copy(), trial.setting.values)
         samples = workload.calibration_samples(0)
         # What is measured must have nothing of a first run: ours watches there how a model is built.
-        workload.latents(attached, samples, num_steps=2)
+        workload.sample(attached, samples, num_steps=2)
         if not trial.flop_ratio or not self.is_timed:
             trial.flop_ratio = plain_flops(workload, samples) / flops_of_run(
                 workload, attached, samples
@@ -176,14 +144,14 @@ class Search:
 
         def probe() -> float:
             return cost_of_call(
-                lambda: workload.latents(workload.plain, samples, num_steps=_PROBE_STEPS),
+                lambda: workload.sample(workload.plain, samples, num_steps=_PROBE_STEPS),
                 workload.device,
             ).seconds
 
         ratios: list[float] = []
         plain = probe()
         while not ratios or (len(ratios) < _ROUNDS_IF_NEAR and not _is_clear(ratios, wanted)):
-            own = cost_of_call(lambda: workload.latents(attached, samples), workload.device).seconds
+            own = cost_of_call(lambda: workload.sample(attached, samples), workload.device).seconds
             before, plain = plain, probe()
             ratios.append((before + plain) / 2 * workload.num_steps / _PROBE_STEPS / own)
         trial.speedup = statistics.median(ratios)
@@ -206,15 +174,15 @@ def _reached(trial: Trial) -> float:
     return trial.flop_ratio if trial.speedup is None else trial.speedup
 
 
-def plain_flops(workload: Workload, samples: Samples) -> int:
+def plain_flops(workload: Workload, samples: Any) -> int:
     """FLOPs of a run without acceleration; its steps cost the same."""
-    run = flops_of_call(lambda: workload.latents(workload.plain, samples, num_steps=1))
+    run = flops_of_call(lambda: workload.sample(workload.plain, samples, num_steps=1))
     assert run
     return run * workload.num_steps
 
 
-def flops_of_run(workload: Workload, attached: Attached, samples: Samples) -> int:
+def flops_of_run(workload: Workload, attached: Attached, samples: Any) -> int:
     """FLOPs of a run of an accelerated pipeline."""
-    flops = flops_of_call(lambda: workload.latents(attached, samples))
+    flops = flops_of_call(lambda: workload.sample(attached, samples))
     assert flops
     return flops

@@ -1,13 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments of the generations that a pipeline is measured on."""
+"""Arguments of generations: read, checked against what a pipeline takes, and run with their seeds."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+
+from genaccel.sampling.images import Images, images_of
+
+# Arguments of a pipeline's call; ``seed`` in it becomes one generator, a list of seeds one for each sample.
+PipelineCall = Mapping[str, Any]
 
 # Each has a parameter of its own, and a value in ``extra`` would contradict it.
 _OWN_PARAMETERS = {
@@ -18,6 +26,7 @@ _OWN_PARAMETERS = {
     "generator": "--seed",
     "seed": "--seed",
 }
+_EXTRA = "--pipeline-arguments"
 
 
 def make_calls(
@@ -32,7 +41,7 @@ def make_calls(
     seed: int = 0,
     extra: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Arguments of several generations, for ``calibrate`` and ``tune``.
+    """Arguments of several generations.
 
     Prompts and labels are taken in turn, and begin anew when they are used up.
 
@@ -40,15 +49,15 @@ def make_calls(
         pipeline: The signature of its call says what it takes.
         prompts: For pipelines that take prompts.
         class_labels: For pipelines that take class labels.
-        steps: Of the sampler.
+        steps: Steps of the sampler.
         guidance: Scale of the guidance; None for the pipeline's own.
         generations: Calls.
         batch_size: Samples in each.
-        seed: Of the first call; each has its own.
+        seed: Seed of the first call; each has its own.
         extra: Further arguments, the same in all calls.
 
     Returns:
-        A dictionary for each call; ``seed`` in it becomes a generator when it is run.
+        A dictionary for each call, as :func:`run_call` takes it.
 
     Raises:
         ValueError: If the pipeline needs prompts or labels and has none, or does not take what is
@@ -73,9 +82,9 @@ def make_calls(
         raise ValueError(f"{name} takes no num_inference_steps, so it has no steps to skip")
     for key in further:
         if key in _OWN_PARAMETERS:
-            raise ValueError(f"{key} belongs into {_OWN_PARAMETERS[key]}, not into --arguments")
+            raise ValueError(f"{key} belongs into {_OWN_PARAMETERS[key]}, not into {_EXTRA}")
         if key not in taken:
-            raise ValueError(f"{name} takes no argument {key!r}, which --arguments holds")
+            raise ValueError(f"{name} takes no argument {key!r}, which {_EXTRA} holds")
     common: dict[str, Any] = {"num_inference_steps": steps}
     if guidance is not None:
         if "guidance_scale" not in taken:
@@ -114,6 +123,59 @@ def any_calls(
         generations=1,
         extra=extra,
     )
+
+
+def run_call(pipeline: Any, call: PipelineCall) -> Any:
+    """Run a pipeline with ``seed`` turned into generators on the CPU, the same on every device.
+
+    Args:
+        pipeline: Called with the other arguments.
+        call: Its ``seed``, if it has one, is a number, or one for each sample.
+    """
+    arguments = dict(call)
+    seed = arguments.pop("seed", None)
+    if seed is not None:
+        several = isinstance(seed, Sequence)
+        arguments["generator"] = generators(seed) if several else generators([seed])[0]
+    with torch.inference_mode():
+        return pipeline(**arguments)
+
+
+def images_of_calls(pipeline: Any, calls: Sequence[PipelineCall]) -> Images:
+    """Images ``[H, W, 3]`` of several generations.
+
+    Raises:
+        ValueError: If the pipeline gives none; see :func:`~genaccel.sampling.images.images_of`.
+    """
+    return [image for call in calls for image in images_of(run_call(pipeline, call))]
+
+
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One for each sample, on the CPU: the same noise in any batch and on any device."""
+    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+
+def parse_object(
+    text: str | None, option: str = _EXTRA, example: str = '{"height": 512}'
+) -> dict[str, Any]:
+    """The JSON object that an option holds; an empty one for None.
+
+    Raises:
+        ValueError: If it is none; the message names the option and the example.
+
+    Example:
+        >>> parse_object('{"height": 512}')
+        {'height': 512}
+    """
+    if text is None:
+        return {}
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{option} is no JSON object ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{option} must be a JSON object such as {example}")
+    return values
 
 
 def read_prompts(path: str | os.PathLike[str]) -> list[str]:

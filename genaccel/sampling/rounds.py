@@ -5,20 +5,22 @@ from __future__ import annotations
 
 import functools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from bench._sensitivity.quality import Judge, Quality
-from bench._sensitivity.search import Cost, Trial, cost_of_call
-from bench._sensitivity.workload import Attached, Workload
-from genaccel.eval._speed.one_call import flops_of_call
-from genaccel.eval.speed import round_order
+from genaccel.sampling.costs import Cost, cost_of_call, flops_of_call, median_cost
+from genaccel.sampling.methods import Attached, Workload
+from genaccel.sampling.speed_search import Trial
+from genaccel.sampling.turns import round_order, speedup
+
+Quality = TypeVar("Quality")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Generic[Quality]):
     """Measured speed and quality of a trial.
 
     Attributes:
@@ -47,7 +49,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Rounds:
+class Rounds(Generic[Quality]):
     """Results of alternating runs.
 
     Attributes:
@@ -55,7 +57,7 @@ class Rounds:
         plain: Median cost of a plain run of a batch.
     """
 
-    outcomes: list[Outcome]
+    outcomes: list[Outcome[Quality]]
     plain: Cost
 
 
@@ -64,9 +66,9 @@ def run_rounds(
     trials: Sequence[Trial],
     *,
     rounds: int,
-    judge: Judge | None = None,
+    judge: Callable[[Sequence[Tensor]], Quality] | None = None,
     counts_flops: bool = True,
-) -> Rounds:
+) -> Rounds[Quality]:
     """Run the plain pipeline and all trials on one batch after the other, in changing order.
 
     FLOPs are counted on one batch more, the first, whose time is not taken: counting slows it down. A method that
@@ -84,12 +86,12 @@ def run_rounds(
     for trial in trials:
         assert trial.attached is not None
         sides.append(trial.attached)
-    latents: list[list[Tensor]] = [[] for _ in sides]
+    made: list[list[Tensor]] = [[] for _ in sides]
     costs: list[list[Cost]] = [[] for _ in sides]
     flops: list[list[int]] = [[] for _ in sides]
 
     def run(side: int, batch: int) -> None:
-        latents[side].append(workload.latents(sides[side], workload.test_samples(batch)))
+        made[side].append(workload.sample(sides[side], workload.test_samples(batch)))
 
     def count(side: int, batch: int) -> None:
         flops[side].append(flops_of_call(functools.partial(run, side, batch)) or 0)
@@ -106,29 +108,15 @@ def run_rounds(
         for side, trial in enumerate(trials, start=1):
             if counts_flops and trial.method.adapts:
                 count(side, batch)
-                latents[side].pop()
+                made[side].pop()
     outcomes = [
         Outcome(
             trial,
             flops[0][0] / statistics.fmean(flops[side]) if counts_flops else trial.flop_ratio,
-            cpu_speedup=_speedup([c.cpu for c in costs[0]], [c.cpu for c in costs[side]]),
-            wall_speedup=_speedup([c.wall for c in costs[0]], [c.wall for c in costs[side]]) or 0.0,
-            quality=None if judge is None else judge(latents[side]),
+            cpu_speedup=speedup([c.cpu for c in costs[0]], [c.cpu for c in costs[side]]),
+            wall_speedup=speedup([c.wall for c in costs[0]], [c.wall for c in costs[side]]) or 0.0,
+            quality=None if judge is None else judge(made[side]),
         )
         for side, trial in enumerate(trials, start=1)
     ]
     return Rounds(outcomes, median_cost(costs[0]))
-
-
-def _speedup(plain: Sequence[float | None], own: Sequence[float | None]) -> float | None:
-    """Median ratio of the rounds: what slowed one round down slowed both sides of it."""
-    ratios = [p / o for p, o in zip(plain, own, strict=True) if p is not None and o]
-    return statistics.median(ratios) if ratios else None
-
-
-def median_cost(costs: Sequence[Cost]) -> Cost:
-    """Median cost of several runs."""
-    cpu = [cost.cpu for cost in costs if cost.cpu is not None]
-    return Cost(
-        statistics.median(cost.wall for cost in costs), statistics.median(cpu) if cpu else None
-    )

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from genaccel.eval._pairs.folder_pairs import listing
+from genaccel.errors import listing
 
 
 @contextmanager

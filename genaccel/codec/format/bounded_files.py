@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads files and streams up to a bound, and what a ``.gac`` file says about itself. It needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+from genaccel.codec.format.bitstream import BitstreamInfo, describe
+from genaccel.errors import LimitExceededError
+
+# No file within the pixel limit needs more: 1.5 bytes a pixel, ten times the rate of the finest model.
+MAX_FILE_BYTES = 2**28
+
+
+def read_bounded(source: Path | BinaryIO, max_bytes: int) -> bytes:
+    """All of a file or stream.
+
+    Raises:
+        LimitExceededError: If there is more than ``max_bytes``.
+        OSError: If it cannot be read.
+    """
+    if isinstance(source, Path):
+        with source.open("rb") as stream:
+            return read_bounded(stream, max_bytes)
+    data = source.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise LimitExceededError(f"input is larger than the limit of {max_bytes} bytes")
+    return data
+
+
+def describe_file(source: Path | BinaryIO, max_pixels: int) -> BitstreamInfo:
+    """Header of a ``.gac`` file.
+
+    Raises:
+        BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
+        LimitExceededError: If the image has more than ``max_pixels``.
+        OSError: If the file cannot be read.
+    """
+    return describe(read_bounded(source, MAX_FILE_BYTES), max_pixels)
