@@ -93,7 +93,7 @@ def test_former_names_of_options_are_understood_and_not_shown(command, former, n
     assert "No such option" not in run(command, former, "x", "--device").stderr
 
 
-@pytest.mark.parametrize("command", set(PIPELINE_COMMANDS) - {"doctor"})
+@pytest.mark.parametrize("command", sorted(set(PIPELINE_COMMANDS) - {"doctor"}))
 def test_speedups_are_given_in_one_way(command, run, tmp_path):
     for given in (["--speedup", "fast"], ["--speedup", "3", "--speedup", "1"]):
         out = [] if command == "accelerate" else ["--out", str(tmp_path)]
