@@ -92,11 +92,22 @@ class Span:
         return weights
 
 
-def cut(length: int, tile_size: int, margin: int, alignment: int) -> list[Span]:
-    """Cut an axis into the fewest cores of at most ``tile_size``, as equal as the alignment allows."""
-    cells = length // alignment
-    count = -(-cells // max(1, tile_size // alignment))
-    edges = [alignment * (i * cells // count) for i in range(count + 1)]
+def cut(
+    length: int, tile_size: int, margin: int, alignment: int, cell: int | None = None
+) -> list[Span]:
+    """Cut an axis into the fewest cores of at most ``tile_size``, as equal as whole cells allow.
+
+    Args:
+        length: Pixels of the axis; the last core may end in a part of a cell.
+        tile_size: Pixels of a core at most, but for one of a single cell.
+        margin: Pixels at either side of a core, rounded up to the alignment.
+        alignment: What the margin is a multiple of.
+        cell: Pixels that stay together; as many as the alignment if None.
+    """
+    cell = cell or alignment
+    cells = -(-length // cell)
+    count = -(-cells // max(1, tile_size // cell))
+    edges = [min(length, cell * (i * cells // count)) for i in range(count + 1)]
     aligned_margin = -(-margin // alignment) * alignment
     return [
         Span(

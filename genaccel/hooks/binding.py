@@ -113,7 +113,7 @@ class Binding:
                 if id(block) in seen:
                     continue  # shared weights: one hook, which is called twice
                 seen.add(id(block))
-                self._hooks.append((block, BlockHook(self, len(self._hooks), i, b)))
+                self._hooks.append((block, BlockHook(self.current, len(self._hooks), i, b)))
         for block, block_hook in self._hooks:
             hook(block, block_hook, HOOK_NAME)
         vars(self.model)[_ATTRIBUTE] = self

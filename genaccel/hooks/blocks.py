@@ -230,19 +230,11 @@ class CurrentFrame(threading.local):
         self.frame: CallFrame | None = None
 
 
-class BlockHost(Protocol):
-    """A model as a block's hook knows it: no more than the frame of the current call."""
-
-    @property
-    def current(self) -> CurrentFrame:
-        """Tells the frame of the call that this thread is in."""
-
-
 class BlockHook(ModelHook):
     """The hook on one block: it computes, keeps what its segment added, or passes on with a forecast.
 
     Args:
-        host: Tells the frame of the current call.
+        current: Tells the frame of the call that a thread is in.
         index: Index of the block among all of the model.
         list_index: Index of the list that it is in.
         block_index: Index of the block in the list.
@@ -250,9 +242,11 @@ class BlockHook(ModelHook):
 
     fn_ref: Any
 
-    def __init__(self, host: BlockHost, index: int, list_index: int, block_index: int) -> None:
+    def __init__(
+        self, current: CurrentFrame, index: int, list_index: int, block_index: int
+    ) -> None:
         super().__init__()
-        self.current = host.current
+        self.current = current
         self.index = index
         self.place = (list_index, block_index)
         self.parameters: Parameters

@@ -51,19 +51,6 @@ class Tick:
     num_steps: int
 
 
-class RunHost(Protocol):
-    """An object that keeps state for the duration of a run."""
-
-    def run_ended(self, run: Run, state: Any, *, whole: bool) -> None:
-        """Take back the state of a run that is over.
-
-        Args:
-            run: The run.
-            state: The state that the host kept for it.
-            whole: Whether the run came to its last step.
-        """
-
-
 @dataclass(eq=False)
 class Run:
     """One generation.
@@ -74,7 +61,8 @@ class Run:
         step: Index of the current step, from 0.
         num_steps: Steps of the run, as far as known.
         start: Place of its first step in the scheduler's timesteps.
-        states: State that each host keeps for it.
+        states: State that each host keeps for it; the host takes it back at the end,
+            by ``run_ended(run, state, whole=...)``.
         is_over: Whether it ended.
     """
 

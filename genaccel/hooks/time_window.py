@@ -65,8 +65,8 @@ class TimeWindow:
         self.pending: list[int] = []  # pairs whose rows are to be averaged
 
 
-class _SinusoidHook(ModelHook):
-    """The hook on a ``Timesteps``: it embeds all times of the window for each row."""
+class _PairHook(ModelHook):
+    """A hook on one module of a pair, known by its index."""
 
     fn_ref: Any
 
@@ -74,6 +74,10 @@ class _SinusoidHook(ModelHook):
         super().__init__()
         self.current = current
         self.pair = pair
+
+
+class _SinusoidHook(_PairHook):
+    """The hook on a ``Timesteps``: it embeds all times of the window for each row."""
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         forward = self.fn_ref.original_forward
@@ -94,15 +98,8 @@ class _SinusoidHook(ModelHook):
         return forward(times, *args[1:], **kwargs)
 
 
-class _EmbeddingHook(ModelHook):
+class _EmbeddingHook(_PairHook):
     """The hook on the ``TimestepEmbedding`` that follows: it averages the times of each row."""
-
-    fn_ref: Any
-
-    def __init__(self, current: CurrentFrame, pair: int) -> None:
-        super().__init__()
-        self.current = current
-        self.pair = pair
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         output = self.fn_ref.original_forward(*args, **kwargs)
@@ -197,17 +194,9 @@ def _single_time(given: Any) -> float | None:
 def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
     seen: set[int] = set()
     for parent in model.modules():
-        children = dict(parent.named_children())
-        sinusoids = [
-            child
-            for name, child in children.items()
-            if isinstance(child, Timesteps) and "time" in name
-        ]
-        embeddings = [
-            child
-            for name, child in children.items()
-            if isinstance(child, TimestepEmbedding) and "time" in name
-        ]
+        timed = [child for name, child in parent.named_children() if "time" in name]
+        sinusoids = [child for child in timed if isinstance(child, Timesteps)]
+        embeddings = [child for child in timed if isinstance(child, TimestepEmbedding)]
         if len(sinusoids) == len(embeddings) == 1 and id(sinusoids[0]) not in seen:
             seen.add(id(sinusoids[0]))
             yield sinusoids[0], embeddings[0]

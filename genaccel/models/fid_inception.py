@@ -24,20 +24,10 @@ INPUT_SIDE = 299
 _EPSILON = 0.001
 
 
-def _conv(
-    in_channels: int,
-    out_channels: int,
-    kernel: int | tuple[int, int],
-    *,
-    stride: int = 1,
-    padding: int | tuple[int, int] = 0,
-) -> nn.Conv2d:
-    """A convolution that has taken its batch normalisation in."""
-    return nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=padding)
-
-
-def _apply(conv: nn.Module, x: Tensor) -> Tensor:
-    return F.relu_(conv(x))
+def _through(x: Tensor, *convs: nn.Module) -> Tensor:
+    for conv in convs:
+        x = F.relu_(conv(x))
+    return x
 
 
 def _average(x: Tensor) -> Tensor:
@@ -49,20 +39,19 @@ class _BlockA(nn.Module):
 
     def __init__(self, channels: int, pool_channels: int) -> None:
         super().__init__()
-        self.branch1x1 = _conv(channels, 64, 1)
-        self.branch5x5_1 = _conv(channels, 48, 1)
-        self.branch5x5_2 = _conv(48, 64, 5, padding=2)
-        self.branch3x3dbl_1 = _conv(channels, 64, 1)
-        self.branch3x3dbl_2 = _conv(64, 96, 3, padding=1)
-        self.branch3x3dbl_3 = _conv(96, 96, 3, padding=1)
-        self.branch_pool = _conv(channels, pool_channels, 1)
+        self.branch1x1 = nn.Conv2d(channels, 64, 1)
+        self.branch5x5_1 = nn.Conv2d(channels, 48, 1)
+        self.branch5x5_2 = nn.Conv2d(48, 64, 5, padding=2)
+        self.branch3x3dbl_1 = nn.Conv2d(channels, 64, 1)
+        self.branch3x3dbl_2 = nn.Conv2d(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = nn.Conv2d(96, 96, 3, padding=1)
+        self.branch_pool = nn.Conv2d(channels, pool_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, 35, 35] -> [B, 224 + pool, 35, 35]
-        b5 = _apply(self.branch5x5_2, _apply(self.branch5x5_1, x))
-        b3 = _apply(self.branch3x3dbl_2, _apply(self.branch3x3dbl_1, x))
-        b3 = _apply(self.branch3x3dbl_3, b3)
-        pool = _apply(self.branch_pool, _average(x))
-        return torch.cat([_apply(self.branch1x1, x), b5, b3, pool], 1)
+        b5 = _through(x, self.branch5x5_1, self.branch5x5_2)
+        b3 = _through(x, self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3)
+        pool = _through(_average(x), self.branch_pool)
+        return torch.cat([_through(x, self.branch1x1), b5, b3, pool], 1)
 
 
 class _BlockB(nn.Module):
@@ -70,15 +59,14 @@ class _BlockB(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.branch3x3 = _conv(288, 384, 3, stride=2)
-        self.branch3x3dbl_1 = _conv(288, 64, 1)
-        self.branch3x3dbl_2 = _conv(64, 96, 3, padding=1)
-        self.branch3x3dbl_3 = _conv(96, 96, 3, stride=2)
+        self.branch3x3 = nn.Conv2d(288, 384, 3, stride=2)
+        self.branch3x3dbl_1 = nn.Conv2d(288, 64, 1)
+        self.branch3x3dbl_2 = nn.Conv2d(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = nn.Conv2d(96, 96, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, 288, 35, 35] -> [B, 768, 17, 17]
-        b3 = _apply(self.branch3x3dbl_2, _apply(self.branch3x3dbl_1, x))
-        b3 = _apply(self.branch3x3dbl_3, b3)
-        return torch.cat([_apply(self.branch3x3, x), b3, F.max_pool2d(x, 3, stride=2)], 1)
+        b3 = _through(x, self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3)
+        return torch.cat([_through(x, self.branch3x3), b3, F.max_pool2d(x, 3, stride=2)], 1)
 
 
 class _BlockC(nn.Module):
@@ -87,31 +75,23 @@ class _BlockC(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         along, across = (0, 3), (3, 0)
-        self.branch1x1 = _conv(768, 192, 1)
-        self.branch7x7_1 = _conv(768, width, 1)
-        self.branch7x7_2 = _conv(width, width, (1, 7), padding=along)
-        self.branch7x7_3 = _conv(width, 192, (7, 1), padding=across)
-        self.branch7x7dbl_1 = _conv(768, width, 1)
-        self.branch7x7dbl_2 = _conv(width, width, (7, 1), padding=across)
-        self.branch7x7dbl_3 = _conv(width, width, (1, 7), padding=along)
-        self.branch7x7dbl_4 = _conv(width, width, (7, 1), padding=across)
-        self.branch7x7dbl_5 = _conv(width, 192, (1, 7), padding=along)
-        self.branch_pool = _conv(768, 192, 1)
+        self.branch1x1 = nn.Conv2d(768, 192, 1)
+        self.branch7x7_1 = nn.Conv2d(768, width, 1)
+        self.branch7x7_2 = nn.Conv2d(width, width, (1, 7), padding=along)
+        self.branch7x7_3 = nn.Conv2d(width, 192, (7, 1), padding=across)
+        self.branch7x7dbl_1 = nn.Conv2d(768, width, 1)
+        self.branch7x7dbl_2 = nn.Conv2d(width, width, (7, 1), padding=across)
+        self.branch7x7dbl_3 = nn.Conv2d(width, width, (1, 7), padding=along)
+        self.branch7x7dbl_4 = nn.Conv2d(width, width, (7, 1), padding=across)
+        self.branch7x7dbl_5 = nn.Conv2d(width, 192, (1, 7), padding=along)
+        self.branch_pool = nn.Conv2d(768, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, 768, 17, 17] -> the same
-        b7, double = x, x
-        for conv in (self.branch7x7_1, self.branch7x7_2, self.branch7x7_3):
-            b7 = _apply(conv, b7)
-        for conv in (
-            self.branch7x7dbl_1,
-            self.branch7x7dbl_2,
-            self.branch7x7dbl_3,
-            self.branch7x7dbl_4,
-            self.branch7x7dbl_5,
-        ):
-            double = _apply(conv, double)
-        pool = _apply(self.branch_pool, _average(x))
-        return torch.cat([_apply(self.branch1x1, x), b7, double, pool], 1)
+        b7 = _through(x, self.branch7x7_1, self.branch7x7_2, self.branch7x7_3)
+        double = _through(x, self.branch7x7dbl_1, self.branch7x7dbl_2, self.branch7x7dbl_3)
+        double = _through(double, self.branch7x7dbl_4, self.branch7x7dbl_5)
+        pool = _through(_average(x), self.branch_pool)
+        return torch.cat([_through(x, self.branch1x1), b7, double, pool], 1)
 
 
 class _BlockD(nn.Module):
@@ -119,23 +99,17 @@ class _BlockD(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.branch3x3_1 = _conv(768, 192, 1)
-        self.branch3x3_2 = _conv(192, 320, 3, stride=2)
-        self.branch7x7x3_1 = _conv(768, 192, 1)
-        self.branch7x7x3_2 = _conv(192, 192, (1, 7), padding=(0, 3))
-        self.branch7x7x3_3 = _conv(192, 192, (7, 1), padding=(3, 0))
-        self.branch7x7x3_4 = _conv(192, 192, 3, stride=2)
+        self.branch3x3_1 = nn.Conv2d(768, 192, 1)
+        self.branch3x3_2 = nn.Conv2d(192, 320, 3, stride=2)
+        self.branch7x7x3_1 = nn.Conv2d(768, 192, 1)
+        self.branch7x7x3_2 = nn.Conv2d(192, 192, (1, 7), padding=(0, 3))
+        self.branch7x7x3_3 = nn.Conv2d(192, 192, (7, 1), padding=(3, 0))
+        self.branch7x7x3_4 = nn.Conv2d(192, 192, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, 768, 17, 17] -> [B, 1280, 8, 8]
-        b3 = _apply(self.branch3x3_2, _apply(self.branch3x3_1, x))
-        b7 = x
-        for conv in (
-            self.branch7x7x3_1,
-            self.branch7x7x3_2,
-            self.branch7x7x3_3,
-            self.branch7x7x3_4,
-        ):
-            b7 = _apply(conv, b7)
+        b3 = _through(x, self.branch3x3_1, self.branch3x3_2)
+        b7 = _through(x, self.branch7x7x3_1, self.branch7x7x3_2)
+        b7 = _through(b7, self.branch7x7x3_3, self.branch7x7x3_4)
         return torch.cat([b3, b7, F.max_pool2d(x, 3, stride=2)], 1)
 
 
@@ -146,29 +120,29 @@ class _BlockE(nn.Module):
         super().__init__()
         self.pool = pool
         along, across = (0, 1), (1, 0)
-        self.branch1x1 = _conv(channels, 320, 1)
-        self.branch3x3_1 = _conv(channels, 384, 1)
-        self.branch3x3_2a = _conv(384, 384, (1, 3), padding=along)
-        self.branch3x3_2b = _conv(384, 384, (3, 1), padding=across)
-        self.branch3x3dbl_1 = _conv(channels, 448, 1)
-        self.branch3x3dbl_2 = _conv(448, 384, 3, padding=1)
-        self.branch3x3dbl_3a = _conv(384, 384, (1, 3), padding=along)
-        self.branch3x3dbl_3b = _conv(384, 384, (3, 1), padding=across)
-        self.branch_pool = _conv(channels, 192, 1)
+        self.branch1x1 = nn.Conv2d(channels, 320, 1)
+        self.branch3x3_1 = nn.Conv2d(channels, 384, 1)
+        self.branch3x3_2a = nn.Conv2d(384, 384, (1, 3), padding=along)
+        self.branch3x3_2b = nn.Conv2d(384, 384, (3, 1), padding=across)
+        self.branch3x3dbl_1 = nn.Conv2d(channels, 448, 1)
+        self.branch3x3dbl_2 = nn.Conv2d(448, 384, 3, padding=1)
+        self.branch3x3dbl_3a = nn.Conv2d(384, 384, (1, 3), padding=along)
+        self.branch3x3dbl_3b = nn.Conv2d(384, 384, (3, 1), padding=across)
+        self.branch_pool = nn.Conv2d(channels, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, 8, 8] -> [B, 2048, 8, 8]
-        b3 = _apply(self.branch3x3_1, x)
-        double = _apply(self.branch3x3dbl_2, _apply(self.branch3x3dbl_1, x))
+        b3 = _through(x, self.branch3x3_1)
+        double = _through(x, self.branch3x3dbl_1, self.branch3x3dbl_2)
         # The maximum is an oddity of the weights' first home; they were trained with it.
         pooled = _average(x) if self.pool == "average" else F.max_pool2d(x, 3, stride=1, padding=1)
         return torch.cat(
             [
-                _apply(self.branch1x1, x),
-                _apply(self.branch3x3_2a, b3),
-                _apply(self.branch3x3_2b, b3),
-                _apply(self.branch3x3dbl_3a, double),
-                _apply(self.branch3x3dbl_3b, double),
-                _apply(self.branch_pool, pooled),
+                _through(x, self.branch1x1),
+                _through(b3, self.branch3x3_2a),
+                _through(b3, self.branch3x3_2b),
+                _through(double, self.branch3x3dbl_3a),
+                _through(double, self.branch3x3dbl_3b),
+                _through(pooled, self.branch_pool),
             ],
             1,
         )
@@ -195,11 +169,11 @@ class FidInception(nn.Module):
         if dimensions not in get_args(FidDimensions):
             raise ValueError(f"dimensions must be 64, 192, 768 or 2048, got {dimensions}")
         self.dimensions = dimensions
-        self.Conv2d_1a_3x3 = _conv(3, 32, 3, stride=2)
-        self.Conv2d_2a_3x3 = _conv(32, 32, 3)
-        self.Conv2d_2b_3x3 = _conv(32, 64, 3, padding=1)
-        self.Conv2d_3b_1x1 = _conv(64, 80, 1)
-        self.Conv2d_4a_3x3 = _conv(80, 192, 3)
+        self.Conv2d_1a_3x3 = nn.Conv2d(3, 32, 3, stride=2)
+        self.Conv2d_2a_3x3 = nn.Conv2d(32, 32, 3)
+        self.Conv2d_2b_3x3 = nn.Conv2d(32, 64, 3, padding=1)
+        self.Conv2d_3b_1x1 = nn.Conv2d(64, 80, 1)
+        self.Conv2d_4a_3x3 = nn.Conv2d(80, 192, 3)
         self.Mixed_5b = _BlockA(192, 32)
         self.Mixed_5c = _BlockA(256, 64)
         self.Mixed_5d = _BlockA(288, 64)
@@ -245,11 +219,10 @@ class FidInception(nn.Module):
         Returns:
             ``[B, dimensions]``.
         """
-        for conv in (self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3):
-            x = _apply(conv, x)
+        x = _through(x, self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3)
         x = F.max_pool2d(x, 3, stride=2)
         if self.dimensions > 64:
-            x = _apply(self.Conv2d_4a_3x3, _apply(self.Conv2d_3b_1x1, x))
+            x = _through(x, self.Conv2d_3b_1x1, self.Conv2d_4a_3x3)
             x = F.max_pool2d(x, 3, stride=2)
         if self.dimensions > 192:
             for name in ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e"):

@@ -19,7 +19,7 @@ from genaccel.codec.format.half_size import halved
 from genaccel.codec.format.limits import CodecLimits
 from genaccel.codec.image_codec import ImageCodec
 from genaccel.codec.memory_estimate import activation_bytes_per_pixel
-from genaccel.codec.tiling import feature_tiles
+from genaccel.codec.tiling import Span, feature_tiles
 from genaccel.errors import LimitExceededError, OptionError
 from genaccel.eval.held_out import held_out_photographs
 from genaccel.models.st_lpips import StLpips
@@ -158,7 +158,7 @@ def test_cores_cover_an_axis_in_whole_windows(length, window):
     for a, b in itertools.pairwise(cores):
         assert a.core_stop == b.core_start
     (whole,) = latent_refinement._cores(length, window, 32, whole=True)
-    assert whole == (0, 0, length, length)
+    assert whole == Span(start=0, core_start=0, core_stop=length, stop=length)
 
 
 def test_a_size_that_is_asked_for_is_kept(zoo_codec):

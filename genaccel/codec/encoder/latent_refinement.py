@@ -17,12 +17,10 @@ Large images go piece by piece: each core with a margin of the image around it, 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as functional
@@ -32,6 +30,7 @@ from genaccel import ops
 from genaccel.codec.coding.entropy_index_coder import EntropyIndexCoder
 from genaccel.codec.coding.window_grid import PADDING_INDEX
 from genaccel.codec.encoder.rate_distortion_quantizer import cheapest
+from genaccel.codec.tiling import Span, cut
 from genaccel.errors import OptionError
 from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.integer_entropy_model import WINDOWS_AT_ONCE
@@ -100,25 +99,10 @@ def _without_gradients(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-class _Axis(NamedTuple):
-    """A core and its margins along an axis, in pixels: ``start <= core_start < core_stop <= stop``."""
-
-    start: int
-    core_start: int
-    core_stop: int
-    stop: int
-
-
-def _cores(length: int, window: int, alignment: int, *, whole: bool) -> list[_Axis]:
+def _cores(length: int, window: int, alignment: int, *, whole: bool) -> list[Span]:
     """Cores of whole windows along an axis of so many pixels; the last may end in a part of one."""
-    windows = -(-length // window)
-    count = 1 if whole else -(-windows // max(1, _CORE_SIDE // window))
-    edges = [min(length, window * (i * windows // count)) for i in range(count + 1)]
-    margin = -(-_MARGIN // alignment) * alignment
-    return [
-        _Axis(max(0, begin - margin), begin, end, min(length, end + margin))
-        for begin, end in itertools.pairwise(edges)
-    ]
+    core_side = length + window if whole else _CORE_SIDE
+    return cut(length, core_side, _MARGIN, alignment, cell=window)
 
 
 class _Target:
@@ -246,8 +230,8 @@ class LatentRefiner:
         self,
         maps: list[Tensor],
         strides: Sequence[int],
-        row: _Axis,
-        column: _Axis,
+        row: Span,
+        column: Span,
         original: Tensor,
         mu: float,
         steps: int,
