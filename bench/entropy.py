@@ -57,9 +57,6 @@ class Ours:
         decoder.finish()
         return symbols
 
-    def size(self) -> int:
-        return len(self.data)
-
 
 class Compressai:
     """compressai.ans, static table; its last bin is an escape, so the table gets one more."""
@@ -88,9 +85,6 @@ class Compressai:
             self.data, self.indexes, self.cdfs, self.sizes, self.offsets
         )
 
-    def size(self) -> int:
-        return len(self.data)
-
 
 class Constriction:
     """constriction's stack coder (ANS), its default precision of 24 bits, static table."""
@@ -98,22 +92,28 @@ class Constriction:
     def __init__(self, cdf: NDArray[np.int32], symbols: NDArray[np.int32]) -> None:
         import constriction
 
-        self.coder = constriction.stream.stack.AnsCoder
         probabilities = np.diff(cdf).astype(np.float32) / 2**PRECISION
-        self.model = constriction.stream.model.Categorical(probabilities, perfect=False)
-        self.symbols = symbols
+        model = constriction.stream.model.Categorical(probabilities, perfect=False)
+        self.begin(constriction.stream.stack.AnsCoder, symbols, (model,), (model, len(symbols)))
+
+    def begin(
+        self,
+        coder: Any,
+        symbols: NDArray[np.int32],
+        encoding: tuple[Any, ...],
+        decoding: tuple[Any, ...],
+    ) -> None:
+        self.coder, self.symbols = coder, symbols
+        self.encoding, self.decoding = encoding, decoding
         self.data = self.encode()
 
     def encode(self) -> Any:
         coder = self.coder()
-        coder.encode_reverse(self.symbols, self.model)
+        coder.encode_reverse(self.symbols, *self.encoding)
         return coder.get_compressed()
 
     def decode(self) -> Any:
-        return self.coder(self.data).decode(self.model, len(self.symbols))
-
-    def size(self) -> int:
-        return int(self.data.nbytes)
+        return self.coder(self.data).decode(*self.decoding)
 
 
 class OursOwnTables:
@@ -131,32 +131,17 @@ class OursOwnTables:
     def decode(self) -> NDArray[np.int32]:
         return RansDecoder(self.data, 1).pull_cdfs(self.cdfs, PRECISION)
 
-    def size(self) -> int:
-        return len(self.data)
 
-
-class ConstrictionOwnTables:
+class ConstrictionOwnTables(Constriction):
     """constriction's stack coder, one table per symbol."""
 
     def __init__(self, cdfs: NDArray[np.int32], symbols: NDArray[np.int32]) -> None:
         import constriction
 
-        self.coder = constriction.stream.stack.AnsCoder
-        self.family = constriction.stream.model.Categorical(perfect=False, lazy=True)
-        self.probabilities = (np.diff(cdfs, axis=1) / 2**PRECISION).astype(np.float32)
-        self.symbols = symbols
-        self.data = self.encode()
-
-    def encode(self) -> Any:
-        coder = self.coder()
-        coder.encode_reverse(self.symbols, self.family, self.probabilities)
-        return coder.get_compressed()
-
-    def decode(self) -> Any:
-        return self.coder(self.data).decode(self.family, self.probabilities)
-
-    def size(self) -> int:
-        return int(self.data.nbytes)
+        family = constriction.stream.model.Categorical(perfect=False, lazy=True)
+        probabilities = (np.diff(cdfs, axis=1) / 2**PRECISION).astype(np.float32)
+        tables = (family, probabilities)
+        self.begin(constriction.stream.stack.AnsCoder, symbols, tables, tables)
 
 
 def build(
@@ -227,7 +212,7 @@ def measure(
             row[f"genaccel_{direction}_ratio"] = ratio
             if name != "genaccel":
                 worst[name, direction] = min(worst.get((name, direction), float("inf")), ratio)
-        row["bits_per_symbol"] = 8 * coder.size() / count
+        row["bits_per_symbol"] = 8 * memoryview(coder.data).nbytes / count
         bench.rows.append(row)
 
 

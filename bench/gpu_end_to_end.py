@@ -110,7 +110,7 @@ def _mode_rows(
         compile_for(workload.plain, mode, None)
         workload.sample(workload.plain, workload.test_samples(0))
     except Exception as error:  # a mode that a model does not run in
-        return [_failed(workload, mode, target, _failure(m, error)) for m in _methods(chosen)]
+        return [_failed(workload, mode, target, Failure.of(m.method, error)) for m in chosen]
     for trial in chosen:
         try:
             trials.append(trial if mode == "eager" else _in_mode(workload, soda, trial, mode))
@@ -121,7 +121,7 @@ def _mode_rows(
             trials[-1].speedup = measured.outcomes[0].speedup
         except Exception as error:  # other people's code, in a mode that it may not know
             trials = [t for t in trials if t.method is not trial.method]
-            rows.append(_failed(workload, mode, target, _failure(trial.method, error)))
+            rows.append(_failed(workload, mode, target, Failure.of(trial.method, error)))
     seconds = statistics.median(
         seconds_of_call(
             lambda: workload.sample(workload.plain, workload.test_samples(0)), workload.device
@@ -133,10 +133,6 @@ def _mode_rows(
     return rows
 
 
-def _methods(trials: Sequence[Trial]) -> list[Method]:
-    return [trial.method for trial in trials]
-
-
 def _in_mode(workload: PipelineWorkload, soda: Soda, trial: Trial, mode: Mode) -> Trial:
     """The same setting on a new copy, compiled and warm."""
     attached = trial.method.attach(workload.copy(), trial.setting.values)
@@ -146,21 +142,12 @@ def _in_mode(workload: PipelineWorkload, soda: Soda, trial: Trial, mode: Mode) -
     return Trial(trial.method, trial.setting, trial.flop_ratio, attached=attached)
 
 
-def _failure(method: Method, error: Exception) -> Failure:
-    text = " ".join(str(error).split())
-    return Failure(method, f"{type(error).__name__}: {text[:150]}")
-
-
 def _row(
     workload: PipelineWorkload, mode: Mode, target: float, trial: Trial, plain_seconds: float
 ) -> dict[str, Any]:
     speedup = trial.speedup
     return {
-        "subject": workload.name,
-        "batch": workload.batch_size,
-        "mode": mode,
-        "target": target,
-        "method": trial.method.name,
+        **_failed(workload, mode, target, Failure(trial.method, "")),
         "setting": trial.setting.label,
         "plain_ms_a_step": 1e3 * plain_seconds / workload.num_steps,
         "flop_ratio": trial.flop_ratio,

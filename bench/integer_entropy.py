@@ -12,6 +12,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,20 +95,13 @@ def add_row(bench: Bench, what: str, integer: float, plain: float | None, unit: 
     bench.rows.append({"what": what, "integer": integer, "float32": plain, "unit": unit})
 
 
-def float_steps(model: MaskedEntropyModel, codes: Tensor) -> None:
-    """All slices one after the other, without any coding."""
-    state, previous = model.begin(len(codes)), None
+def all_steps(model: MaskedEntropyModel | IntegerEntropyModel, tokens: Tensor) -> None:
+    """All slices one after the other, without any coding; tokens are code vectors, or indices of the integer model."""
+    state: Any = model.begin(len(tokens))
+    previous: Tensor | None = None
     for number in range(model.slice_order.num_slices):
         model.step(state, previous)
-        previous = codes[:, model.tokens_of_slice(number)]
-
-
-def integer_steps(model: IntegerEntropyModel, indices: Tensor) -> None:
-    """The same of the integer model."""
-    state, previous = model.begin(len(indices)), None
-    for number in range(model.slice_order.num_slices):
-        model.step(state, previous)
-        previous = indices[:, model.tokens_of_slice(number)]
+        previous = tokens[:, model.tokens_of_slice(number)]
 
 
 def measure_image(bench: Bench, repeats: int) -> None:
@@ -122,8 +116,8 @@ def measure_image(bench: Bench, repeats: int) -> None:
             ("network, all tokens at once", lambda: integers(indices), lambda: model(codes)),
             (
                 "network, 28 steps",
-                lambda: integer_steps(integers, indices),
-                lambda: float_steps(model, codes),
+                lambda: all_steps(integers, indices),
+                lambda: all_steps(model, codes),
             ),
         ):
             add_row(

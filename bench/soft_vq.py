@@ -18,6 +18,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.harness import Bench
 from genaccel import ops
+from genaccel.sampling.costs import peak_memory_of_call
 from genaccel.sampling.turns import seconds_in_turn
 
 TEMPERATURE = 0.1
@@ -77,29 +79,15 @@ def step(side: Rate, leaves: list[Tensor], wait: Callable[[], object] | None) ->
     return [indices, rate.detach(), *gradients]
 
 
-def resident(field: str) -> int:
-    """Bytes: VmRSS, what is resident now, or VmHWM, the most since the last reset."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
-
-
 def extra_bytes(name: str, dtype: torch.dtype, device: torch.device, trained: bool) -> int:
     """Peak memory of one step above inputs and results."""
     side = SIDES[name]
     step(side, inputs((64, 64, 32), dtype, device, trained), None)
     leaves = inputs(FULL, dtype, device, trained)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        results = step(side, leaves, torch.cuda.synchronize)
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM = VmRSS
-        before = resident("VmRSS")
-        results = step(side, leaves, None)
-        peak = resident("VmHWM")
+    before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
+    peak, results = peak_memory_of_call(partial(step, side, leaves, None), device)
+    if peak is None:
+        raise RuntimeError("this system does not tell the peak memory of a process")
     return peak - before - sum(r.numel() * r.element_size() for r in results)
 
 

@@ -9,7 +9,7 @@ them, because it is copied to a module of another name.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -18,10 +18,12 @@ from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.integer_entropy_model import IntegerEntropyModel
 
 
-class CodecAutoencoder(ModelMixin):
-    """An :class:`~genaccel.models.autoencoder.Autoencoder`; a folder of it is that model's own."""
+class _CodecModel(ModelMixin):
+    """A network of the codec; a folder of it is the network's own."""
 
-    def __init__(self, model: Autoencoder) -> None:
+    network: ClassVar[type[Autoencoder] | type[IntegerEntropyModel]]
+
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
         self.train(model.training)
@@ -29,20 +31,27 @@ class CodecAutoencoder(ModelMixin):
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | os.PathLike[str]
     ) -> None:
-        """Write the folder that ``Autoencoder.from_pretrained`` reads."""
+        """Write the folder that ``from_pretrained`` of the network reads."""
         self.model.save_pretrained(save_directory)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls, folder: str | os.PathLike[str], **_: Any
-    ) -> CodecAutoencoder:
+    ) -> Self:
         """Read the folder that ``save_pretrained`` wrote, on the CPU and in float32 whatever diffusers' options say.
 
         Raises:
             FileNotFoundError: If a file is missing.
             ValueError: If the configuration or a tensor does not fit.
         """
-        return cls(Autoencoder.from_pretrained(folder))
+        return cls(cls.network.from_pretrained(folder))
+
+
+class CodecAutoencoder(_CodecModel):
+    """An :class:`~genaccel.models.autoencoder.Autoencoder`."""
+
+    model: Autoencoder
+    network = Autoencoder
 
     @property
     def is_exact(self) -> bool:
@@ -50,23 +59,8 @@ class CodecAutoencoder(ModelMixin):
         return all(tensor.dtype == torch.float32 for tensor in self.model.parameters())
 
 
-class CodecEntropyModel(ModelMixin):
-    """An :class:`~genaccel.models.integer_entropy_model.IntegerEntropyModel`; a folder of it is that model's own."""
+class CodecEntropyModel(_CodecModel):
+    """An :class:`~genaccel.models.integer_entropy_model.IntegerEntropyModel`."""
 
-    def __init__(self, model: IntegerEntropyModel) -> None:
-        super().__init__()
-        self.model = model
-        self.train(model.training)
-
-    def save_pretrained(  # type: ignore[override]
-        self, save_directory: str | os.PathLike[str]
-    ) -> None:
-        """Write the folder that ``IntegerEntropyModel.from_pretrained`` reads."""
-        self.model.save_pretrained(save_directory)
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, folder: str | os.PathLike[str], **_: Any
-    ) -> CodecEntropyModel:
-        """Read the folder that ``save_pretrained`` wrote; raises as :class:`CodecAutoencoder` does."""
-        return cls(IntegerEntropyModel.from_pretrained(folder))
+    model: IntegerEntropyModel
+    network = IntegerEntropyModel

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bench._sensitivity.workload import Samples, Workload
+from genaccel.sampling.calls import generators
 from genaccel.sampling.methods import Attached
 
 Mode = str
@@ -107,7 +108,7 @@ class PipelineWorkload(Workload):
         with attached.around():
             output = pipeline(
                 **arguments,
-                generator=[torch.Generator().manual_seed(seed) for seed in samples.seeds],
+                generator=generators(samples.seeds),
                 # A method's own number goes first: ours has a plan for that many.
                 num_inference_steps=attached.num_steps or num_steps or self.num_steps,
             )
@@ -122,19 +123,24 @@ def _randn(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+# Of DiT-XL/2, which PixArt has too.
+_XL_2 = {
+    "num_layers": 28,
+    "num_attention_heads": 16,
+    "attention_head_dim": 72,
+    "patch_size": 2,
+    "in_channels": 4,
+    "out_channels": 8,
+}
+
+
+def _latents(sample_size: int) -> dict[str, Any]:
+    return {"height": 8 * sample_size, "width": 8 * sample_size, "output_type": "latent"}
+
+
 def dit(name: str, sample_size: int, **others: Any) -> Subject:
     """DiT-XL/2, unless ``others`` of its configuration say otherwise."""
-    config = {
-        "num_layers": 28,
-        "num_attention_heads": 16,
-        "attention_head_dim": 72,
-        "patch_size": 2,
-        "in_channels": 4,
-        "out_channels": 8,
-        "num_embeds_ada_norm": 1000,
-        "sample_size": sample_size,
-        **others,
-    }
+    config = {**_XL_2, "num_embeds_ada_norm": 1000, "sample_size": sample_size, **others}
     return Subject(
         name=name,
         pipeline="DiTPipeline",
@@ -155,14 +161,9 @@ def dit(name: str, sample_size: int, **others: Any) -> Subject:
 def pixart_sigma(name: str, sample_size: int, **others: Any) -> Subject:
     """PixArt-Sigma, 600 M parameters, 300 tokens of text."""
     config = {
-        "num_layers": 28,
-        "num_attention_heads": 16,
-        "attention_head_dim": 72,
+        **_XL_2,
         "cross_attention_dim": 1152,
         "caption_channels": 4096,
-        "in_channels": 4,
-        "out_channels": 8,
-        "patch_size": 2,
         "sample_size": sample_size,
         "interpolation_scale": max(1, sample_size // 64),
         "use_additional_conditions": False,
@@ -180,9 +181,7 @@ def pixart_sigma(name: str, sample_size: int, **others: Any) -> Subject:
             "negative_prompt": None,
             "guidance_scale": 4.5,
             "use_resolution_binning": False,
-            "height": 8 * sample_size,
-            "width": 8 * sample_size,
-            "output_type": "latent",
+            **_latents(sample_size),
         }
 
     return Subject(
@@ -217,10 +216,8 @@ def flux(name: str, sample_size: int, **others: Any) -> Subject:
         return {
             "prompt_embeds": _randn(1, count, 512, config["joint_attention_dim"]).to(device, dtype),
             "pooled_prompt_embeds": pooled.to(device, dtype),
-            "height": 8 * sample_size,
-            "width": 8 * sample_size,
             "guidance_scale": 3.5,
-            "output_type": "latent",
+            **_latents(sample_size),
         }
 
     blocks = config["num_layers"] + config["num_single_layers"]

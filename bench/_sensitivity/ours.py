@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -205,29 +205,26 @@ def our_methods(ours: Ours) -> list[Method]:
     steps = ours.workload.num_steps
     counts = range(max(2, steps * 3 // 4), 1, -1)
 
+    def ladder(setting: Callable[[int], Setting]) -> tuple[tuple[Setting, ...], ...]:
+        return (tuple(map(setting, counts)),)
+
     def asked(**values: Any) -> tuple[tuple[Setting, ...], ...]:
-        return (
-            tuple(
-                Setting(
-                    f"speedup {steps / n:.3g}",
-                    # A hair less, which rounding could put above what n steps give.
-                    {"speedup": steps / n * (1 - 1e-6), **values},
-                    expected=steps / n,
-                )
-                for n in counts
-            ),
+        return ladder(
+            lambda n: Setting(
+                f"speedup {steps / n:.3g}",
+                # A hair less, which rounding could put above what n steps give.
+                {"speedup": steps / n * (1 - 1e-6), **values},
+                expected=steps / n,
+            )
         )
 
     def fixed(forecaster: str) -> tuple[tuple[Setting, ...], ...]:
-        return (
-            tuple(
-                Setting(
-                    f"every {steps / n:.2f}",
-                    {"count": n, "forecaster": forecaster},
-                    expected=ours.speedup_of(n),
-                )
-                for n in counts
-            ),
+        return ladder(
+            lambda n: Setting(
+                f"every {steps / n:.2f}",
+                {"count": n, "forecaster": forecaster},
+                expected=ours.speedup_of(n),
+            )
         )
 
     return [
@@ -273,11 +270,13 @@ def our_methods(ours: Ours) -> list[Method]:
         Method(
             name="fewer steps",
             attach=lambda pipeline, values: Attached(pipeline, num_steps=values["steps"]),
-            ladders=(
-                tuple(Setting(f"{n} steps", {"steps": n}, expected=steps / n) for n in counts),
-            ),
+            ladders=ladder(lambda n: Setting(f"{n} steps", {"steps": n}, expected=steps / n)),
         ),
     ]
+
+
+def _only(label: str, **values: Any) -> tuple[tuple[Setting, ...], ...]:
+    return ((Setting(label, values),),)
 
 
 def ablation_methods(ours: Ours, speedup: float) -> list[Method]:
@@ -308,9 +307,6 @@ def ablation_methods(ours: Ours, speedup: float) -> list[Method]:
         ("outputs", {"granularity": "output"}),
     ]
 
-    def only(label: str, **values: Any) -> tuple[tuple[Setting, ...], ...]:
-        return ((Setting(label, values),),)
-
     # A hair less, which rounding could put above what so many steps give.
     asked = ours.speedup_of(count) * (1 - 1e-9)
     return [
@@ -318,7 +314,7 @@ def ablation_methods(ours: Ours, speedup: float) -> list[Method]:
             Method(
                 name=f"fixed interval, {forecaster}",
                 attach=ours.attach_fixed,
-                ladders=only(f"every {steps / count:.2f}", count=count, forecaster=forecaster),
+                ladders=_only(f"every {steps / count:.2f}", count=count, forecaster=forecaster),
             )
             for forecaster in ("reuse", "taylor1", "taylor2")
         ),
@@ -326,7 +322,7 @@ def ablation_methods(ours: Ours, speedup: float) -> list[Method]:
             Method(
                 name=name,
                 attach=ours.attach_planned,
-                ladders=only(
+                ladders=_only(
                     f"speedup {asked:.3g}", speedup=asked, **{"granularity": "segment", **values}
                 ),
             )
@@ -336,7 +332,7 @@ def ablation_methods(ours: Ours, speedup: float) -> list[Method]:
             Method(
                 name=f"outputs by rule{name}",
                 attach=ours.attach_measured,
-                ladders=only(
+                ladders=_only(
                     f"speedup {asked:.3g}", speedup=asked, first_run="plan", time_windows=windows
                 ),
             )
@@ -358,17 +354,11 @@ def alternating(ours: Ours, *, only_segments: bool = False) -> list[Method]:
         Method(
             name=f"genaccel, every second step, {granularity}s, {forecaster}",
             attach=ours.attach_fixed,
-            ladders=(
-                (
-                    Setting(
-                        "every 2",
-                        {
-                            "count": ours.workload.num_steps // 2,
-                            "forecaster": forecaster,
-                            "granularity": granularity,
-                        },
-                    ),
-                ),
+            ladders=_only(
+                "every 2",
+                count=ours.workload.num_steps // 2,
+                forecaster=forecaster,
+                granularity=granularity,
             ),
             role="ours",
         )

@@ -6,13 +6,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import genaccel
-from genaccel.cli import pipeline_source
+from genaccel.cli import options, pipeline_source
 from genaccel.cli.distance import load_st_lpips
+from genaccel.cli.tables import compact_table, number
 
 if TYPE_CHECKING:
     from genaccel.sampling.side_by_side import Side
@@ -38,11 +39,9 @@ def accelerate(
     Below each speed-up is the plain pipeline with as many steps as fit into the same time. Existing
     results are replaced.
     """
-    try:
+    with options.usage_errors():
         speedups = pipeline_source.speedups_of(speedup)
         configs = {s: pipeline_source.make_config(config, speedup=s) for s in speedups}
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
     distance = load_st_lpips(lpips, source.device)
     pipeline, calls = source.load(generations)
     from genaccel.files.atomic import write_atomically
@@ -53,10 +52,8 @@ def accelerate(
         f"speed-up {s:g}": functools.partial(genaccel.enable, config=c) for s, c in configs.items()
     }
 
-    try:
+    with options.usage_errors():
         sides = side_by_side(pipeline, calls, enablers, rounds=rounds, distance=distance)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
     for side in sides:
         if side.report:
             typer.echo(side.report)
@@ -67,27 +64,18 @@ def accelerate(
 
 
 def _print(sides: Sequence[Side]) -> None:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     with_lpips = any(side.distance is not None for side in sides)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("sampling", no_wrap=True)
     names = ["seconds", "measured\nspeed-up", "fewer\nFLOPs", "PSNR\ndB"]
-    for name in [*names, *(["ST-LPIPS\nvgg"] if with_lpips else [])]:
-        table.add_column(name, justify="right", no_wrap=True)
+    table = compact_table(["sampling"], [*names, *(["ST-LPIPS\nvgg"] if with_lpips else [])])
     for side in sides:
         table.add_row(
             side.name if side.psnr is not None else f"plain, {side.steps} steps",
             f"{side.seconds:.2f}",
             f"{side.speedup:.2f}x",
             f"{side.flop_ratio:.2f}x",
-            _number(side.psnr, "{:.2f}"),
-            *([_number(side.distance, "{:.4f}")] if with_lpips else []),
+            number(side.psnr, "{:.2f}"),
+            *([number(side.distance, "{:.4f}")] if with_lpips else []),
         )
     Console().print(table)
-
-
-def _number(value: Any, form: str) -> str:
-    return "" if value is None else form.format(value)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genaccel.cli import pipeline_source
+from genaccel.cli import options, pipeline_source
 from genaccel.cli.exit_codes import ExitCode
+from genaccel.cli.tables import compact_table, number
 
 if TYPE_CHECKING:
     from genaccel.sensitivity.config import SensitivityConfig
@@ -46,7 +47,7 @@ def calibrate(
     ] = False,
 ) -> None:
     """Measure how well each step can be forecast, and plan speed-ups; the same command resumes."""
-    try:
+    with options.usage_errors():
         speedups = pipeline_source.speedups_of(speedup)
         wanted = pipeline_source.make_config(
             config,
@@ -55,16 +56,12 @@ def calibrate(
             warmup_steps=warmup_steps,
             weigh_steps=weigh_steps,
         )
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
     folders = [out, *([_beside(source.model)] if beside_model else [])]
     pipeline, calls = source.load(generations)
     from genaccel.sensitivity.study.calibrate import calibrate as measure
 
-    try:
+    with options.usage_errors():
         measured = measure(pipeline, calls, wanted, checkpoint=out / CHECKPOINT_NAME)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
     plans, refused = _make_plans(measured, wanted, speedups, folders)
     _print(plans, with_mask=mask)
     for folder in folders if plans else ():
@@ -79,10 +76,8 @@ def _beside(model: str) -> Path:
     from genaccel.sampling.pipelines import find_pipeline
     from genaccel.sensitivity.plans.plan_library import LIBRARY_FOLDER
 
-    try:
+    with options.usage_errors():
         folder = Path(find_pipeline(model))
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
     if not folder.is_dir():
         raise typer.BadParameter("--beside-model needs a model in a folder")
     return folder / LIBRARY_FOLDER
@@ -125,29 +120,22 @@ def _make_plans(
 
 
 def _print(plans: list[tuple[str, float, Plan]], *, with_mask: bool) -> None:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     if not plans:
         return
     several = len({name for name, _, _ in plans}) > 1
-    # Wide enough for its rows where the output is a file.
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for title in [*(["model"] if several else []), "speed-up", "fewer\nFLOPs"]:
-        table.add_column(title, no_wrap=True)
-    for title in ("computed\nsteps", "expected\nerror"):
-        table.add_column(title, justify="right", no_wrap=True)
+    texts = [*(["model"] if several else []), "speed-up", "fewer\nFLOPs"]
+    table = compact_table(texts, ["computed\nsteps", "expected\nerror"])
     table.add_column("forecasters")
     for name, speedup, plan in plans:
         computed = schedule_string(plan)
-        error = "" if plan.expected_error is None else f"{plan.expected_error:.4g}"
         table.add_row(
             *([name] if several else []),
             f"{speedup:g}x",
             f"{1 / plan.flop_fraction:.2f}x",
             f"{computed.count('C') + computed.count('m')} of {len(computed)}",
-            error,
+            number(plan.expected_error, "{:.4g}"),
             ", ".join(_forecasters(plan)) or "none",
         )
     Console().print(table)

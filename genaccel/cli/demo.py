@@ -11,6 +11,7 @@ import typer
 
 from genaccel.cli import options
 from genaccel.cli.distance import load_st_lpips
+from genaccel.cli.tables import compact_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,7 +49,15 @@ def demo(
     st_lpips = load_st_lpips(None, device)
 
     console = Console()
-    table = _table(with_st_lpips=st_lpips is not None)
+    table = compact_table(
+        ["photograph", "codec"],
+        [
+            *("bytes", "bits/\npixel", "PSNR\ndB", "MS-SSIM"),
+            *(["ST-LPIPS\nvgg"] if st_lpips is not None else []),
+            *("encode\nms", "decode\nms"),
+        ],
+        "Held-out photographs, each codec at the file size nearest to ours",
+    )
     results = []
     with console.status("measuring") as status:
         for result in run_demo(codec, photographs, st_lpips=st_lpips):
@@ -69,27 +78,6 @@ def demo(
     for path, data in written.items():
         write_atomically(path, data, overwrite=True, parents=True)
         console.print(f"wrote {path}")
-
-
-def _table(*, with_st_lpips: bool) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    # Two-line headings and no rules between the columns: it fits into 80 columns.
-    table = Table(
-        title="Held-out photographs, each codec at the file size nearest to ours",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column("photograph", no_wrap=True)
-    table.add_column("codec", no_wrap=True)
-    names = ["bytes", "bits/\npixel", "PSNR\ndB", "MS-SSIM"]
-    names += ["ST-LPIPS\nvgg"] if with_st_lpips else []
-    for name in [*names, "encode\nms", "decode\nms"]:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
 
 
 def _add_section(

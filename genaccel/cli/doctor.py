@@ -41,10 +41,8 @@ def doctor(
 
     Exit code 1 if nothing in it can be accelerated.
     """
-    try:
+    with options.usage_errors():
         wanted = pipeline_source.make_config(config, speedup=speedup)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
     pipeline = pipeline_source.load_pipeline(model, device=device, dtype=dtype)
     from genaccel.sampling.calls import default_steps, run_call
     from genaccel.sensitivity.enable import enable_sensitivity
@@ -110,11 +108,9 @@ def _any_call(pipeline: Any, pipeline_arguments: str | None) -> dict[str, Any]:
     """Two steps of whatever the pipeline draws: FLOPs do not depend on it."""
     from genaccel.sampling.calls import any_calls, parse_object
 
-    try:
+    with options.usage_errors():
         extra = parse_object(pipeline_arguments)
         (call,) = any_calls(pipeline, steps=_LEARNING_STEPS, extra=extra)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
     return call
 
 

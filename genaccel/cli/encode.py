@@ -110,7 +110,7 @@ def encode(
     todo = plan_jobs(paths, out_dir=out_dir, input_suffixes=IMAGE_SUFFIXES, output_suffix=EXTENSION)
     if model is not None and quality is not None:
         raise typer.BadParameter("give --model or --quality, not both")
-    try:
+    with options.usage_errors():
         rate_control = EncodeOptions(
             rdo=rdo,
             bits_per_pixel=bpp,
@@ -121,8 +121,6 @@ def encode(
             static_tables=static_tables,
         )
         colour = None if background is None else parse_colour(background)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
     if skip_existing:
         todo = without_existing(todo)
         if not todo:

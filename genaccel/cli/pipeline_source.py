@@ -62,10 +62,8 @@ def load_pipeline(model: str, *, device: str, dtype: str) -> Any:
     """
     from genaccel.sampling import pipelines
 
-    try:
+    with options.usage_errors():
         return pipelines.load_pipeline(model, device=device, dtype=dtype)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +95,7 @@ class Generations:
         from genaccel.sampling.calls import make_calls, parse_object, read_prompts
 
         labels = self.class_labels
-        try:
+        with options.usage_errors():
             return pipeline, make_calls(
                 pipeline,
                 prompts=None if self.prompts is None else read_prompts(self.prompts),
@@ -109,8 +107,6 @@ class Generations:
                 seed=self.seed,
                 extra=parse_object(self.pipeline_arguments),
             )
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
 
 
 def takes_generations(command: Callable[..., None]) -> Callable[..., None]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genaccel.cli import pipeline_source
+from genaccel.cli import options, pipeline_source
 from genaccel.cli.distance import load_st_lpips
+from genaccel.cli.tables import compact_table, number
 
 if TYPE_CHECKING:
     from genaccel.sampling.fewer_steps import FewerSteps
@@ -42,11 +43,9 @@ def tune(
 
     The same command goes on with the speed-ups that are not done yet.
     """
-    try:
+    with options.usage_errors():
         wanted = pipeline_source.speedups_of(speedup)
         asked = pipeline_source.make_config(config, speedup=wanted[0], max_interval=max_interval)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
     draw = _plotter() if plot else None
     distance = load_st_lpips(lpips, source.device)
     pipeline, calls = source.load(generations)
@@ -118,42 +117,28 @@ def _row(entry: PlanEntry, fewer: FewerSteps) -> dict[str, Any]:
 
 
 def _print(entries: Sequence[PlanEntry], baseline: Sequence[FewerSteps]) -> None:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     with_lpips = any(e.st_lpips is not None for e in entries)
-    table = Table(
-        title="Against the full run; at the right the plain pipeline in the same time",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column("plan", no_wrap=True)
     lpips = ["ST-LPIPS"] if with_lpips else []
     fewer_lpips = ["fewer:\nST-LPIPS"] if with_lpips else []
     names = ["fewer\nFLOPs", "measured\nspeed-up", "PSNR\ndB", *lpips]
     names += ["fewer:\nsteps", "fewer:\nPSNR dB", *fewer_lpips]
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+    title = "Against the full run; at the right the plain pipeline in the same time"
+    table = compact_table(["plan"], names, title)
     for entry, fewer in zip(entries, baseline, strict=True):
         cells = [
             entry.folder,
             f"{entry.flop_ratio:.2f}x",
-            _number(entry.speedup, "{:.2f}x"),
-            _number(entry.psnr, "{:.2f}"),
-            *([_number(entry.st_lpips, "{:.4f}")] if with_lpips else []),
+            number(entry.speedup, "{:.2f}x"),
+            number(entry.psnr, "{:.2f}"),
+            *([number(entry.st_lpips, "{:.4f}")] if with_lpips else []),
             str(fewer.steps),
             f"{fewer.psnr:.2f}",
-            *([_number(fewer.distance, "{:.4f}")] if with_lpips else []),
+            *([number(fewer.distance, "{:.4f}")] if with_lpips else []),
         ]
         table.add_row(*cells)
     Console().print(table)
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else form.format(value)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -45,6 +45,12 @@ class Failure:
     method: Method
     reason: str
 
+    @classmethod
+    def of(cls, method: Method, error: Exception) -> Failure:
+        """The failure that an exception of other people's code is."""
+        text = " ".join(str(error).split())
+        return cls(method, f"{type(error).__name__}: {text[:150]}")
+
 
 @dataclass(slots=True)
 class Search:
@@ -73,8 +79,7 @@ class Search:
             self._attach(best)
             return best
         except Exception as error:  # other people's code, on a class that it may not know
-            text = " ".join(str(error).split())
-            return Failure(method, f"{type(error).__name__}: {text[:150]}")
+            return Failure.of(method, error)
 
     def next_faster(self, trial: Trial) -> Trial | None:
         """The setting after this one, or None at the end."""
