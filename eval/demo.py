@@ -42,6 +42,9 @@ _GAP = 8
 _FONT_SIZE = 15
 _BACKGROUND, _INK = (255, 255, 255), (24, 24, 24)
 
+# Figures that every measurement has.
+_AVERAGED = ("num_bytes", "bits_per_pixel", "psnr", "ms_ssim", "encode_ms", "decode_ms")
+
 Metric = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
 
 
@@ -201,13 +204,8 @@ def codec_means(results: Sequence[PhotographResult]) -> list[CodecMean]:
         means.append(
             CodecMean(
                 codec=rows[0].codec,
-                num_bytes=fmean(row.num_bytes for row in rows),
-                bits_per_pixel=fmean(row.bits_per_pixel for row in rows),
-                psnr=fmean(row.psnr for row in rows),
-                ms_ssim=fmean(row.ms_ssim for row in rows),
                 st_lpips=fmean(distances) if distances else None,
-                encode_ms=fmean(row.encode_ms for row in rows),
-                decode_ms=fmean(row.decode_ms for row in rows),
+                **{name: fmean(getattr(row, name) for row in rows) for name in _AVERAGED},
             )
         )
     return means

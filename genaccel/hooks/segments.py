@@ -230,10 +230,6 @@ class SegmentLearner:
             previous = call
         return runs
 
-    def called(self) -> list[tuple[int, int]]:
-        """List and index of each block that was called, in their order."""
-        return [(call.list_index, call.block_index) for call in self._calls]
-
     def left_out(self) -> list[str]:
         """Blocks that are in no segment, as ``list[index]``, and why."""
         counts = Counter((c.list_index, c.block_index) for c in self._calls)

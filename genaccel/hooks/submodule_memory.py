@@ -49,15 +49,11 @@ class SubmoduleMemory:
         layers: The layers that were learned from one call.
         score: How tokens are ranked: by the "mean" of their features, by its "drift" since the last
             computed step, or at "random", the baseline.
-        seed: Seed of random scores.
     """
 
-    def __init__(
-        self, layers: Sequence[Layer], *, score: TokenScore = "mean", seed: int = 0
-    ) -> None:
+    def __init__(self, layers: Sequence[Layer], *, score: TokenScore = "mean") -> None:
         self.layers = list(layers)
         self.score = score
-        self.seed = seed
         count = len(self.layers)
         self._groups = 1
         self._chosen: list[Tensor | None] = [None] * count
@@ -179,9 +175,7 @@ class SubmoduleMemory:
         self._references[layer] = kept.reference
         if self.score == "random" and call.token_counts[layer]:
             output = kept.outputs[0][0][0]
-            generator = torch.Generator().manual_seed(
-                (self.seed * 1009 + self._step) * 1009 + layer
-            )
+            generator = torch.Generator().manual_seed(self._step * 1009 + layer)
             scores = torch.rand(output.shape[:2], generator=generator)
             self._random[layer] = scores.to(output.device)
 

@@ -114,15 +114,12 @@ def _download(name: str, published: WeightFile, path: Path) -> None:
         raise ValueError(f"{published.url} did not arrive as published: {error}") from error
 
 
-def load_features(
-    name: str, file: str | os.PathLike[str] | None = None, *, device: torch.device | str = "cpu"
-) -> dict[str, Tensor]:
+def load_features(name: str, file: str | os.PathLike[str] | None = None) -> dict[str, Tensor]:
     """The convolutional part of a classifier: its entries ``features.*``, without that prefix.
 
     Args:
         name: Key of :data:`WEIGHT_FILES`.
         file: As for :func:`find_weights`; a file without the classifier's entries will do.
-        device: Where the tensors go.
 
     Raises:
         ValueError: As :func:`find_weights`, or if the file holds no such entries.
@@ -130,7 +127,7 @@ def load_features(
     """
     path = find_weights(name, file)
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # the unpickler stumbles over garbage in any way there is

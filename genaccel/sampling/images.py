@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 from genaccel.files.images import ReadPolicy, pixels_of
 
 Images = list[NDArray[np.uint8]]
-OutputType = Literal["pil", "np", "pt"]
 
 _POLICY = ReadPolicy(
     profile="ignore",

@@ -7,6 +7,7 @@ runs them all: ``forecast = offset + sum_i coefficients[i] * cached[i]``, the ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -119,14 +120,12 @@ class Taylor:
         """Lagrange weights of the last ``order + 1`` outputs. Steps may be fractions, such as noise levels."""
         _check_steps(step, computed_steps)
         nodes = computed_steps[: self.history]
-        weights = []
-        for i, node in enumerate(nodes):
-            weight = 1.0
-            for j, other in enumerate(nodes):
-                if i != j:
-                    weight *= (step - other) / (node - other)
-            weights.append(weight)
-        return weights
+        return [
+            math.prod(
+                ((step - other) / (node - other) for other in nodes if other != node), start=1.0
+            )
+            for node in nodes
+        ]
 
     def offset(self, step: float, computed_steps: Sequence[float]) -> float:
         """0: nothing is added."""
