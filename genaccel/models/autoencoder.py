@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -22,10 +21,9 @@ from torch import Tensor, nn
 
 from genaccel.layers.vector_quantizer import VectorQuantizer
 from genaccel.models.efficient_backbone import EfficientParams
-from genaccel.models.registry import read_model_folder, write_model_folder
+from genaccel.models.saved_network import SavedNetwork
 from genaccel.models.vqgan_backbone import VqganParams
 
-_TYPE = "autoencoder"
 CDF_PRECISION = 16  # bits; what the 32-bit range coder takes
 
 _BACKBONES: dict[str, Callable[..., VqganParams | EfficientParams]] = {
@@ -113,7 +111,7 @@ class AutoencoderOutput(NamedTuple):
     commitment_loss: Tensor  # scalar, mean over all tokens
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(SavedNetwork):
     """Encodes images to index maps, one per scale, and decodes them.
 
     Buffers:
@@ -128,6 +126,10 @@ class Autoencoder(nn.Module):
         [(1, 2, 3), (1, 4, 6), (1, 8, 12)]
     """
 
+    model_type = "autoencoder"
+    params_class = AutoencoderParams
+    stored_dtype = torch.float16
+    params: AutoencoderParams
     index_cdfs: Tensor
 
     def __init__(self, params: AutoencoderParams) -> None:
@@ -236,26 +238,3 @@ class Autoencoder(nn.Module):
             sha.update(f"{name}:{tuple(tensor.shape)}".encode())
             sha.update(stored.detach().cpu().contiguous().numpy().tobytes())
         return sha.digest()
-
-    def save_pretrained(
-        self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float16
-    ) -> None:
-        """Write ``config.json`` and ``model.safetensors`` in place of the model that the folder holds.
-
-        Args:
-            folder: Made if it is not there.
-            dtype: Dtype of the stored weights; :meth:`digest` is over their fp16 form in any case.
-        """
-        write_model_folder(folder, _TYPE, self.params.to_dict(), self, dtype=dtype)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Autoencoder:
-        """Load what ``save_pretrained`` wrote, in evaluation mode.
-
-        Raises:
-            FileNotFoundError: If a file is missing.
-            ValueError: If the configuration or a tensor does not fit.
-        """
-        return read_model_folder(
-            folder, _TYPE, lambda config: cls(AutoencoderParams.from_dict(config))
-        )

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,9 +23,8 @@ from torch import Tensor, nn
 
 from genaccel import ops
 from genaccel.models.masked_entropy_model import MaskedEntropyParams
-from genaccel.models.registry import read_model_folder, write_model_folder
+from genaccel.models.saved_network import SavedNetwork
 
-_TYPE = "integer-entropy-model"
 SEED_BITS = 14  # fraction bits of the weights of an up-sampling
 SEED_TAPS = 16  # bicubic: 4 x 4
 
@@ -209,7 +207,7 @@ class IntegerDecodingState:
     scale_so_far: list[Tensor] = field(default_factory=list)
 
 
-class IntegerEntropyModel(nn.Module):
+class IntegerEntropyModel(SavedNetwork):
     """Integer logits of every token's index, given the indices of all slices before its own.
 
     :meth:`step` and :meth:`forward` give equal logits, on any device, with any batch and number of threads.
@@ -218,6 +216,9 @@ class IntegerEntropyModel(nn.Module):
         params: Configuration; the tensors are zeros until :meth:`load_state_dict`.
     """
 
+    model_type = "integer-entropy-model"
+    params_class = IntegerEntropyParams
+    params: IntegerEntropyParams
     embedding: Tensor  # int32 [K, width]: what a code word adds to the residual stream
     start_token: Tensor  # int32 [width]
     rotations: Tensor  # int16 [L, head_dim / 2, 2], in slice order
@@ -371,23 +372,3 @@ class IntegerEntropyModel(nn.Module):
             sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             sha.update(tensor.cpu().contiguous().numpy().tobytes())
         return sha.hexdigest()
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``config.json`` and ``model.safetensors``, integers throughout, in place of the model that the folder holds.
-
-        Args:
-            folder: Made if it is not there.
-        """
-        write_model_folder(folder, _TYPE, self.params.to_dict(), self, dtype=torch.float32)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> IntegerEntropyModel:
-        """Load what ``save_pretrained`` wrote.
-
-        Raises:
-            FileNotFoundError: If a file is missing.
-            ValueError: If the configuration or a tensor does not fit.
-        """
-        return read_model_folder(
-            folder, _TYPE, lambda config: cls(IntegerEntropyParams.from_dict(config))
-        )

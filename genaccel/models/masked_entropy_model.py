@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,10 +22,9 @@ from torch import Tensor, nn
 
 from genaccel.layers.cosine_attention import CosineAttention, KeyValueCache
 from genaccel.layers.rotary_position import grid_rotations
-from genaccel.models.registry import read_model_folder, write_model_folder
+from genaccel.models.saved_network import SavedNetwork
 from genaccel.models.slice_order import SliceOrder
 
-_TYPE = "entropy-model"
 _NORM_EPSILON = 1e-5
 _INITIAL_STD = 0.02
 
@@ -178,8 +176,11 @@ class DecodingState:
     scale_so_far: list[Tensor] = field(default_factory=list)
 
 
-class MaskedEntropyModel(nn.Module):
+class MaskedEntropyModel(SavedNetwork):
     """Logits of every token's index, given the code vectors of all slices before its own.
+
+    A file decodes only with the weights that coded it: whoever saves them as fp16 has to load what was saved before
+    coding.
 
     Parameter names are those of the published checkpoints. The logits of :meth:`step` equal those of
     :meth:`forward` but for rounding; a coder has to use :meth:`step` on both sides, with the same batch.
@@ -194,6 +195,9 @@ class MaskedEntropyModel(nn.Module):
         torch.Size([2, 4, 1024])
     """
 
+    model_type = "entropy-model"
+    params_class = MaskedEntropyParams
+    params: MaskedEntropyParams
     by_slice: Tensor
     from_slice: Tensor
     mask: Tensor
@@ -377,30 +381,6 @@ class MaskedEntropyModel(nn.Module):
         """Positions ``[n]`` of a slice's tokens in the flattened sequence, row-major."""
         starts = self.slice_order.slice_starts
         return self.by_slice[starts[number] : starts[number + 1]]
-
-    def save_pretrained(
-        self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32
-    ) -> None:
-        """Write ``config.json`` and ``model.safetensors`` in place of the model that the folder holds.
-
-        Args:
-            folder: Made if it is not there.
-            dtype: Dtype of the stored weights. A file decodes only with the weights that coded it: whoever stores
-                fp16 has to load what was stored before coding.
-        """
-        write_model_folder(folder, _TYPE, self.params.to_dict(), self, dtype=dtype)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> MaskedEntropyModel:
-        """Load what ``save_pretrained`` wrote, in evaluation mode.
-
-        Raises:
-            FileNotFoundError: If a file is missing.
-            ValueError: If the configuration or a tensor does not fit.
-        """
-        return read_model_folder(
-            folder, _TYPE, lambda config: cls(MaskedEntropyParams.from_dict(config))
-        )
 
 
 def code_length_bits(logits: Tensor, indices: Tensor) -> Tensor:

@@ -15,13 +15,13 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genaccel.models.registry import read_model_folder, write_model_folder
+from genaccel.models.saved_network import SavedNetwork
 
 MODEL_TYPE = "restoration"
 MODEL_VERSION = 1
@@ -156,7 +156,7 @@ class ResidualBlock(nn.Module):
         return out
 
 
-class Restoration(nn.Module):
+class Restoration(SavedNetwork):
     """The restoration network: from a decoded base and its quality to the picture.
 
     Args:
@@ -169,9 +169,13 @@ class Restoration(nn.Module):
         torch.Size([1, 3, 63, 48])
     """
 
+    model_type = MODEL_TYPE
+    params_class = RestorationConfig
+    stored_dtype = torch.float16
+
     def __init__(self, config: RestorationConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config = self.params = config
         channels = config.channels
         self.heads = nn.ModuleDict(
             {str(s): nn.Conv2d(3 * (STRIDE // s) ** 2, channels, 3, padding=1) for s in SCALES}
@@ -273,24 +277,10 @@ class Restoration(nn.Module):
                 f"{scale}, got {tuple(base.shape[2:])}"
             )
 
-    def save_pretrained(
-        self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float16
-    ) -> None:
-        """Write the model folder, its weights as ``dtype``."""
-        write_model_folder(folder, MODEL_TYPE, self.config.to_dict(), self, dtype=dtype)
-
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Restoration:
-        """Load a model folder, in evaluation mode, as fp32 in channels-last layout.
-
-        Raises:
-            FileNotFoundError: If a file is missing.
-            ValueError: If the configuration or a tensor does not fit.
-        """
-        model = read_model_folder(
-            folder, MODEL_TYPE, lambda config: cls(RestorationConfig.from_dict(config))
-        )
-        return model.to(memory_format=torch.channels_last)
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
+        """Load a model folder, in evaluation mode, as fp32 in channels-last layout; raises as the base does."""
+        return super().from_pretrained(folder).to(memory_format=torch.channels_last)
 
 
 def _require_scale(scale: int) -> None:
