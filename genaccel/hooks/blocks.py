@@ -11,7 +11,7 @@ import inspect
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from diffusers.hooks.hooks import ModelHook
@@ -151,19 +151,6 @@ class BlockPlace:
     joins: tuple[tuple[str, int], ...]
 
 
-class BlockWatcher(Protocol):
-    """Runs the blocks of a call in their hooks' stead, to learn from it."""
-
-    def watch(
-        self,
-        hook: BlockHook,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """Run one block and record it."""
-
-
 class CallFrame:
     """Instructions to the hooks of a model for one call, and what these hand back.
 
@@ -181,7 +168,8 @@ class CallFrame:
         called: Indices of the hooks that were called, in their order.
         broken: A reason for each place where the call is not built as was learned.
         captured: Outputs of blocks by index; only blocks that it has a key for are captured.
-        watcher: Runs the blocks in their hooks' stead, where a call is learned from.
+        watcher: Runs a block in its hook's stead, where a call is learned from: takes the hook and what its
+            :meth:`BlockHook.run` takes.
         submodules: The frame of the hooks within blocks; None where there are none.
         time_window: Times that the model is given the mean of; None for its own time.
         seen_times: What each ``Timesteps`` of the model is given, with the index of its pair; None
@@ -216,7 +204,7 @@ class CallFrame:
         self.broken: list[str] = []
         self.last: list[Any] = []  # what the block before returned, within a segment
         self.captured: dict[int, Any] = {}
-        self.watcher: BlockWatcher | None = None
+        self.watcher: Callable[..., Any] | None = None
         # A SubmoduleFrame and a TimeWindow, of files that build on this one.
         self.submodules: Any = None
         self.time_window: Any = None
@@ -266,7 +254,7 @@ class BlockHook(ModelHook):
         if frame is None:
             return forward(*args, **kwargs)
         if frame.watcher is not None:
-            return frame.watcher.watch(self, forward, args, kwargs)
+            return frame.watcher(self, forward, args, kwargs)
         frame.called.append(self.index)
         place = None if frame.places is None else frame.places[self.index]
         if place is None or frame.actions[place.segment] == PLAIN:

@@ -105,7 +105,7 @@ class CallWatcher:
         self.error: Exception | None = None
         self._called: list[int] = []
         self._layers: LayerWatcher | None = None
-        frame.watcher = self
+        frame.watcher = self.watch
         if hooks is not None:
             self._layers = LayerWatcher(hooks, counter)
             frame.submodules = SubmoduleFrame(AllTokens(), len(hooks.blocks))

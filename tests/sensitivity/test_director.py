@@ -172,7 +172,7 @@ def test_other_steps_stretch_the_plan_and_that_is_said_once(make_plan, build, ca
 @pytest.mark.parametrize(("calls", "begin"), [(1, 0), (2, 0), (2, 3)])
 def test_a_measured_run_is_told_once_when_all_of_it_is_over(build, calls, begin):
     told = []
-    director = build(sink=SimpleNamespace(take=told.append))
+    director = build(sink=told.append)
     _, computed = directed(director, 8, calls, begin)
     assert all(map(all, computed))
     assert len(told) == 1
@@ -182,7 +182,7 @@ def test_a_measured_run_is_told_once_when_all_of_it_is_over(build, calls, begin)
 
 def test_a_run_that_is_given_up_is_not_measured(build):
     told = []
-    director = build(sink=SimpleNamespace(take=told.append))
+    director = build(sink=told.append)
     mine, _ = directed(director, 8, end=5)
     assert told == []
     assert "the run was not measured to its end, so no plan is made of it" in mine.choice.notes
@@ -228,7 +228,7 @@ class TestMeasuredRuns:
     """What several runs measured, added up."""
 
     def measure(self, build, runs, *seeds, steps=6):
-        director = build(sink=runs)
+        director = build(sink=runs.take)
         for seed in seeds:
             directed(director, steps, seed=seed)
         return runs

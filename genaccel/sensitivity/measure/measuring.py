@@ -92,7 +92,7 @@ def measuring(handle: SensitivityHandle) -> Iterator[dict[str, MeasuredRuns]]:
     """
     runs = {name: MeasuredRuns() for name in handle.models}
     for name, model in handle.models.items():
-        model.director.sink = runs[name]
+        model.director.sink = runs[name].take
     try:
         yield runs
     finally:

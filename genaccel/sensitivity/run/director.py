@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +31,6 @@ from genaccel.sensitivity.pruning.pruning_moments import FeedForwardObserver
 from genaccel.sensitivity.run.replay import Replay
 
 _logger = logging.getLogger(__name__)
-
-
-class MeasurementSink(Protocol):
-    """Collects the measurements of whole runs; no plan is then made of each."""
-
-    def take(self, measured: Measurements) -> None:
-        """Take the measurements of one more run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +60,7 @@ class SensitivityDirector:
 
     Attributes:
         forced: A plan that runs follow whatever else there is; for trials.
-        sink: Collects the measurements of runs, which are then all computed in full.
+        sink: Takes the measurements of whole runs, which are then all computed in full; no plan is made of them.
         measurements: Measurements of the run that was measured last.
         plan: The plan that the last run followed, or that was made of it.
     """
@@ -86,7 +79,7 @@ class SensitivityDirector:
         self.source = source
         self.pipeline = pipeline
         self.forced: Plan | None = None
-        self.sink: MeasurementSink | None = None
+        self.sink: Callable[[Measurements], None] | None = None
         self.measurements: Measurements | None = None
         self.plan: Plan | None = None
         self._said: set[str] = set()
@@ -340,7 +333,7 @@ class SensitivityRun:
             return
         measured = self._director.measurements = measuring.measurements()
         if self._director.sink is not None:
-            self._director.sink.take(measured)
+            self._director.sink(measured)
             return
         plan = best_plan(measured, self._config)
         if plan is None:

@@ -42,7 +42,8 @@ class Forecaster(Protocol):
         """
 
     def offset(self, step: int, computed_steps: Sequence[int]) -> float:
-        """Number to add to each element of the weighted sum; arguments as for :meth:`coefficients`."""
+        """Number to add to each element of the weighted sum, 0 unless said; arguments as for :meth:`coefficients`."""
+        return 0.0
 
 
 def _check_steps(step: float, computed_steps: Sequence[float]) -> None:
@@ -58,7 +59,7 @@ def _check_steps(step: float, computed_steps: Sequence[float]) -> None:
         previous = computed
 
 
-class Reuse:
+class Reuse(Forecaster):
     """The newest output as it is: the plain cache of SODA, arXiv:2603.07057.
 
     Example:
@@ -74,12 +75,8 @@ class Reuse:
         _check_steps(step, computed_steps)
         return [1.0]
 
-    def offset(self, step: int, computed_steps: Sequence[int]) -> float:
-        """0: nothing is added."""
-        return 0.0
 
-
-class Taylor:
+class Taylor(Forecaster):
     """A polynomial through the last ``order + 1`` computed outputs, evaluated ahead.
 
     Equal to the finite-difference Taylor series of TaylorSeer (arXiv:2503.06923) for order 1.
@@ -127,12 +124,8 @@ class Taylor:
             for node in nodes
         ]
 
-    def offset(self, step: float, computed_steps: Sequence[float]) -> float:
-        """0: nothing is added."""
-        return 0.0
 
-
-class Affine:
+class Affine(Forecaster):
     """The newest output times ``a`` plus ``b``, fitted for each step and interval.
 
     Args:
