@@ -41,13 +41,13 @@ class WorkerDiedError(RuntimeError):
     """A worker process was killed, or crashed, on a file."""
 
 
-def listing(names: Sequence[str]) -> str:
+def listing(names: Sequence[str], most: int = _NAMES_SHOWN) -> str:
     """The first names, and how many more there are.
 
     Example:
         >>> listing("abcdefghijkl")
         'a, b, c, d, e, f, g, h, i, j and 2 more'
     """
-    shown = ", ".join(names[:_NAMES_SHOWN])
-    rest = len(names) - _NAMES_SHOWN
+    shown = ", ".join(names[:most])
+    rest = len(names) - most
     return f"{shown} and {rest} more" if rest > 0 else shown

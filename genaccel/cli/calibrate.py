@@ -94,6 +94,7 @@ def _make_plans(
 
     from genaccel.sensitivity.planning.partial_plan import plan_for_speedup
     from genaccel.sensitivity.plans.plan_library import PlanEntry, PlanLibrary
+    from genaccel.sensitivity.study.tune import plan_folder
 
     libraries = [PlanLibrary(folder) for folder in folders]
     plans, refused = [], []
@@ -106,7 +107,7 @@ def _make_plans(
                 refused.append(f"{name}: {error}" if len(measured) > 1 else str(error))
                 continue
             # Plans for several numbers of steps lie side by side.
-            folder = f"speedup-{speedup:g}-steps-{plan.fingerprint.num_inference_steps}"
+            folder = plan_folder(speedup, plan.fingerprint.num_inference_steps)
             entry = PlanEntry(
                 folder=f"{name}/{folder}" if len(measured) > 1 else folder,
                 component=name,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from genaccel.errors import UnknownModelError
+from genaccel.errors import UnknownModelError, listing
 from genaccel.files.atomic import refuse_existing_folder
 from genaccel.models.autoencoder import PRESETS as AUTOENCODER_PRESETS
 from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
@@ -73,11 +73,6 @@ def _read(path: Path) -> Mapping[str, object]:
     return content
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(names[:_MAX_NAMES]) + more
-
-
 def _shapes(model: nn.Module, prefix: str) -> dict[str, tuple[int, ...]]:
     return {
         prefix + name: tuple(tensor.shape)
@@ -93,10 +88,12 @@ def _check(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, object])
     if missing and all(name.startswith(_ENTROPY_PREFIX) for name in missing):
         problems.append("it has no whole entropy model (as after the first training stage)")
     if missing:
-        problems.append(f"{len(missing)} tensors are missing: {_some(missing)}")
+        problems.append(f"{len(missing)} tensors are missing: {listing(missing, _MAX_NAMES)}")
     unexpected = [name for name in state if name not in expected and name != _USAGE_COUNTER]
     if unexpected:
-        problems.append(f"{len(unexpected)} tensors are not expected: {_some(unexpected)}")
+        problems.append(
+            f"{len(unexpected)} tensors are not expected: {listing(unexpected, _MAX_NAMES)}"
+        )
     wrong = []
     for name in expected.keys() & state.keys():
         tensor = state[name]
@@ -107,7 +104,7 @@ def _check(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, object])
         elif not bool(tensor.isfinite().all()):
             wrong.append(f"{name} has values that are not finite")
     if wrong:
-        problems.append(f"{len(wrong)} tensors do not fit: {_some(sorted(wrong))}")
+        problems.append(f"{len(wrong)} tensors do not fit: {listing(sorted(wrong), _MAX_NAMES)}")
     if problems:
         raise UnknownModelError(f"checkpoint does not fit the network: {'; '.join(problems)}")
 
