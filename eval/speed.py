@@ -15,7 +15,7 @@ import torch
 import typer
 from tqdm import tqdm
 
-from genaccel.eval._speed.speed_record import SideSpeed, SpeedComparison, print_table, summarize
+from genaccel.eval._speed.speed_record import SideSpeed, SpeedComparison, print_table
 from genaccel.eval.commands import AsJson, Label
 from genaccel.eval.results import to_json
 from genaccel.sampling.costs import (
@@ -131,18 +131,19 @@ def compare_speed(
                 )
 
     first = next(iter(sides))
+    most = flops[first]
     return SpeedComparison(
         sides=tuple(
-            summarize(
+            SideSpeed.of_rounds(
                 name,
                 seconds[name],
                 seconds[first],
-                flops=flops[name],
-                first_flops=flops[first],
+                flops=count,
+                flop_ratio=most / count if count and most else None,
                 peak_bytes=peaks[name],
                 quality=qualities[name],
             )
-            for name in sides
+            for name, count in flops.items()
         ),
         device=str(place),
         repeats=repeats,

@@ -61,6 +61,26 @@ class SideSpeed:
     peak_bytes: int | None
     quality: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def of_rounds(
+        cls, name: str, seconds: Sequence[float], first_seconds: Sequence[float], **others: Any
+    ) -> SideSpeed:
+        """The statistics of a side's rounds beside those of the first side; ``others`` are the attributes that remain."""
+        lower, median, upper = np.percentile(seconds, (25, 50, 75)).tolist()
+        ratios = [a / max(b, _CLOCK_SECONDS) for a, b in zip(first_seconds, seconds, strict=True)]
+        slow, speedup, fast = np.percentile(ratios, (25, 50, 75)).tolist()
+        return cls(
+            name=name,
+            seconds=tuple(seconds),
+            median_seconds=median,
+            lower_quartile_seconds=lower,
+            upper_quartile_seconds=upper,
+            speedup=speedup,
+            speedup_lower_quartile=slow,
+            speedup_upper_quartile=fast,
+            **others,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpeedComparison:
@@ -109,46 +129,6 @@ class SpeedComparison:
             metrics=metrics,
             sides=[asdict(side) for side in self.sides],
         )
-
-
-def summarize(
-    name: str,
-    seconds: Sequence[float],
-    first_seconds: Sequence[float],
-    *,
-    flops: int | None,
-    first_flops: int | None,
-    peak_bytes: int | None,
-    quality: dict[str, float],
-) -> SideSpeed:
-    """A side's statistics.
-
-    Args:
-        name: Of the side.
-        seconds: Time of each round.
-        first_seconds: Those of the first side.
-        flops: Of one call.
-        first_flops: Those of the first side.
-        peak_bytes: Of one call.
-        quality: Of one output.
-    """
-    lower, median, upper = np.percentile(seconds, (25, 50, 75)).tolist()
-    ratios = [a / max(b, _CLOCK_SECONDS) for a, b in zip(first_seconds, seconds, strict=True)]
-    slow, speedup, fast = np.percentile(ratios, (25, 50, 75)).tolist()
-    return SideSpeed(
-        name=name,
-        seconds=tuple(seconds),
-        median_seconds=median,
-        lower_quartile_seconds=lower,
-        upper_quartile_seconds=upper,
-        speedup=speedup,
-        speedup_lower_quartile=slow,
-        speedup_upper_quartile=fast,
-        flops=flops,
-        flop_ratio=first_flops / flops if flops and first_flops else None,
-        peak_bytes=peak_bytes,
-        quality=quality,
-    )
 
 
 def print_table(compared: SpeedComparison, environment: Mapping[str, str]) -> None:
