@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -114,15 +114,11 @@ def open_decoder(
     device: str,
     limits: CodecLimits,
     threads: int | None,
-    file_format: str | None,
-    overwrite: bool,
-    prefix: int | None,
-    truncated: bool,
-    seed: int | None,
+    **others: Any,
 ) -> Callable[[Job], FileReport]:
     """Give the function that decodes a file; runs in a worker process, if there are any.
 
-    Models are loaded as files name them, once each.
+    Models are loaded as files name them, once each. ``others`` are the options of :func:`decode_file`.
     """
     import torch
 
@@ -134,15 +130,6 @@ def open_decoder(
     codecs = CodecPool(model, device=device, limits=limits)
 
     def work(job: Job) -> FileReport:
-        return decode_file(
-            codecs,
-            job.open_source(),
-            job.open_target(),
-            file_format=file_format,
-            overwrite=overwrite,
-            prefix=prefix,
-            truncated=truncated,
-            seed=seed,
-        )
+        return decode_file(codecs, job.open_source(), job.open_target(), **others)
 
     return work

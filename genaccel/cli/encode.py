@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -191,13 +191,13 @@ def open_encoder(
     device: str,
     limits: CodecLimits,
     threads: int | None,
-    overwrite: bool,
-    background: tuple[int, int, int] | None,
-    reduce_depth: bool,
     rate_control: EncodeOptions,
     show_steps: bool,
+    **others: Any,
 ) -> Callable[[Job], FileReport]:
     """Load the model and give the function that encodes a file; runs in a worker process, if there are any.
+
+    ``others`` are further options of :func:`encode_file`.
 
     Raises:
         UnknownModelError: If the model is not at hand; fails the command, not each file.
@@ -218,11 +218,9 @@ def open_encoder(
                 codecs,
                 job.open_source(),
                 job.open_target(),
-                overwrite=overwrite,
-                background=background,
-                reduce_depth=reduce_depth,
                 options=rate_control,
                 on_step=on_step,
+                **others,
             )
 
     return work

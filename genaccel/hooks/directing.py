@@ -13,7 +13,7 @@ from genaccel.hooks.memory import Memory, Stream
 from genaccel.hooks.run_state import DecidedCall
 from genaccel.hooks.submodule_memory import SubmoduleMemory
 from genaccel.hooks.submodules import SubmoduleFrame
-from genaccel.hooks.time_window import TimeWindow, make_window
+from genaccel.hooks.time_window import TimeWindow
 
 
 def stream_of(call: DecidedCall) -> Stream:
@@ -114,9 +114,10 @@ def window_of(call: DecidedCall, decision: CallDecision, device: torch.device) -
     steps = [step for step, _ in decision.time_weights]
     if not all(0 <= step < len(times) for step in steps):
         return None
-    return make_window(
-        [times[step] for step in steps],
-        [weight for _, weight in decision.time_weights],
-        call.layout.time_scale,
-        device,
+    scale = call.layout.time_scale
+    shares = torch.tensor([weight for _, weight in decision.time_weights], dtype=torch.float64)
+    return TimeWindow(
+        torch.tensor([times[s] * scale.factor for s in steps], dtype=torch.float32, device=device),
+        (shares / shares.sum()).to(device, torch.float32),
+        scale,
     )

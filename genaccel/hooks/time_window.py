@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from diffusers.hooks.hooks import ModelHook
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
@@ -162,25 +161,6 @@ class TimeHooks:
         """Remove every hook."""
         for module in self._modules:
             unhook(module, TIME_HOOK_NAME)
-
-
-def make_window(
-    times: Sequence[float], weights: Sequence[float], scale: TimeScale, device: torch.device
-) -> TimeWindow:
-    """Make a window of times on a device.
-
-    Args:
-        times: Timesteps of the scheduler, J of them.
-        weights: Weight of each, which are divided by their sum.
-        scale: How the model embeds the time.
-        device: Device of the model's inputs.
-    """
-    shares = torch.tensor(weights, dtype=torch.float64)
-    return TimeWindow(
-        torch.tensor([time * scale.factor for time in times], dtype=torch.float32, device=device),
-        (shares / shares.sum()).to(device, torch.float32),
-        scale,
-    )
 
 
 def _single_time(given: Any) -> float | None:
