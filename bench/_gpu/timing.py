@@ -22,7 +22,7 @@ _WARM_UP = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ceilings:
-    """What the device was measured to do.
+    """Measured limits of a device.
 
     Attributes:
         bytes_per_second: Of a copy on the device, read and written.

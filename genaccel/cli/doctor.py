@@ -117,7 +117,7 @@ def _any_call(pipeline: Any, pipeline_arguments: str | None) -> dict[str, Any]:
 def _outlook(
     model: AcceleratedModel, runs: MeasuredRuns, config: SensitivityConfig, steps: int
 ) -> dict[str, Any]:
-    """What runs of so many steps would find and could reach."""
+    """The plan that runs of so many steps would find, and the speed-up that they could reach."""
     from genaccel.sensitivity.measure.sampler_gain import sampler_gains
     from genaccel.sensitivity.planning.planner import best_speedup
     from genaccel.sensitivity.plans.run_identity import planned_run

@@ -161,7 +161,7 @@ def speedups_of(texts: Sequence[str]) -> list[float]:
 
 
 def make_config(text: str | None, **given: Any) -> SensitivityConfig:
-    """What ``--config`` and the options of its own say together.
+    """The configuration that ``--config`` and the options of its own make together.
 
     Options of the planner may stand among the others.
 

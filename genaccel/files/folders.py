@@ -22,7 +22,7 @@ _OTHER_KIND = "another kind of file"
 
 @dataclass(frozen=True, slots=True)
 class FolderContents:
-    """What a walk found.
+    """Files of a folder, and all else in it.
 
     Attributes:
         files: Ordered by their path relative to the folder.

@@ -59,7 +59,7 @@ _PLAIN_MODES = frozenset({"1", "L", "P", "RGB", "RGBX", "YCbCr", "CMYK", "HSV"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadPolicy:
-    """What becomes of a file that holds more than an upright 8-bit sRGB array does.
+    """How to read a file that holds more than an upright 8-bit sRGB array does.
 
     Attributes:
         max_pixels: Largest width times height, checked before pixels are decoded; Pillow refuses more than

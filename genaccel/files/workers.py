@@ -36,7 +36,7 @@ _SECONDS_TO_STOP = 10.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome(Generic[Item, Result]):
-    """What became of an item.
+    """Result or error of an item.
 
     Attributes:
         item: The item.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all training runs share: run folders, schedules, numbered samples."""
+"""The one training loop, and its parts: run folders, crops, precision, losses; ``recipes`` has what is trained."""

@@ -57,7 +57,7 @@ class Adversary:
         return total
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """State of network and optimiser, for a checkpoint."""
         return {
             "network": self._accelerator.unwrap_model(self._network).state_dict(),
             "optimizer": self._optimizer.state_dict(),

@@ -74,7 +74,7 @@ class CodebookUpkeep:
         return int(rows.numel())
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """Use of each code word, for a checkpoint."""
         return {"usage": self.usage.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

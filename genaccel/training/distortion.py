@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a reconstruction costs: the loss of the autoencoder without rate and adversary (RDVQ, equation 13)."""
+"""Distortion of a reconstruction: the loss of the autoencoder without rate and adversary (RDVQ, equation 13)."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class AutoencoderTraining(CodecStage[AutoencoderTrainingConfig]):
         return cls(network, config, loop, data=data, run=run, num_workers=num_workers, cpu=cpu)
 
     def setup(self) -> None:
-        """See :class:`TrainingLoop`."""
+        """Make the distortion and the upkeep of the codebook."""
         super().setup()
         config = self.stage_config
         self.distortion = Distortion(
@@ -70,7 +70,7 @@ class AutoencoderTraining(CodecStage[AutoencoderTrainingConfig]):
         )
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """See :class:`TrainingLoop`."""
+        """Distortion of crops ``[B, 3, S, S]`` in [-1, 1] that went through the autoencoder (RDVQ, equation 13)."""
         self._output: AutoencoderOutput = self.model(batch)
         return self.distortion(
             self._output, batch, perceptual=self.step >= self.stage_config.perceptual_start_step

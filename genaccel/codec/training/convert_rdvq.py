@@ -40,7 +40,7 @@ DRIFT_WARNING = (
 
 
 class ConversionReport(NamedTuple):
-    """What was converted."""
+    """Sizes of a converted checkpoint, and what was left out of it."""
 
     folder: Path
     autoencoder_parameters: int  # codebook included

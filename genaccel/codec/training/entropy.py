@@ -49,7 +49,7 @@ class EntropyTraining(RateStage[EntropyTrainingConfig]):
         return cls(autoencoder, entropy_model, config, loop, data=data, run=run, cpu=cpu)
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """See :class:`TrainingLoop`."""
+        """Bits a pixel that the entropy model takes for the codec's indices, by the relaxed rate."""
         self.calibrate(batch)
         output = self.model(batch, temperature=self.stage_config.temperature, reconstruct=False)
         return per_pixel(output.rate, batch)

@@ -47,7 +47,7 @@ _WINDOWS_OF_AN_IMAGE = 4
 
 
 class ExportReport(NamedTuple):
-    """What was exported."""
+    """Rates of an exported model, measured on images."""
 
     folder: Path
     bits_per_pixel: float  # on the images measured, by the tables

@@ -51,7 +51,7 @@ class JointTraining(RateStage[JointTrainingConfig]):
         return cls(autoencoder, entropy_model, config, loop, data=data, run=run, cpu=cpu)
 
     def setup(self) -> None:
-        """See :class:`TrainingLoop`."""
+        """Make the distortion and, where it has a weight, the discriminator."""
         super().setup()
         config, device = self.stage_config, self.accelerator.device
         self.temperature = config.temperature_for(self.params.strides)
@@ -69,7 +69,7 @@ class JointTraining(RateStage[JointTrainingConfig]):
             )
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """See :class:`TrainingLoop`."""
+        """Distortion, weighted bits a pixel and, from its step on, the discriminator's verdict, of crops in [-1, 1]."""
         config = self.stage_config
         self.calibrate(batch)
         output, rate = self.model(batch, temperature=self.temperature)

@@ -166,7 +166,7 @@ def plan_folder(speedup: float, num_inference_steps: int) -> str:
 def find_entry(
     library: PlanLibrary, component: str | None, speedup: float, num_inference_steps: int
 ) -> PlanEntry | None:
-    """What :func:`tune` kept for a speed-up and a number of steps.
+    """The plan that :func:`tune` kept for a speed-up and a number of steps.
 
     Args:
         library: Of plans.

@@ -187,7 +187,7 @@ class ClassDitTraining(TrainingLoop):
     def loss(
         self, batch: tuple[Tensor, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See :class:`TrainingLoop`."""
+        """Squared error of the predicted noise, at random timesteps, some of the classes left out."""
         latents, labels = batch
         device = latents.device
         noise = torch.randn(latents.shape, generator=generator).to(device)

@@ -122,7 +122,7 @@ class LatentAutoencoderTraining(TrainingLoop):
         super().__init__(model, loop, run=RunFolder(run), options=options, cpu=cpu)
 
     def setup(self) -> None:
-        """See :class:`TrainingLoop`."""
+        """Open the crops and, where it has a weight, load the perceptual distance."""
         config = self.autoencoder_config
         self.dataset = RandomCropDataset(
             self._data, config.image_size, scale=(config.min_scale, 1.0), seed=self.config.seed
@@ -136,7 +136,7 @@ class LatentAutoencoderTraining(TrainingLoop):
         return torch.stack([self.dataset[n] for n in numbers]).to(self.accelerator.device)
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """See :class:`TrainingLoop`."""
+        """Squared error, weighted KL divergence a latent value and perceptual distance of crops in [-1, 1]."""
         config = self.autoencoder_config
         with torch.set_grad_enabled(not config.decoder_only):
             posterior = self.plain_model().encode(batch).latent_dist

@@ -32,7 +32,7 @@ _FEATURE_STAGES = (1, 2, 3, 4)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RestorationTrainingConfig:
-    """What the network is trained for.
+    """Objective of the network.
 
     Args:
         window_size: Side of a training window in pixels of the picture, a multiple of 8.
@@ -147,7 +147,7 @@ class RestorationTraining(TrainingLoop):
     def loss(
         self, batch: list[Pairs], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See :class:`TrainingLoop`."""
+        """Squared error and distance of VGG16 features, each as a share of the base's."""
         restored = self.plain_model().restore(
             [(pairs.base, pairs.quality, pairs.scale) for pairs in batch]
         )

@@ -43,7 +43,7 @@ _AVIF_SPEED = 6  # the default of avifenc, and of our rate-distortion sweeps
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairsConfig:
-    """What is kept.
+    """Size of the set of pairs.
 
     Args:
         count: Views that are encoded and trained on.
