@@ -77,12 +77,12 @@ def test_any_size_decodes(entropy_codec, picture, height, width):
 def test_at_half_size_it_is_the_half_that_is_refined(entropy_codec, picture):
     image = picture(65, 95)
     plain = entropy_codec.encode(image, EncodeOptions(half_size=True))
-    refined = entropy_codec.encode(image, EncodeOptions(half_size=True, refine=2))
-    of_half = entropy_codec.encode(halved(image), EncodeOptions(refine=2))
+    refined = entropy_codec.encode(image, EncodeOptions(half_size=True, refine=8))
+    of_half = entropy_codec.encode(halved(image), EncodeOptions(refine=8))
     payloads = [Bitstream.from_bytes(data).payload for data in (plain, refined, of_half)]
     assert payloads[0] != payloads[1] == payloads[2]
     assert entropy_codec.decode(refined).shape == image.shape
-    target = EncodeOptions(half_size=True, refine=2, target_bytes=len(plain) - 5)
+    target = EncodeOptions(half_size=True, refine=8, target_bytes=len(plain) - 5)
     fitted = entropy_codec.encode(image, target)
     assert len(fitted) <= len(plain) - 5
     assert entropy_codec.info(fitted).half_size
