@@ -80,8 +80,6 @@ def plan_jobs(
             raise typer.BadParameter("refusing to write binary data to a terminal")
         return [Job(source=source, target=target)]
 
-    # Here, because it brings numpy and Pillow along, which no command needs to show its help.
-
     jobs = []
     for argument in arguments:
         if argument == STREAM:

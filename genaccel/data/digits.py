@@ -156,16 +156,19 @@ def _file_name(split: Split) -> str:
 def _complete(root: Path, label: str) -> dict[Split, int] | None:
     """Number of digits of each part, if all of them are there."""
     path = root / MANIFEST_NAME
-    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    if content.get("package") != label:
-        return None
     counts: dict[Split, int] = {}
     splits: tuple[Split, ...] = ("train", "test")
-    for split in splits:
-        row = content["files"][_file_name(split)]
-        if file_digest(root / _file_name(split)) != row["sha256"]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        if content["package"] != label:
             return None
-        counts[split] = row["count"]
+        for split in splits:
+            row = content["files"][_file_name(split)]
+            if file_digest(root / _file_name(split)) != row["sha256"]:
+                return None
+            counts[split] = int(row["count"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # not there, or damaged
+        return None
     return counts
 
 

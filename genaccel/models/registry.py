@@ -218,9 +218,7 @@ def _read_config(path: Path, model_type: str) -> dict[str, Any]:
     file = path / _PIPELINE_CONFIG_NAME if is_pipeline else required
     if is_pipeline and not file.is_file():
         return {}
-    config = json.loads(file.read_text())
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} must hold a JSON object")
+    config = _read_object(file)
     found, version = config.get("type", model_type), config.get("version", 1)
     if found != model_type:
         raise ValueError(f"{path} holds a model of type {found!r}, not {model_type!r}")
@@ -231,15 +229,26 @@ def _read_config(path: Path, model_type: str) -> dict[str, Any]:
         )
     parts = config.get("parts", {})
     if not isinstance(parts, dict) or not all(
-        isinstance(part, dict) and "sha256" in part for part in parts.values()
+        isinstance(part, dict) and "sha256" in part and isinstance(part.get("path", ""), str)
+        for part in parts.values()
     ):
         raise ValueError(f"{file} must list parts as objects with a sha256")
     return config
 
 
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold a JSON object")
+    return content
+
+
 def _components(path: Path) -> dict[str, tuple[str, str]]:
     """Library and class of each component of a pipeline."""
-    index = json.loads((path / _PIPELINE_NAME).read_text())
+    index = _read_object(path / _PIPELINE_NAME)
     return {
         name: (value[0], value[1])
         for name, value in index.items()
@@ -267,10 +276,11 @@ def _digest(path: Path) -> str:
 def _keep_other_files(old: Path, fresh: Path) -> None:
     """Copy what is in a model's folder, but none of its files and networks, into the new one."""
     model_files = (_CONFIG_NAME, _WEIGHTS_NAME, _PIPELINE_NAME, _PIPELINE_CONFIG_NAME)
+    components = _components(old) if (old / _PIPELINE_NAME).is_file() else {}
     for entry in old.iterdir():
         is_folder = entry.is_dir() and not entry.is_symlink()
-        # A scheduler has scheduler_config.json.
-        is_part = is_folder and any(entry.glob("*config.json"))
+        # A scheduler has no config.json, and a folder of others', such as a LoRA's, has configurations of other names.
+        is_part = is_folder and (entry.name in components or (entry / _CONFIG_NAME).is_file())
         if entry.name in model_files or is_part or (fresh / entry.name).exists():
             continue
         if is_folder:

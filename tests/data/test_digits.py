@@ -102,6 +102,17 @@ def test_what_is_there_is_not_fetched_again(cache: Path, tmp_path: Path) -> None
     }
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"package": 1}', '{"package": "%s", "files": {}}'])
+def test_a_damaged_manifest_is_made_anew(cache: Path, tmp_path: Path, content: str) -> None:
+    root = tmp_path / "digits"
+    counts = fetch_digits(root, cache_dir=cache)
+    written = (root / "manifest.json").read_bytes()
+    label = f"{DIGITS_PACKAGE.name} {DIGITS_PACKAGE.version}"
+    (root / "manifest.json").write_text(content.replace("%s", label))
+    assert fetch_digits(root, cache_dir=cache) == counts
+    assert (root / "manifest.json").read_bytes() == written
+
+
 def test_an_interruption_leaves_nothing_that_looks_whole(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -325,10 +325,27 @@ def test_what_is_in_the_way_is_said(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
+def test_errors_name_the_file_that_was_asked_for_and_no_other(tmp_path, monkeypatch):
+    def refuse(first, second):
+        raise OSError(errno.EIO, "broken", str(first), None, str(second))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(OSError, match=r"\] broken: '[^']*/a'$"):
+        write_atomically(tmp_path / "a", b"")
+    monkeypatch.setattr(atomic, "_sync", lambda path: refuse(path, path))
+    with (
+        pytest.raises(OSError, match=r"\] broken: '[^']*/folder'$"),
+        atomic_folder(tmp_path / "folder"),
+    ):
+        pass
+    with pytest.raises(OSError, match=r"left on device: '[^']*/a'$"), atomic_stream(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_to_is_said_with_the_files_name(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(PermissionError, match=r"denied: '.*/a'"):
+    with pytest.raises(PermissionError, match=r"denied: '.*/a'$"):
         write_atomically(tmp_path / "a", b"")
     tmp_path.chmod(0o700)
 

@@ -95,6 +95,7 @@ def test_folders_of_former_versions_have_none_of_it_and_are_read(folder):
         ({"version": "1"}, "version 1 of autoencoder"),
         ({"parts": ["model.safetensors"]}, "must list parts as objects with a sha256"),
         ({"parts": {"model.safetensors": "0123"}}, "must list parts as objects with a sha256"),
+        ({"parts": {"entropy": {"sha256": "0", "path": 3}}}, "must list parts as objects"),
         ({"width": 3}, r"do not fit its config\.json"),
     ],
 )
@@ -114,6 +115,9 @@ def test_folders_that_hold_no_model(tmp_path, folder):
         read(folder)
     (folder / "config.json").write_text("[]")
     with pytest.raises(ValueError, match="must hold a JSON object"):
+        read(folder)
+    (folder / "config.json").write_text('{"width"')
+    with pytest.raises(ValueError, match=r"model/config\.json is damaged: Expecting"):
         read(folder)
 
 
@@ -148,6 +152,22 @@ def test_a_model_is_replaced_with_its_parts_and_all_else_stays(folder):
     assert read(folder).in_features == 4
     assert folder.stat().st_mode & 0o7777 == 0o2750
     check_model_folder(folder, "autoencoder")
+
+
+def test_of_a_pipeline_its_components_are_replaced_and_no_other_folder(make_pipeline):
+    folder = make_pipeline("pipeline", 0)
+    before = files_of(folder)
+    (folder / "lora").mkdir()
+    (folder / "lora" / "adapter_config.json").write_text("{}")
+    make_pipeline("pipeline", 1)
+    assert set(files_of(folder)) == {*before, "lora/adapter_config.json"}
+    with replaced_folder(folder) as fresh:
+        write(fresh)
+    assert set(files_of(folder)) == {
+        "config.json",
+        "model.safetensors",
+        "lora/adapter_config.json",
+    }
 
 
 def test_files_without_a_model_stay(tmp_path):

@@ -60,6 +60,8 @@ def test_resolving_folders_and_other_kinds(tmp_path):
         zoo.resolve(folder, "codec")
     with pytest.raises(UnknownModelError, match="is no codec: it has photo-codec-high"):
         zoo.resolve("photo-restoration", "codec")
+    with pytest.raises(UnknownModelError, match="small of the zoo is no pipeline: it has land"):
+        zoo.resolve("photo-codec-small", "pipeline")
     with pytest.raises(UnknownModelError, match=r"model_index\.json is missing"):
         zoo.resolve(tmp_path, "pipeline")
 
