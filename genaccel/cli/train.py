@@ -55,7 +55,14 @@ class Choice(NamedTuple):
     def value(self, given: Any) -> Any:
         """The recipe's value for a typed one."""
         if get_origin(self.kind) is tuple:
-            return tuple(get_args(self.kind)[0](part) for part in given.split(","))
+            kind = get_args(self.kind)[0]
+            try:
+                return tuple(kind(part) for part in given.split(","))
+            except ValueError as error:
+                option = self.name.replace("_", "-")
+                raise ValueError(
+                    f"--{option} must be numbers with commas between them, got {given!r}"
+                ) from error
         return None if given == self.option.none else given
 
 

@@ -143,7 +143,7 @@ class TrainingLoop(ABC):
             config = replace(config, mixed_precision=chosen)
         self.config, self.run = config, run
         self.accelerator = Accelerator(cpu=cpu, mixed_precision=config.mixed_precision)
-        run.claim(
+        is_new = run.claim(
             {"recipe": self.recipe, **asdict(config), **options},
             write=self.accelerator.is_main_process,
         )
@@ -156,7 +156,12 @@ class TrainingLoop(ABC):
             model.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75
         )
         self.ema.to(self.accelerator.device)
-        self.setup()
+        try:
+            self.setup()
+        except Exception:
+            if is_new:  # so that the corrected command is not refused for its other options
+                run.release()
+            raise
         if run.has_checkpoint:
             self.load_state(run.load(self.accelerator.device))
 

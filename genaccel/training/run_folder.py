@@ -39,12 +39,15 @@ class RunFolder:
         """Whether there is something to resume."""
         return (self.path / CHECKPOINT_NAME).is_file()
 
-    def claim(self, options: Mapping[str, Any], *, write: bool = True) -> None:
+    def claim(self, options: Mapping[str, Any], *, write: bool = True) -> bool:
         """Write the options of a new run, or check that they are those of the run found here.
 
         Args:
             options: As JSON has them, tuples as lists; options that a former version did not write are not compared.
             write: Whether this process may write (the main one of several).
+
+        Returns:
+            Whether this process wrote them; :meth:`release` takes that back.
 
         Raises:
             ValueError: If the folder holds a run with other options or of another kind, or a damaged one.
@@ -53,6 +56,11 @@ class RunFolder:
         options = json.loads(json.dumps(dict(options)))
         if (self.path / CONFIG_NAME).is_file():
             found = json.loads(json.dumps(self.options()))
+            recipe = options.get("recipe")
+            if found.get("recipe", recipe) != recipe:
+                raise ValueError(
+                    f"{self.path} holds a run of {found['recipe']}, not of {recipe}; use another folder"
+                )
             unknown = sorted(set(found) - set(options))
             if unknown:
                 raise ValueError(
@@ -71,6 +79,17 @@ class RunFolder:
             )
         elif write:
             write_json(self.path / CONFIG_NAME, options, parents=True)
+            return True
+        return False
+
+    def release(self) -> None:
+        """Remove the options of a run that could not begin, and the folder if nothing else is in it.
+
+        Files that were made for the run stay, and with them the options that they belong to.
+        """
+        if {path.name for path in self.path.iterdir()} == {CONFIG_NAME}:
+            (self.path / CONFIG_NAME).unlink()
+            self.path.rmdir()
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint; if that fails, the former one stays."""

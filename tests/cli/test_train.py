@@ -48,6 +48,17 @@ def test_two_steps_make_a_model_that_loads(photographs, tmp_path):
     assert Autoencoder.from_pretrained(tmp_path / "again").digest() == first.digest()
 
 
+def test_a_run_that_could_not_begin_leaves_nothing_to_disagree_with(photographs, tmp_path):
+    run = tmp_path / "run"
+    options = ["--out", run, "--steps", 1, "--batch-size", 1, "--perceptual-net", "none"]
+    result = train("--data", tmp_path / "mistyped", "--crop-size", 64, *options)
+    assert result.exit_code == 2
+    assert "mistyped" in result.output
+    assert not run.exists()
+    result = train("--data", photographs, "--crop-size", 32, *options)
+    assert result.exit_code == 0, result.output
+
+
 def test_quantisation_aware_training_is_an_option_of_two_stages(photographs, tmp_path):
     common = ["--data", photographs, "--cpu", "--batch-size", 1, "--crop-size", 32]
     common += ["--warmup-steps", 3]
@@ -192,7 +203,7 @@ def test_options_are_made_of_configurations():
     expected = repr((outer, LoopConfig(steps=8, seed=5)))[1:-1]
     assert f"({expected}, PosixPath('d'), PosixPath('o'), PosixPath('s'), True)" in changed
     assert "limit must be at least 1, got 0" in given("--limit", 0)
-    assert "invalid literal" in given("--widths", "4,x")
+    assert "--widths must be numbers with commas between them" in given("--widths", "4,x")
     for absent in ("--hidden", "--no-fast", "--weight", "--log-every"):
         assert "No such option" in given(absent, 1)
 
@@ -251,6 +262,10 @@ def test_two_commands_make_a_pipeline(tmp_path):
     result = invoke("vae", *options, "--out", tmp_path / "x", "--channels", "8,17")
     assert result.exit_code == 2
     assert "channels must be multiples of 8" in " ".join(result.output.replace("│", " ").split())
+    result = invoke("vae", *options, "--out", tmp_path / "x", "--channels", "8,x")
+    said = " ".join(result.output.replace("│", " ").split())
+    assert "--channels must be numbers with commas between them, got '8,x'" in said
+    assert not (tmp_path / "x").exists()
     result = invoke(
         *["dit", *common, "--vae", run / "vae", "--out", tmp_path / "dit"],
         *["--layers", 1, "--heads", 1, "--latents", 2],

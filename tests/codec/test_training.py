@@ -87,6 +87,10 @@ def test_a_run_of_a_former_version_is_resumed(training, tmp_path, monkeypatch):
                 config=replace(CONFIG, distortion=replace(CONFIG.distortion, mse=2.0)),
             )
     assert load_run(parts).autoencoder.params == TINY
+    (parts / "training.json").write_text(json.dumps(former | {"preset": 3}))
+    with pytest.raises(ValueError, match="names the preset 3; there are "):
+        load_run(parts)
+    (parts / "training.json").write_text(json.dumps(former))
     training(parts).train()
     assert_same(checkpoint(whole), checkpoint(parts))
 

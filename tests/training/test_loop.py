@@ -116,7 +116,7 @@ def test_auto_takes_what_the_processor_is_fast_in_and_keeps_it(
 
 def test_a_run_of_another_recipe_or_model_is_refused(tmp_path):
     Line(tmp_path / "run").save()
-    with pytest.raises(ValueError, match="recipe: line -> other-line"):
+    with pytest.raises(ValueError, match="holds a run of line, not of other-line"):
         OtherLine(tmp_path / "run")
     with pytest.raises(ValueError, match="holds another model than line trains"):
         Line(tmp_path / "run", width=2)

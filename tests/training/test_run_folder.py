@@ -90,3 +90,24 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         (tmp_path / CONFIG_NAME).write_text(text)
         with pytest.raises(ValueError, match=f"{CONFIG_NAME} {message}"):
             run.claim({"steps": 1})
+
+
+def test_a_run_that_could_not_begin_is_taken_back_unless_files_were_made_for_it(
+    tmp_path: Path,
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    assert run.claim({"steps": 1})
+    assert not run.claim({"steps": 1})
+    run.release()
+    assert not run.path.exists()
+    run.claim({"steps": 1})
+    (run.path / "latents.safetensors").write_bytes(b"")
+    run.release()
+    assert run.options() == {"steps": 1}
+
+
+def test_a_run_of_another_recipe_is_named(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.claim({"recipe": "class-dit", "steps": 1, "dit": {}})
+    with pytest.raises(ValueError, match="holds a run of class-dit, not of restoration"):
+        run.claim({"recipe": "restoration", "steps": 1})

@@ -36,6 +36,10 @@ class CodecRun(RunFolder):
         """The options, as this version writes them."""
         found = super().options()
         if found.get("stage", _FORMER_STAGE) == _FORMER_STAGE and "preset" in found:
+            if str(found["preset"]) not in PRESETS:
+                raise ValueError(
+                    f"{self.path / CONFIG_NAME} names the preset {found['preset']!r}; there are {', '.join(PRESETS)}"
+                )
             found = _renewed(found)
         return found
 
