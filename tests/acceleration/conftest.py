@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import functools
 import sys
 from pathlib import Path
 
@@ -30,10 +31,15 @@ def pipe():
     return flux()
 
 
+@functools.cache
+def made_without_acceleration():
+    return run_flux(flux())
+
+
 @pytest.fixture
-def plain(pipe):
-    """What the pipeline makes without acceleration."""
-    return run_flux(pipe)
+def plain():
+    """What ``pipe`` makes without acceleration."""
+    return made_without_acceleration()
 
 
 @pytest.fixture
