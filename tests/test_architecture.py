@@ -151,7 +151,8 @@ def allowed_include(path, header):
         return bool((bridge and not inner) or STANDARD_HEADER.match(header))
     if folder == "coder":
         python = name == "module.cpp" and header.startswith("pybind11/")
-        return own or python or bool(STANDARD_HEADER.match(header))
+        plain = header.startswith("common/") and header.endswith(".h") and "simd" not in header
+        return own or plain or python or bool(STANDARD_HEADER.match(header))
     if folder == "common":
         if name.endswith(".cuh"):
             return header.startswith("common/") or cuda
