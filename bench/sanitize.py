@@ -87,12 +87,8 @@ def run(harness: Path, stage: Stage) -> Outcome:
 
 def outcome(returncode: int, output: str, errors: str) -> Outcome:
     """What the harness printed."""
-    counts = [
-        (*known, int(number))
-        for line in output.splitlines()
-        if (found := re.fullmatch(r"count ([^:]+): (.+) (\d+)", line))
-        for known, number in [(found.groups()[:2], found[3])]
-    ]
+    found = re.findall(r"^count ([^:\n]+): (.+) (\d+)$", output, re.M)
+    counts = [(kind, happened, int(count)) for kind, happened, count in found]
     digest = re.search(r"^digest (\w+)$", output, re.M)
     if returncode != 0 or digest is None:
         report = errors.strip() or f"exit code {returncode}"
