@@ -44,9 +44,20 @@ function isNumber(value) {
   return typeof value === "number" && Number.isFinite(value);
 }
 
+/** Whether there is a value, be it infinite. */
+function isMeasured(value) {
+  return typeof value === "number" && !Number.isNaN(value);
+}
+
+/** A name from outside, cut to a few lines with all of it on hover. */
+function verbatim(name) {
+  return element("span", { class: "name", title: name }, element("bdi", {}, name));
+}
+
 /** A number with four significant digits, written as in the tables. */
 function formatNumber(value, digits = 4) {
-  if (!isNumber(value)) return "–";
+  if (!isMeasured(value)) return "–";
+  if (!isNumber(value)) return value > 0 ? "∞" : "−∞";
   if (value === 0) return "0";
   let text;
   if (Math.abs(value) >= 10 ** (digits - 1)) text = groupThousands(value.toFixed(0));
@@ -70,5 +81,5 @@ function formatDuration(seconds) {
 /** A value of a metric with its unit. */
 function formatMetric(value, metric) {
   const text = formatNumber(value);
-  return metric.unit && isNumber(value) ? `${text} ${metric.unit}` : text;
+  return metric.unit && isMeasured(value) ? `${text} ${metric.unit}` : text;
 }
