@@ -211,7 +211,7 @@ def _points_without_images(codec: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _joint_data(runs: Sequence[Run]) -> dict[str, Any]:
     """All curves of several runs, as if they were of one."""
     named = [
-        (f"{run.name}: {codec['codec']}", codec) for run in runs for codec in run.content["codecs"]
+        (f"{codec['codec']}, {run.name}", codec) for run in runs for codec in run.content["codecs"]
     ]
     names = distinct([name for name, _ in named])
     return {

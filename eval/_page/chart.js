@@ -108,8 +108,10 @@ function showChart(figure, chart, spec, shared, redrawAll) {
 }
 
 function showLegend(chart, spec, shared, redrawAll) {
-  // Also those without a finite value: their marks are at an edge of the plot.
-  const entries = chart.series.map(({ name }, index) => ({ name, index }));
+  // Values that are not finite have marks too, at an edge of the plot.
+  const entries = chart.series
+    .map(({ name, points }, index) => ({ name, index, points }))
+    .filter(({ points }) => points.some(hasPlace));
   const buttons = entries.map(({ name, index }) => {
     const look = seriesLook(index);
     const sample = svgElement(
@@ -133,6 +135,11 @@ function showLegend(chart, spec, shared, redrawAll) {
   return { node, update };
 }
 
+/** Whether a point is drawn: it is if it was measured, even if the result is not finite. */
+function hasPlace({ x, y }) {
+  return isNumber(x) && y !== undefined;
+}
+
 function drawLine(look, path) {
   return svgElement("path", {
     d: path,
@@ -150,7 +157,7 @@ function drawPlot(chart, spec, shared, width, yTitle) {
     look: seriesLook(index),
     points: shared.hidden.has(series.name)
       ? []
-      : series.points.filter(({ x, y }) => isNumber(x) && y !== undefined && (!shared.log || x > 0)),
+      : series.points.filter((point) => hasPlace(point) && (!shared.log || point.x > 0)),
   }));
   const all = visible.flatMap(({ points }) => points);
   const svg = svgElement("svg", {

@@ -49,9 +49,13 @@ function isMeasured(value) {
   return typeof value === "number" && !Number.isNaN(value);
 }
 
-/** A name from outside, cut to a few lines with all of it on hover. */
+/** A name from outside, as the tables write it. */
 function verbatim(name) {
-  return element("span", { class: "name", title: name }, element("bdi", {}, name));
+  const letters = [...name]; // whole characters, not halves of a surrogate pair
+  const isLong = letters.length > 32;
+  const parts = isLong ? [letters.slice(0, -10).join(""), letters.slice(-10).join("")] : [name];
+  const look = isLong ? { class: "name long", dir: "auto" } : { class: "name" };
+  return element("span", { ...look, title: name }, ...parts.map((part) => element("bdi", {}, part)));
 }
 
 /** A number with four significant digits, written as in the tables. */

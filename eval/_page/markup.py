@@ -14,6 +14,10 @@ MISSING = "\N{EN DASH}"
 # Letters from which a name in the first column may be broken into lines, but not into a tower.
 _LONG_NAME = 14
 
+# Letters from which a name is cut where there is no room for it, and how many of its end stay.
+_CUT_NAME = 32
+_TAIL = 10
+
 # Control characters have no look of their own, and a page may not hold all of them.
 _CONTROLS = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421}
 
@@ -60,15 +64,24 @@ def join(parts: Iterable[str]) -> Html:
 
 
 def verbatim(text: str, tag: str = "span", **attributes: str) -> Html:
-    """A name from outside: verbatim, apart from its surroundings in a script from right to left, and cut to
-    a few lines, with all of it on hover.
+    """A name from outside: verbatim, kept apart from its surroundings if it reads from right to left, and all of it on
+    hover. Where there is too little room for a long one, it is cut before its end, which often tells names apart.
 
     Example:
         >>> verbatim("kodim01")
         '<span class="name" title="kodim01"><bdi>kodim01</bdi></span>'
     """
     shown = text.translate(_CONTROLS)
-    return element(tag, element("bdi", shown), **{"class_": "name", "title": shown, **attributes})
+    if len(shown) <= _CUT_NAME:
+        parts, look = [shown], "name"
+    else:
+        parts, look = [shown[:-_TAIL], shown[-_TAIL:]], "name long"
+        attributes = {"dir": "auto", **attributes}
+    return element(
+        tag,
+        *(element("bdi", part) for part in parts),
+        **{"class_": look, "title": shown, **attributes},
+    )
 
 
 def table(

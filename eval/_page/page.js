@@ -14,6 +14,7 @@ function rateCharts(run) {
         y: point.metrics[key],
         facts: [
           ["Setting", point.setting],
+          ...optionalFact("Infinite, not in the mean", point.num_infinite[key], (count) => `${count} images`),
           ...optionalFact("Bytes in all", point.num_bytes, (bytes) => groupThousands(bytes.toFixed(0))),
           ...optionalFact("Encoding", point.encode_seconds, formatDuration),
           ...optionalFact("Decoding", point.decode_seconds, formatDuration),

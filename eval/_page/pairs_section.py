@@ -31,6 +31,7 @@ from genaccel.eval._page.sections import (
     section,
     skipped,
     warnings_of,
+    worst_order,
 )
 from genaccel.eval._page.spread_chart import SpreadRow, spread_chart
 from genaccel.eval._page.subjects import Subject, metric_key
@@ -88,11 +89,14 @@ def _charts(subjects: Sequence[Subject]) -> list[Html]:
 
 def _spread_row(name: str, run: Run) -> SpreadRow:
     spread = Distribution.of(run.content["images"].values())
-    notes = [f"of {_count(len(spread.values), 'image')}"]
-    for count, what in ((spread.num_above, "infinite"), (spread.num_below, "minus infinity")):
-        notes += [f"{count:,} {what}, not in the mean"] * bool(count)
-    if spread.num_missing:
-        notes.append(f"{spread.num_missing:,} without a finite value, not in the mean")
+    notes = [f"of {_count(len(spread.values), 'image')}"] * bool(spread.values)
+    outside = ", not in the mean" if spread.values else ""
+    for count, what in (
+        (spread.num_above, "infinite"),
+        (spread.num_below, "minus infinity"),
+        (spread.num_missing, "without a finite value"),
+    ):
+        notes += [f"{_count(count, 'image')} {what}{outside}"] * bool(count)
     return SpreadRow(
         name=name,
         value=_mean(run, spread),
@@ -269,7 +273,7 @@ def _card(
     rows.append(
         element(
             "div",
-            element("dt", "size"),
+            element("dt", "pixels"),
             element("dd", f"{width}\N{MULTIPLICATION SIGN}{height}"),
         )
     )
@@ -296,11 +300,10 @@ def _image_table(
 ) -> Html:
     columns = [Column("Image", is_number=False)]
     for position, metric in enumerate(metrics.values()):
-        worst = {True: "ascending", False: "descending", None: ""}[metric["higher_is_better"]]
-        columns.append(
-            Column(metric_head(metric), worst=worst, is_sorted=position == 0 and worst != "")
-        )
-    caption = "Values of each image, the worst first"
+        worst = worst_order(metric)
+        is_sorted = position == 0 and worst != ""
+        columns.append(Column(metric_head(metric), worst=worst, is_sorted=is_sorted))
+    caption = "Values of each image, at first from the worst to the best"
     if len(images) > _MAX_ROWS:
         caption = f"The {_MAX_ROWS:,} worst of {len(images):,} images; the runs\N{RIGHT SINGLE QUOTATION MARK} JSON has all"
     rows = ([name, *map(sortable_number, values.values())] for name, values in images[:_MAX_ROWS])

@@ -180,6 +180,7 @@ def _run_of(required: Mapping[str, Check], optional: Mapping[str, tuple[Check, A
             "environment": (_map_of(_anything), {}),
             "settings": (_map_of(_anything), {}),
             "skipped": (_map_of(_text), {}),
+            "unmatched": (_map_of(_list_of(_text)), {}),
             "warnings": (_list_of(_text), []),
             "command": (_text, ""),
             "commit": (_text, ""),
@@ -201,6 +202,7 @@ _POINT = _fields(
         "encode_seconds": (_number, None),
         "decode_seconds": (_number, None),
         "images": (_map_of(_NUMBERS), {}),
+        "num_infinite": (_NUMBERS, {}),
     },
 )
 _BD_RATE = _fields(

@@ -20,6 +20,7 @@ from genaccel.eval._page.markup import (
     percent,
     plain,
     size,
+    sortable_number,
     table,
     verbatim,
 )
@@ -27,12 +28,18 @@ from genaccel.eval._page.run_files import Run
 from genaccel.eval._page.spread_chart import SpreadRow, spread_chart
 from genaccel.eval._page.subjects import metric_key
 
+# Of a notice; a folder of the wrong files would make a long one.
+_MAX_LINES = 50
+
 
 def joint_section(runs: Sequence[Run], index: int) -> Html:
     """Charts of all rate-distortion runs together; ``index`` is their place in the page's data."""
     digests = {run.content["settings"].get("originals_sha256") for run in runs}
     lines = (
-        [f"{run.name}: {plain(run.content['settings'].get('originals'))}" for run in runs]
+        [
+            join((verbatim(run.name), f": {plain(run.content['settings'].get('originals'))}"))
+            for run in runs
+        ]
         if len(digests) > 1 or None in digests
         else []
     )
@@ -177,6 +184,11 @@ def metric_head(metric: Mapping[str, Any]) -> Html:
     )
 
 
+def worst_order(metric: Mapping[str, Any]) -> str:
+    """The order of a metric's values that puts the worst first; empty if the direction is not known."""
+    return {True: "ascending", False: "descending", None: ""}[metric["higher_is_better"]]
+
+
 def _measured(
     content: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], field: str
 ) -> dict[str, Any]:
@@ -254,13 +266,20 @@ def _points(content: Mapping[str, Any]) -> Html:
             number(None if point["num_bytes"] is None else round(point["num_bytes"])),
             duration(point["encode_seconds"]),
             duration(point["decode_seconds"]),
-            *(number(point["metrics"].get(key)) for key in metrics),
+            *(_mean_at(point, key) for key in metrics),
         ]
         for codec in content["codecs"]
         for point in codec["points"]
     )
     caption = "Means over the images; bytes of all of them; median times of one"
+    if any(point["num_infinite"] for codec in content["codecs"] for point in codec["points"]):
+        caption += "; +N: as many images have an infinite value, which is not in the mean"
     return details("All points", table(caption, columns, rows))
+
+
+def _mean_at(point: Mapping[str, Any], key: str) -> str:
+    count = point["num_infinite"].get(key)
+    return number(point["metrics"].get(key)) + (f" +{number(count)}" if count else "")
 
 
 def _points_by_image(content: Mapping[str, Any]) -> Html:
@@ -270,8 +289,8 @@ def _points_by_image(content: Mapping[str, Any]) -> Html:
             codec["codec"],
             point["setting"],
             verbatim(name),
-            number(values.get("bits_per_pixel")),
-            *(number(values.get(key)) for key in metrics),
+            sortable_number(values.get("bits_per_pixel")),
+            *(sortable_number(values.get(key)) for key in metrics),
         ]
         for codec in content["codecs"]
         for point in codec["points"]
@@ -284,9 +303,11 @@ def _points_by_image(content: Mapping[str, Any]) -> Html:
         Column("Setting", is_number=False),
         Column("Image", is_number=False),
         Column("Bits per pixel"),
-        *(Column(metric_head(metric)) for metric in metrics.values()),
+        *(Column(metric_head(metric), worst=worst_order(metric)) for metric in metrics.values()),
     ]
-    return details("Each image at each point", table("Values of each image", columns, rows))
+    return details(
+        "Each image at each point", table("Values of each image", columns, rows, is_sortable=True)
+    )
 
 
 def _speed_up(baseline: Mapping[str, Any], side: Mapping[str, Any]) -> str:
@@ -326,18 +347,30 @@ def no_room(num_left_out: int) -> Html:
 def warnings_of(runs: Sequence[Run]) -> Html:
     """What the runs warned of."""
     return join(
-        notice(f"{run.name}: what to know about its values", run.content["warnings"])
+        notice(
+            join((verbatim(run.name), ": what to know about its values")), run.content["warnings"]
+        )
         for run in runs
     )
 
 
 def skipped(runs: Sequence[Run]) -> Html:
-    """What the runs left out, by name."""
+    """What the runs left out, by name, and what had no partner."""
     notices = []
     for run in runs:
-        lines = [f"{name}: {reason}" for name, reason in run.content["skipped"].items()]
+        lines = [
+            join((verbatim(name), f": {reason}")) for name, reason in run.content["skipped"].items()
+        ]
         files = "file was" if len(lines) == 1 else "files were"
-        notices.append(notice(f"{run.name}: {len(lines)} {files} left out", lines))
+        title = join((verbatim(run.name), f": {len(lines):,} {files} left out"))
+        notices.append(notice(title, lines))
+        alone = [
+            join((verbatim(name), " is only in ", verbatim(folder)))
+            for folder, names in run.content["unmatched"].items()
+            for name in names
+        ]
+        title = join((verbatim(run.name), f": {len(alone):,} without a partner"))
+        notices.append(notice(title, alone))
     return join(notices)
 
 
@@ -345,7 +378,10 @@ def notice(title: str, lines: Sequence[str]) -> Html:
     """A box that a reader must not miss; nothing without lines."""
     if not lines:
         return Html("")
-    items = element("ul", *(element("li", line) for line in lines))
+    shown = [*lines[:_MAX_LINES]]
+    if len(lines) > _MAX_LINES:
+        shown.append(f"and {len(lines) - _MAX_LINES:,} more, which the run names")
+    items = element("ul", *(element("li", line) for line in shown))
     return element("div", element("p", title), items, class_="notice")
 
 

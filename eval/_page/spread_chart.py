@@ -50,6 +50,7 @@ class _Axis:
     high: float
     has_above: bool
     has_below: bool
+    is_finite: bool = True
 
     @classmethod
     def of(cls, rows: Sequence[SpreadRow]) -> _Axis | None:
@@ -62,7 +63,7 @@ class _Axis:
         above = any(row.distribution.num_above or row.value == math.inf for row in rows)
         below = any(row.distribution.num_below or row.value == -math.inf for row in rows)
         if not finite:
-            return cls(0.0, 1.0, above, below) if above or below else None
+            return cls(0.0, 1.0, above, below, False) if above or below else None
         low, high = min(finite), max(finite)
         margin = (high - low) * 0.03 or abs(high) * 0.05 or 1.0
         return cls(low - margin, high + margin, above, below)
@@ -198,18 +199,22 @@ def _marks(row: SpreadRow, axis: _Axis) -> list[Html]:
 
 
 def _ticks(axis: _Axis) -> Html:
+    ends = [
+        (axis.at(value), value)
+        for is_shown, value in ((axis.has_below, -math.inf), (axis.has_above, math.inf))
+        if is_shown
+    ]
+    # A scale that no finite value made has no numbers; and one beside an end would touch its sign.
     places = [
         (axis.at(value), f"{value:.12g}".replace("-", "\N{MINUS SIGN}"))
         for value in round_ticks(axis.low, axis.high, 4)
+        if axis.is_finite and all(abs(axis.at(value) - place) > _EDGE for place, _ in ends)
     ]
-    # A scale that no finite value made has no numbers.
-    if (axis.low, axis.high) == (0.0, 1.0):
-        places = []
-    if axis.has_above:
-        places.append((100 - _EDGE / 2, "\N{INFINITY}"))
-    if axis.has_below:
-        places.append((_EDGE / 2, "\N{MINUS SIGN}\N{INFINITY}"))
-    ticks = (element("span", text, style=f"left: {place:.2f}%") for place, text in places)
+    ticks = [element("span", text, style=f"left: {place:.2f}%") for place, text in places]
+    ticks += [
+        element("span", number(value), class_="beyond", style=f"left: {place:.2f}%")
+        for place, value in ends
+    ]
     return element(
         "div", element("div", *ticks, class_="ticks"), class_="spread-axis", aria_hidden="true"
     )
