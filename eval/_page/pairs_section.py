@@ -47,7 +47,7 @@ def pairs_section(
     subjects: Sequence[Subject],
     gallery: Gallery,
     pictures: Sequence[Mapping[str, Any]],
-    viewer: str,
+    viewer: Html,
 ) -> Html:
     """Everything about the paired runs.
 

@@ -93,7 +93,7 @@ def test_what_the_command_prints_has_pictures(tmp_path: Path) -> None:
     arguments = [str(tmp_path / "orig"), str(tmp_path / "out"), "--json"]
     printed = CliRunner().invoke(app, arguments)
     page = _page(tmp_path, [json.loads(printed.stdout)])
-    assert list(_pictures(page))[0] == "Original of im3"
+    assert next(iter(_pictures(page))) == "Original of im3"
     assert len(_pictures(page)) == 12
 
 
