@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from genaccel.eval.results import environment
+from genaccel.eval.results import environment, source_commit
 from genaccel.files.atomic import write_json
 
 # Folders that a benchmark's figures depend on.
@@ -112,7 +111,7 @@ class Bench:
 
     def finish(self, versions_of: Sequence[str] = ()) -> None:
         """Print the tables and the bars, and write the JSON file."""
-        described = environment(versions_of) | {"commit": _commit()}
+        described = environment(versions_of) | {"commit": source_commit(_MEASURED)}
         console = Console(width=None if Console().is_terminal else 160)
         console.print("  ".join(f"{k} {v}" for k, v in described.items()), highlight=False)
         for title, rows in (("", self.rows), *self.tables.items()):
@@ -133,23 +132,6 @@ class Bench:
             print(
                 f"bar {bar['name']} value={value} target={bar['target']} {'ok' if bar['ok'] else 'short'}"
             )
-
-
-def _commit() -> str:
-    """The commit of the checkout, with a plus where what is measured differs from it; "unknown" outside of one."""
-    root = Path(__file__).parents[1]
-
-    def git(*arguments: str) -> str:
-        found = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
-        )
-        return found.stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", *_MEASURED)
-        return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:

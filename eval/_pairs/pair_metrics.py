@@ -185,6 +185,7 @@ def _run(
             label=label,
             settings={**paired.settings, "convert": convert},
             packages=paired.packages,
+            sets=[str(originals), str(reconstructions)],
             metric=result.metric.to_dict(),
             mean=result.mean,
             images=result.images,
