@@ -50,6 +50,8 @@ def declared_colours(
             return encoding
     if profile:
         return profile
+    if image.format == "PNG" and "icc_profile" in image.info:  # which Pillow could not unpack
+        notes.append("colour profile could not be used, sRGB is assumed (it is damaged)")
     if "srgb" in image.info and image.format == "PNG":
         return None
     gamma, chromaticities = image.info.get("gamma"), image.info.get("chromaticity")

@@ -94,7 +94,9 @@ def _mask(image: Image.Image, key: object, facts: HeaderFacts) -> Image.Image | 
     if image.mode == "RGB":
         if not isinstance(key, tuple) or len(key) != 3:
             return None
-        equal = (np.asarray(image) == np.array(key) % 256).all(axis=2)
+        # Of a 16-bit file that is closed by now, upper bytes are all that is left.
+        shift = 8 if max(key) > 255 else 0
+        equal = (np.asarray(image) == np.array(key) >> shift).all(axis=2)
     else:
         if not isinstance(key, int):
             return None

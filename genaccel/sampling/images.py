@@ -49,7 +49,7 @@ def to_pixels(images: Any) -> Images:
     """Images of any kind that diffusers pipelines take or give.
 
     Args:
-        images: A PIL image; an array ``[..., H, W, C]``; a tensor ``[..., C, H, W]``; or a list of these. One channel is
+        images: A PIL image, read as :func:`genaccel.files.images.read_image` reads it; an array ``[..., H, W, C]``; a tensor ``[..., C, H, W]``; or a list of these. One channel is
             grey, three are sRGB; uint8, or floating point in [0, 1].
 
     Returns:
@@ -57,7 +57,7 @@ def to_pixels(images: Any) -> Images:
 
     Raises:
         TypeError: If it is nothing of the kind.
-        ValueError: If a shape or a range is another, or an image is transparent.
+        ValueError: If a shape or a range is another, or a PIL image is transparent, deep or damaged.
     """
     if isinstance(images, Image.Image):
         return [read_image(images, _POLICY).pixels]

@@ -151,6 +151,12 @@ def test_profiles_that_are_broken_or_of_another_kind_are_a_note(profile):
         assert note.startswith("colour profile could not be used, sRGB is assumed")
 
 
+def test_a_profile_that_does_not_unpack_is_a_note():
+    image = read_image(png(COLOURS, chunks=[(b"iCCP", b"x\0\0 no deflate")]))
+    np.testing.assert_array_equal(image.pixels, COLOURS)
+    assert image.notes == ("colour profile could not be used, sRGB is assumed (it is damaged)",)
+
+
 def test_a_profile_of_pq_or_hlg_is_refused():
     for transfer in (16, 18):
         tag = b"cicp" + bytes(4) + bytes((9, transfer, 0, 1))

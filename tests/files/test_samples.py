@@ -35,6 +35,9 @@ def test_one_colour_is_transparent_to_its_last_bit(bits):
     if bits == 16:
         samples += 0x1200  # so that upper bytes alone tell nothing
     file = png(samples, bits, 2, [(b"tRNS", struct.pack(">3H", *samples[0, 0]))])
+    decoded = Image.open(file)
+    decoded.load()
+    assert read_image(decoded, KEEP).alpha[0, 0] == 0
     for source in (file, Image.open(file)):
         image = read_image(source, KEEP)
         assert image.alpha.tolist() == [[0, 255, 255]]
