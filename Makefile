@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PINNED := --constraint constraints.txt
 NATIVE := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
 BUILD_TOOLS := pip torch torchvision scikit-build-core pybind11 ninja
-PACKAGE := .[ar,bench,codec,dev,eval,train]
+PACKAGE := .[ar,bench,codec,dev,eval,formats,train]
 
 .PHONY: setup demo test test-latest sanitize lint format bench constraints test-abi clean
 setup: $(VENV)/built

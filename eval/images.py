@@ -33,7 +33,7 @@ def load_image(path: Path, *, convert: bool = False) -> LoadedImage:
     Raises:
         BitstreamError: If the file does not decode.
         LimitExceededError: If it has more than 2**28 pixels.
-        UnsupportedImageError: If it is transparent or deep, and ``convert`` is off.
+        UnsupportedImageError: If it is transparent or deep, and ``convert`` is off; or of a high dynamic range.
         OSError: If the file cannot be opened.
     """
     return read_image(path, _CONVERTING if convert else _STRICT)

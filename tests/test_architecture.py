@@ -49,7 +49,8 @@ PYTHON_RULES = {
     "eval": {*FLOOR, *METHODS} - {"training"},
     "pipelines": {*FLOOR, *METHODS, "acceleration"} - {"training", "data"},
     "cli": {*FLOOR, *METHODS, "acceleration", "eval", "pipelines"},
-    "__init__": {"acceleration", "sensitivity"},  # the public face names configs and entry points
+    # The public face names configs and entry points.
+    "__init__": {"acceleration", "sensitivity", "files"},
 }
 STANDARD_HEADER = re.compile(r"[a-z_0-9]+$")  # <vector>, <cstdint>: no dot, no slash
 

@@ -102,7 +102,7 @@ def encode(
     """
     from genaccel.codec.encoder.encode_options import EncodeOptions
     from genaccel.codec.format.bitstream import EXTENSION
-    from genaccel.files.folders import IMAGE_SUFFIXES
+    from genaccel.files.formats import IMAGE_SUFFIXES
     from genaccel.files.images import parse_colour
 
     if force and skip_existing:

@@ -33,9 +33,13 @@ from genaccel.data.debian import (
     parse_copyright,
 )
 from genaccel.files.atomic import write_atomically, write_json
-from genaccel.files.folders import IMAGE_SUFFIXES
 
 MANIFEST_NAME = "manifest.json"
+
+# Of the pictures in these packages; a longer list would change which of them are trained on.
+_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
 
 # One picture in ten is held out.
 _VALIDATION_DIVISOR = 10
@@ -223,7 +227,7 @@ def _is_wanted(source: PhotographSource, path: str) -> bool:
     name = PurePosixPath(path)
     return (
         path.startswith(source.installed_prefix)
-        and name.suffix.lower() in IMAGE_SUFFIXES
+        and name.suffix.lower() in _SUFFIXES
         and (relative := path.removeprefix(source.installed_prefix)) not in source.excluded
         and (not source.included or relative in source.included)
         and not (source.kind == "texture" and name.stem.endswith(_TEXTURE_MAP_SUFFIXES))

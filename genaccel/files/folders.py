@@ -9,12 +9,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-_logger = logging.getLogger(__name__)
+from genaccel.files.formats import IMAGE_SUFFIXES
 
-# Of the formats that :mod:`genaccel.files.images` reads.
-IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
-)
+_logger = logging.getLogger(__name__)
 
 _HIDDEN = "hidden"
 _OTHER_KIND = "another kind of file"

@@ -23,7 +23,8 @@ import typer
 from genaccel.codec.format.bitstream import EXTENSION
 from genaccel.codec.format.limits import CodecLimits
 from genaccel.files.atomic import remove_partial
-from genaccel.files.folders import IMAGE_SUFFIXES, find_files
+from genaccel.files.folders import find_files
+from genaccel.files.formats import IMAGE_SUFFIXES
 
 Direction = Literal["encode", "decode"]
 
