@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench._fuzz.containers import Containers, ShippedContainers
@@ -27,14 +27,22 @@ from bench._fuzz.watch import FAILURES, run_here, run_watched
 from bench.harness import Bench
 from genaccel.files.atomic import write_json
 
-# Cases of a full and of a quick run.
-KINDS: dict[str, tuple[Callable[[], Subject], int, int]] = {
-    "container": (Containers, 100_000, 1500),
-    "shipped container": (ShippedContainers, 3000, 30),
-    "model": (Models, 5000, 150),
-    "plan": (Plans, 5000, 500),
-    "record": (Records, 3000, 150),
-    "image": (Pictures, 10_000, 500),
+
+class Kind(NamedTuple):
+    """A kind of inputs, and how many of a full and of a quick run."""
+
+    subject: Callable[[], Subject]
+    count: int
+    quick: int
+
+
+KINDS: dict[str, Kind] = {
+    "container": Kind(Containers, 100_000, 1500),
+    "shipped container": Kind(ShippedContainers, 3000, 30),
+    "model": Kind(Models, 5000, 150),
+    "plan": Kind(Plans, 5000, 500),
+    "record": Kind(Records, 3000, 150),
+    "image": Kind(Pictures, 10_000, 500),
 }
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "fuzz"
@@ -86,7 +94,7 @@ class Campaign:
         begun, ends, details = time.monotonic(), Counter(progress.ends), Counter(progress.details)
         before = progress.seconds
         numbers = range(progress.next, progress.next + count)
-        for outcome in run_watched(KINDS[kind][0], numbers, self._failures):
+        for outcome in run_watched(KINDS[kind].subject, numbers, self._failures):
             ends[outcome.end] += 1
             if outcome.end not in FAILURES:
                 details[outcome.detail] += 1
@@ -131,11 +139,14 @@ def main() -> None:
     options = bench.options
     if options["case"]:
         kind, number = options["case"].rsplit(" ", 1)
-        run_here(KINDS[kind][0], int(number))
+        run_here(KINDS[kind].subject, int(number))
         return
     chosen = [options["kind"]] if options["kind"] else list(KINDS)
     campaign = Campaign(WORK, resume=bool(options["resume"]))
-    counts = {k: options["count"] or KINDS[k][2 if bench.quick else 1] for k in chosen}
+    counts: dict[str, int] = {
+        k: int(options["count"]) or (KINDS[k].quick if bench.quick else KINDS[k].count)
+        for k in chosen
+    }
     if options["hours"]:
         end = time.monotonic() + 3600 * options["hours"]
         while time.monotonic() < end:

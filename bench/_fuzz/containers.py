@@ -97,17 +97,15 @@ def sealed(body: bytes) -> bytes:
 
 def _side(random_state: random.Random) -> bytes:
     """A side in pixels, as the container writes it."""
-    value = random_state.choice(
-        (
-            random_state.randrange(1, 300),
-            random_state.randrange(65536),
-            0,
-            1,
-            65535,
-            65536,
-            2**21 - 1,
-        )
-    )
+    some = random_state.randrange(1, 300), random_state.randrange(65536)
+    return _written(random_state.choice((*some, 0, 1, 65535, 65536, 2**21 - 1)))
+
+
+def _place_of(name: str) -> int:
+    return next(place for place, section in enumerate(SECTIONS) if section.name == name)
+
+
+def _written(value: int) -> bytes:
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -118,6 +116,14 @@ def _side(random_state: random.Random) -> bytes:
 def mutant(random_state: random.Random, valid: list[bytes]) -> bytes:
     """A damaged file of valid ones of one codec."""
     parts, others = split(random_state.choice(valid)), split(random_state.choice(valid))
+    if random_state.random() < 0.1:  # a picture of many pixels, in few bytes
+        parts[_place_of("payload")] += random_state.choice(
+            (b"", random_state.randbytes(random_state.randrange(900)), bytes(200))
+        )
+        pixels = 2 ** random_state.uniform(10, 28)
+        height = min(65535, max(1, pixels ** random_state.uniform(0.2, 0.8)))
+        for name, side in (("height", height), ("width", pixels / height)):
+            parts[_place_of(name)] = _written(min(65535, max(1, int(side))))
     # What is not there is not damaged, but may appear.
     weights = [
         section.weight if part or section.flag else 0
@@ -164,7 +170,7 @@ class Containers(Subject):
             _with_files(ImageCodec(model)),
             _with_files(ImageCodec(model, entropy_model=entropy_model)),
         ]
-        self._choices = (0, 1, 1)
+        self._choices: tuple[int, ...] = (0, 1, 1)
 
     def make(self, random_state: random.Random) -> Files:
         """A mutant; its name says the codec that it is for."""
@@ -223,7 +229,7 @@ def tiny_networks() -> tuple[Autoencoder, IntegerEntropyModel]:
 
 
 def _with_files(codec: ImageCodec) -> _Codec:
-    options = [{}, {"half_size": True}, {"static_tables": True}]
+    options: list[dict[str, Any]] = [{}, {"half_size": True}, {"static_tables": True}]
     if codec.entropy_model is not None:
         options += [{"num_slices": 1}, {"num_slices": 5, "half_size": True}]
     sides = ((1, 1), (31, 33), (64, 80), (100, 127), (16, 8))

@@ -89,8 +89,8 @@ def run_watched(
                     if not is_ready:
                         is_ready = True
                         continue
-                    told, end, seconds, detail = line.decode(errors="replace").split("\t", 3)
-                    yield Outcome(int(told), end, detail, float(seconds))
+                    told, end, took, detail = line.decode(errors="replace").split("\t", 3)
+                    yield Outcome(int(told), end, detail, float(took))
                     number = int(told) + 1
         finally:
             os.close(pipe)
@@ -102,7 +102,11 @@ def run_watched(
         if number < numbers.stop and status != 0:
             hung = not readable
             _save_elsewhere(make_subject, number, failures)
-            what = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {status}"
+            what = (
+                f"signal {os.WTERMSIG(status)}"
+                if os.WIFSIGNALED(status)
+                else f"exit {os.WEXITSTATUS(status)}"
+            )
             seconds = time.monotonic() - begun
             yield Outcome(number, "hang" if hung else "crash", "" if hung else what, seconds)
             number += 1
