@@ -29,10 +29,10 @@ from genaccel.files.atomic import write_json
 
 
 class Kind(NamedTuple):
-    """A kind of inputs, and how many of a full and of a quick run."""
+    """A kind of inputs, and how many of them a full and a quick run take."""
 
     subject: Callable[[], Subject]
-    count: int
+    full: int
     quick: int
 
 
@@ -144,7 +144,7 @@ def main() -> None:
     chosen = [options["kind"]] if options["kind"] else list(KINDS)
     campaign = Campaign(WORK, resume=bool(options["resume"]))
     counts: dict[str, int] = {
-        k: int(options["count"]) or (KINDS[k].quick if bench.quick else KINDS[k].count)
+        k: int(options["count"]) or (KINDS[k].quick if bench.quick else KINDS[k].full)
         for k in chosen
     }
     if options["hours"]:
