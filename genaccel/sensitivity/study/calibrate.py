@@ -59,12 +59,7 @@ def calibrate(
         belongs_to = _digest(calls, config)
         done, sums = _load(checkpoint, belongs_to, len(calls))
         for name, measured in runs.items():
-            try:
-                measured.resume(sums.get(name, {}))
-            except (LookupError, RuntimeError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{checkpoint} is damaged ({error}); remove it to begin anew"
-                ) from None
+            measured.resume(sums.get(name, {}))
         for number in tqdm(
             range(done, len(calls)), desc="calibrating", unit="generation", disable=None
         ):
