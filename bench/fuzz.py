@@ -188,10 +188,9 @@ def _report(bench: Bench, progress: dict[str, Progress], counts: dict[str, int])
         found = sum(p.ends.get(failure, 0) for p in done.values())
         bench.bar(f"{failure} (files)", found, 0, higher_is_better=False)
     if SANITIZE.is_file():  # inputs of the coder and of ops, with sanitizers
-        bench.bars += [
-            {**bar, "name": f"sanitizers: {bar['name']}"}
-            for bar in json.loads(SANITIZE.read_text()).get("bars", [])
-        ]
+        record = json.loads(SANITIZE.read_text())
+        bench.tables["sanitizers"] = record["rows"]
+        bench.bars += [{**bar, "name": f"sanitizers: {bar['name']}"} for bar in record["bars"]]
 
 
 if __name__ == "__main__":

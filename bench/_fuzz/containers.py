@@ -44,8 +44,24 @@ def _varint(data: bytes, position: int) -> int:
     return position + 1
 
 
+def _counted(data: bytes, position: int) -> int:
+    start, size = _varint(data, position), 0
+    for place, byte in enumerate(data[position:start]):
+        size |= (byte & 0x7F) << 7 * place
+    return min(len(data), start + size)
+
+
 def _rest(data: bytes, _position: int) -> int:
     return len(data)
+
+
+def _random_byte(random_state: random.Random) -> bytes:
+    return random_state.randbytes(1)
+
+
+def _random_chunk(random_state: random.Random) -> bytes:
+    size = random_state.choice((0, 1, 5, 60, 200))
+    return _written(size) + random_state.randbytes(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +72,14 @@ class Section:
         name: Of it.
         end: Where it ends, of the file's bytes without checksum and where it begins.
         flag: Bit of the flags that says it is there; 0 for one that always is.
+        fresh: Makes a random one, where it was not there.
         weight: How often it is damaged.
     """
 
     name: str
     end: Callable[[bytes, int], int]
     flag: int = 0
+    fresh: Callable[[random.Random], bytes] = _random_byte
     weight: int = 1
 
 
@@ -74,6 +92,8 @@ SECTIONS = (
     Section("model number", _fixed(1)),
     Section("model digest", _fixed(4)),
     Section("slices", _fixed(1), flag=1, weight=3),
+    Section("alpha", _counted, flag=4, fresh=_random_chunk, weight=2),
+    Section("metadata", _counted, flag=8, fresh=_random_chunk, weight=2),
     Section("payload", _rest, weight=12),
 )
 
@@ -140,7 +160,7 @@ def mutant(random_state: random.Random, valid: list[bytes]) -> bytes:
             # There where it was not, or the other way round, with the flag that says so.
             flags = parts[1] or b"\x20"
             parts[1] = bytes([flags[0] ^ SECTIONS[place].flag]) + flags[1:]
-            parts[place] = b"" if parts[place] else random_state.randbytes(1)
+            parts[place] = b"" if parts[place] else SECTIONS[place].fresh(random_state)
         elif kind == 1 and place == 1 and parts[1]:
             parts[1] = bytes([parts[1][0] ^ 1 << random_state.randrange(8)])
         else:
