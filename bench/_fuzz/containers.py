@@ -156,7 +156,7 @@ def mutant(random_state: random.Random, valid: list[bytes]) -> bytes:
             parts[place] = others[place]
         elif kind <= 3 and SECTIONS[place].name in ("width", "height"):
             parts[place] = _side(random_state)
-        elif kind == 1 and SECTIONS[place].flag:
+        elif SECTIONS[place].flag and (kind == 1 or not parts[place]):
             # There where it was not, or the other way round, with the flag that says so.
             flags = parts[1] or b"\x20"
             parts[1] = bytes([flags[0] ^ SECTIONS[place].flag]) + flags[1:]

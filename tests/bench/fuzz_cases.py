@@ -79,7 +79,7 @@ def watch_known(folder):
 
 
 def short(folder):
-    counts = {"container": 700, "model": 50, "plan": 100, "record": 50, "image": 300}
+    counts = {"container": 500, "model": 40, "plan": 80, "record": 40, "image": 200}
     campaign = fuzz.Campaign(folder, resume=False)
     for kind, count in counts.items():
         campaign.run(kind, count)

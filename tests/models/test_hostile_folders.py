@@ -27,7 +27,7 @@ from genaccel.models.registry import check_model_folder, network_in, record_part
 from genaccel.models.restoration import Restoration, RestorationConfig
 
 DEEP = json.loads("[" * 300 + "]" * 300)
-LONG = [1] * 100_000
+LONG = [1] * 20_000
 HUGE = 2**40
 # What may stand where a whole number belongs.
 WRONG = [None, True, -1, 0, HUGE, 2.0, 1e300, "4", "4" * 10_000, [4], {}, DEEP]
