@@ -9,7 +9,7 @@ NATIVE := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.cpp' -o -name
 BUILD_TOOLS := pip torch torchvision scikit-build-core pybind11 ninja
 PACKAGE := .[ar,bench,codec,dev,eval,formats,train]
 
-.PHONY: setup demo test test-latest sanitize lint format bench constraints test-abi clean
+.PHONY: setup demo test test-latest sanitize lint format bench fuzz constraints test-abi clean
 setup: $(VENV)/built
 
 # torch first: the build asks it for its headers, so the package is built without isolation.
@@ -58,6 +58,11 @@ format: setup
 
 bench: setup
 	for script in $$(grep -l '^if __name__' bench/*.py); do $(BIN)/python $$script --json bench/results/$$(basename $$script .py).json; done
+
+# Damaged files for everything that reads files, with new ones each time; what fails is kept in build/fuzz/failures.
+HOURS ?= 4
+fuzz: setup
+	$(BIN)/python bench/fuzz.py --hours $(HOURS) --resume
 
 # What was newest three weeks ago: time enough for others to find what is broken.
 constraints:

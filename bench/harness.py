@@ -44,13 +44,16 @@ class Bench:
         Args:
             name: Name of the benchmark.
             description: Description in its help.
-            options: By name: type, default, default of a quick run, help.
+            options: By name: type, default, default of a quick run, help; a bool is a flag.
         """
         parser = argparse.ArgumentParser(description=description)
         parser.add_argument("--quick", action="store_true", help="under 50 s on 2 cores")
         parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
         for option, (kind, default, _, text) in (options or {}).items():
-            parser.add_argument(f"--{option}", type=kind, help=f"{text} (default {default})")
+            if kind is bool:
+                parser.add_argument(f"--{option}", action="store_true", help=text)
+            else:
+                parser.add_argument(f"--{option}", type=kind, help=f"{text} (default {default})")
         arguments = parser.parse_args()
         chosen = {
             option: getattr(arguments, option)

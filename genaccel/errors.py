@@ -17,6 +17,10 @@ class UnknownModelError(LookupError):
     """A file or a user names a model that is not installed here, or differs from the one installed."""
 
 
+class ModelFolderError(UnknownModelError, ValueError):
+    """A model's folder is damaged, of another type or version, or holds parts that do not belong together."""
+
+
 class LimitExceededError(ValueError):
     """An image or a file asks for more pixels or memory than the caller allowed."""
 

@@ -52,11 +52,13 @@ def read_run(path: Path) -> Run:
         ValueError: If the file is no evaluation of this version; the message starts with the path.
         OSError: If it cannot be read.
     """
-    if path.stat().st_size > _MAX_BYTES:
+    with path.open("rb") as stream:  # a device says that it has no size
+        data = stream.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
         raise ValueError(f"{path}: larger than {_MAX_BYTES >> 20} MiB, so no evaluation")
     try:
         # -sig: PowerShell's redirection puts a byte order mark first.
-        text = path.read_text(encoding="utf-8-sig")
+        text = data.decode("utf-8-sig")
         content = json.loads(
             text, parse_constant=_INFINITIES.get, parse_float=_finite, parse_int=_whole
         )

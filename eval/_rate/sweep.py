@@ -267,21 +267,25 @@ class _Finished:
         self._points: dict[str, Any] = {}
         try:
             content = json.loads((folder / _PARTIAL).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return
         if isinstance(content, dict) and content.get("fingerprint") == fingerprint:
-            self._points = content["points"]
+            points = content.get("points")
+            self._points = points if isinstance(points, dict) else {}
 
     def get(self, point: OperatingPoint) -> PointResult | None:
         """The result of a point, if it is known and its pictures are still there."""
         known = self._points.get(_key(point))
         if known is None:
             return None
-        images = {name: ImageResult(**values) for name, values in known["images"].items()}
-        pictures = [self._folder / image.picture for image in images.values() if image.picture]
-        if not all(picture.is_file() for picture in pictures):
-            return None
-        return PointResult(**{**known, "images": images})
+        try:
+            images = {name: ImageResult(**values) for name, values in known["images"].items()}
+            pictures = [self._folder / image.picture for image in images.values() if image.picture]
+            if not all(picture.is_file() for picture in pictures):
+                return None
+            return PointResult(**{**known, "images": images})
+        except (AttributeError, KeyError, TypeError):
+            return None  # damaged: measured again
 
     def add(self, point: OperatingPoint, result: PointResult) -> None:
         """Keep the result of a point."""

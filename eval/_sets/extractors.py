@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,14 +127,9 @@ def load_weights(load: Callable[[Any], object], path: Path, network: str) -> Non
     """
     try:
         load(torch.load(path, map_location="cpu", weights_only=True))
-    except (
-        *(
-            ValueError,
-            AttributeError,
-            TypeError,
-        ),  # of a content that is no state dict, or another's
-        *(RuntimeError, EOFError, pickle.UnpicklingError),  # of a file that is no file of PyTorch
-    ) as error:
+    except OSError:
+        raise
+    except Exception as error:  # the unpickler and a foreign content stumble in any way there is
         raise ValueError(f"{path} holds no weights of {network}") from error
 
 

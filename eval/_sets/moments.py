@@ -20,6 +20,8 @@ from genaccel.files.atomic import atomic_stream
 
 # Key of the JSON text that says how the features were made; pytorch-fid does not look at it.
 _PROVENANCE_KEY = "genaccel"
+# Of all arrays; 8,192 features, more than any network here has, take half of it.
+_MAX_BYTES = 2**30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +64,10 @@ class Statistics:
             ValueError: If it holds no statistics.
         """
         try:
+            with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+                # Before anything is allocated: a file of a kilobyte may unpack to all of memory.
+                if sum(part.file_size for part in archive.infolist()) > _MAX_BYTES:
+                    raise ValueError(f"its arrays take more than {_MAX_BYTES >> 20} MiB")
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 missing = [key for key in ("mu", "sigma") if key not in file]
                 if missing:
@@ -70,7 +76,11 @@ class Statistics:
                 covariance = file["sigma"].astype(np.float64)
                 text = str(file[_PROVENANCE_KEY]) if _PROVENANCE_KEY in file else "{}"
             provenance = json.loads(text)
-        except (ValueError, zipfile.BadZipFile, EOFError) as error:
+            if not isinstance(provenance, dict):
+                raise ValueError("its provenance is no JSON object")
+        except OSError:
+            raise
+        except Exception as error:  # of a damaged archive numpy and zipfile raise whatever it trips
             raise ValueError(
                 f"{path} holds no statistics of features ({error}); "
                 "--save-statistics writes such a file from a folder of images"

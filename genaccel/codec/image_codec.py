@@ -9,7 +9,6 @@ import os
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
 
 from genaccel import zoo
@@ -47,6 +46,7 @@ from genaccel.errors import (
 )
 from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.integer_entropy_model import IntegerEntropyModel
+from genaccel.models.registry import network_in
 
 DEFAULT_MODEL = "photo-codec-high"
 INTEGER_ENTROPY_FOLDER = "entropy-int8"  # inside a model folder
@@ -124,10 +124,11 @@ class ImageCodec:
         try:
             model = Autoencoder.from_pretrained(found.folder)
             entropy_model = None
-            entropy_folder = found.folder / INTEGER_ENTROPY_FOLDER
-            if entropy_folder.is_dir():
+            entropy_folder = network_in(found.folder, INTEGER_ENTROPY_FOLDER)
+            if entropy_folder is not None:
                 entropy_model = IntegerEntropyModel.from_pretrained(entropy_folder).to(device)
-        except (OSError, ValueError, TypeError, SafetensorError) as error:
+                _require_same_indices(model, entropy_model)
+        except (OSError, ValueError) as error:
             raise UnknownModelError(f"model {found.name!r} cannot be loaded: {error}") from error
         return cls(
             model.to(device),
@@ -477,3 +478,13 @@ class ImageCodec:
             LimitExceededError: If the image has more pixels than the limits allow.
         """
         return describe(data, self.limits.max_pixels)
+
+
+def _require_same_indices(model: Autoencoder, entropy_model: IntegerEntropyModel) -> None:
+    """Raise ValueError if an entropy model codes other indices than the autoencoder makes."""
+    params, entropy = model.params, entropy_model.params.entropy
+    if (entropy.codebook_size, entropy.num_scales) != (params.codebook_size, len(params.strides)):
+        raise ValueError(
+            f"its {INTEGER_ENTROPY_FOLDER} is another model's: it codes {entropy.num_scales} scales of "
+            f"{entropy.codebook_size} code words"
+        )

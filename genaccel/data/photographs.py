@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 from PIL import Image, ImageStat
 from tqdm import tqdm
@@ -33,6 +33,7 @@ from genaccel.data.debian import (
     parse_copyright,
 )
 from genaccel.files.atomic import write_atomically, write_json
+from genaccel.files.untrusted import read_json_object
 
 MANIFEST_NAME = "manifest.json"
 
@@ -273,8 +274,10 @@ def _read_manifest(root: Path) -> list[PhotographRecord]:
     path = root / MANIFEST_NAME
     if not path.is_file():
         return []
-    content: dict[str, Any] = json.loads(path.read_text())
-    return [PhotographRecord(**record) for record in content["files"]]
+    try:
+        return [PhotographRecord(**record) for record in read_json_object(path)["files"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no list of photographs: {error}") from error
 
 
 def _write_manifest(root: Path, records: list[PhotographRecord]) -> None:

@@ -19,7 +19,10 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from genaccel.models.ranges import require_whole, require_whole_numbers
+
 _STEM_STRIDE = 8  # pixels folded into channels by the stem
+_MAX_SCALES = 5  # strides up to 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +37,12 @@ class EfficientParams:
     bottleneck_ratio: int = 2
 
     def __post_init__(self) -> None:
+        for name in ("widths", "decoder_widths"):
+            require_whole_numbers(name, getattr(self, name), 1, 4096, most=_MAX_SCALES)
+        for name in ("encoder_blocks", "decoder_blocks"):
+            require_whole_numbers(name, getattr(self, name), 0, 64, most=_MAX_SCALES)
+        require_whole_numbers("tail_widths", self.tail_widths, 1, 1024, most=3)
+        require_whole("bottleneck_ratio", self.bottleneck_ratio, 1, 64)
         lengths = {
             len(self.widths),
             len(self.encoder_blocks),

@@ -23,10 +23,13 @@ from torch import Tensor, nn
 
 from genaccel import ops
 from genaccel.models.masked_entropy_model import MaskedEntropyParams
+from genaccel.models.ranges import require_whole
 from genaccel.models.saved_network import SavedNetwork
 
 SEED_BITS = 14  # fraction bits of the weights of an up-sampling
 SEED_TAPS = 16  # bicubic: 4 x 4
+
+_SHIFTS = ops.integer.MIN_SHIFT, ops.integer.MAX_SHIFT
 
 # More windows at once leave the second-level cache of a core.
 WINDOWS_AT_ONCE = 4
@@ -58,6 +61,20 @@ class IntegerBlockParams:
     gate_shift: int = 1
     contraction_shift: int = 32
 
+    def __post_init__(self) -> None:
+        for name in ("attention_gain", "feed_forward_gain"):
+            require_whole(name, getattr(self, name), 1, ops.integer.MAX_GAIN)
+        require_whole("average_gain", self.average_gain, 1, ops.integer.MAX_ATTENTION_GAIN)
+        require_whole("gate_shift", self.gate_shift, 1, 30)
+        for name in (
+            "query_key_shift",
+            "value_shift",
+            "projection_shift",
+            "expansion_shift",
+            "contraction_shift",
+        ):
+            require_whole(name, getattr(self, name), *_SHIFTS)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IntegerEntropyParams:
@@ -80,6 +97,15 @@ class IntegerEntropyParams:
     fraction_bits: int = 10
 
     def __post_init__(self) -> None:
+        require_whole("epsilon", self.epsilon, 0, 2**62 - 1)
+        require_whole("output_gain", self.output_gain, 1, ops.integer.MAX_GAIN)
+        require_whole("output_shift", self.output_shift, *_SHIFTS)
+        require_whole("fraction_bits", self.fraction_bits, 0, 16)
+        if self.entropy.width // self.entropy.heads > ops.integer.MAX_HEAD_CHANNELS:
+            raise ValueError(
+                f"a head must have at most {ops.integer.MAX_HEAD_CHANNELS} channels, "
+                f"got {self.entropy.width // self.entropy.heads}"
+            )
         if len(self.blocks) != self.entropy.layers:
             raise ValueError(
                 f"blocks must have one entry for each of {self.entropy.layers} layers, "
@@ -105,15 +131,17 @@ class IntegerEntropyParams:
         rest = dict(values)
         try:
             entropy = MaskedEntropyParams.from_dict(rest.pop("entropy"))
-            blocks = tuple(IntegerBlockParams(**block) for block in rest.pop("blocks"))
-            params = cls(entropy=entropy, blocks=blocks, **rest)
-        except (KeyError, TypeError) as error:
+            blocks = rest.pop("blocks")
+            if not isinstance(blocks, list | tuple):
+                raise ValueError("blocks must be a list")
+            if len(blocks) != entropy.layers:
+                raise ValueError(
+                    f"blocks must have one entry for each of {entropy.layers} layers, got {len(blocks)}"
+                )
+            made = tuple(IntegerBlockParams(**block) for block in blocks)
+            return cls(entropy=entropy, blocks=made, **rest)
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"integer entropy configuration does not fit: {error}") from error
-        numbers = [getattr(params, f.name) for f in dataclasses.fields(params)[2:]]
-        numbers += [n for block in blocks for n in dataclasses.astuple(block)]
-        if not all(type(number) is int for number in numbers):
-            raise ValueError("integer entropy configuration does not fit: all scales are integers")
-        return params
 
 
 class IntegerLinear(nn.Module):
@@ -255,6 +283,16 @@ class IntegerEntropyModel(SavedNetwork):
         self.register_buffer("by_slice", by_slice, persistent=False)
         self.register_buffer("from_slice", by_slice.argsort(), persistent=False)
         self.register_buffer("visible", torch.tensor(visible).int(), persistent=False)
+
+    def check_tensors(self) -> None:
+        """Refuse taps beyond the tokens that they are taken of, as the base says."""
+        for scale in range(1, self.params.entropy.num_scales):
+            taps, tokens = (
+                self.get_buffer(f"seed_taps_{scale}"),
+                self.slice_order.grid_sides[scale - 1] ** 2,
+            )
+            if int(taps.min()) < 0 or int(taps.max()) >= tokens:
+                raise ValueError(f"seed_taps_{scale} must be in [0, {tokens})")
 
     def _seeds(self, indices: Tensor, scale: int) -> Tensor:
         """Input of the first slice of ``scale``: int32 ``[B, n, width]`` of the scale before, ``[B, m]``."""

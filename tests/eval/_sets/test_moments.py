@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +69,30 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
             Statistics.load(tmp_path / "x.npz")
     with pytest.raises(FileNotFoundError):
         Statistics.load(tmp_path / "none.npz")
+
+
+def test_no_file_unpacks_to_more_memory_than_there_are_features(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("mu", "sigma"):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                for _ in range(600):
+                    stream.write(bytes(2**20))
+    assert path.stat().st_size < 2**21
+    with pytest.raises(ValueError, match="its arrays take more than 1024 MiB"):
+        Statistics.load(path)
+
+
+def test_pickles_in_an_archive_are_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / "pickle.npz"
+    np.savez(path, mu=np.array([print], dtype=object), sigma=np.eye(1))
+    with pytest.raises(ValueError, match="holds no statistics of features"):
+        Statistics.load(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{", "[" * 100_000])
+def test_provenance_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, mu=np.zeros(2), sigma=np.eye(2), genaccel=np.array(text))
+    with pytest.raises(ValueError, match="holds no statistics of features"):
+        Statistics.load(path)
