@@ -27,6 +27,7 @@ from genaccel.eval.commands import (
     Strict,
     exit_if_skipped,
     usage_errors,
+    verbatim_console,
 )
 from genaccel.eval.metrics import METRICS, PAIRED_METRICS
 from genaccel.eval.results import record, to_json
@@ -192,10 +193,9 @@ def _significant(value: float) -> str:
 
 def _print_tables(content: Mapping[str, Any]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = verbatim_console()
     metrics = content["metrics"]
     # Headings of several lines and no rules between the columns: three metrics fit into 80 columns.
     points = Table(

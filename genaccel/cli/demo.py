@@ -48,7 +48,7 @@ def demo(
     photographs = held_out_photographs()
     st_lpips = load_st_lpips(None, device)
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     table = compact_table(
         ["photograph", "codec"],
         [

@@ -32,18 +32,36 @@ class FolderContents:
     files: list[Path]
     left_out: dict[Path, str]
 
+    @property
+    def unusable(self) -> dict[Path, str]:
+        """What is left out without being hidden or of another kind, ordered: links to nothing, pipes, closed folders."""
+        return {
+            path: reason
+            for path, reason in sorted(self.left_out.items())
+            if reason not in (_HIDDEN, _OTHER_KIND)
+        }
+
+    @property
+    def num_others(self) -> int:
+        """Number of files that are of another kind."""
+        return sum(reason == _OTHER_KIND for reason in self.left_out.values())
+
 
 def walk_folder(
-    folder: str | os.PathLike[str], suffixes: Collection[str] | None = None
+    folder: str | os.PathLike[str],
+    suffixes: Collection[str] | None = None,
+    *,
+    follow_links: bool = False,
 ) -> FolderContents:
     """Files under a folder, recursively, and what is left out of them.
 
-    Links to files count as files. Links to folders are not followed, so none leads in a circle, and no file is
-    met twice by them; only ``folder`` itself may be one.
+    Links to files count as files. ``folder`` itself may be a link.
 
     Args:
         folder: Where to look.
         suffixes: Extensions to take, in lower case, such as ``.png``; None for any kind of file.
+        follow_links: Walk through links to folders too, after all else and each folder once, so that none leads in
+            a circle and no file is met twice.
 
     Raises:
         NotADirectoryError: If ``folder`` is not a folder.
@@ -58,18 +76,26 @@ def walk_folder(
         raise NotADirectoryError(f"{root} is not a folder")
     files: list[Path] = []
     left_out: dict[Path, str] = {}
-    waiting = [root]
-    while waiting:
-        current = waiting.pop()
+    waiting, links, walked = [root], list[Path](), set[str]()
+    while waiting or links:
+        if waiting:
+            current = waiting.pop()
+        else:
+            links.sort(reverse=True)
+            current = links.pop()
+            if os.path.realpath(current) in walked:
+                left_out[current] = "a link to a folder that is walked through already"
+                continue
+        walked.add(os.path.realpath(current))
         try:
             with os.scandir(current) as entries:
                 for entry in entries:
                     path = current / entry.name
-                    reason = _reason_against(entry, suffixes)
+                    reason = _reason_against(entry, suffixes, follow_links)
                     if reason is not None:
                         left_out[path] = reason
                     elif entry.is_dir():
-                        waiting.append(path)
+                        (links if entry.is_symlink() else waiting).append(path)
                     else:
                         files.append(path)
         except OSError as error:
@@ -80,7 +106,9 @@ def walk_folder(
     return FolderContents(files=files, left_out=left_out)
 
 
-def _reason_against(entry: os.DirEntry[str], suffixes: Collection[str] | None) -> str | None:
+def _reason_against(
+    entry: os.DirEntry[str], suffixes: Collection[str] | None, follow_links: bool
+) -> str | None:
     """Why an entry is neither taken nor walked through, if so."""
     if entry.name.startswith("."):
         return _HIDDEN
@@ -89,7 +117,9 @@ def _reason_against(entry: os.DirEntry[str], suffixes: Collection[str] | None) -
     except OSError as error:  # as of a link in a circle
         return f"cannot be read ({error.strerror})"
     if is_folder:
-        return "a link to a folder, which is not followed" if entry.is_symlink() else None
+        if entry.is_symlink() and not follow_links:
+            return "a link to a folder, which is not followed"
+        return None
     if suffixes is not None and Path(entry.name).suffix.lower() not in suffixes:
         return _OTHER_KIND
     if is_file:
@@ -98,25 +128,28 @@ def _reason_against(entry: os.DirEntry[str], suffixes: Collection[str] | None) -
 
 
 def find_files(
-    folder: str | os.PathLike[str], suffixes: Collection[str] | None = None
+    folder: str | os.PathLike[str],
+    suffixes: Collection[str] | None = None,
+    *,
+    follow_links: bool = False,
 ) -> list[Path]:
     """Files of :func:`walk_folder`, ordered; what is left out without being hidden or of another kind is logged.
 
     Args:
         folder: Where to look.
         suffixes: Extensions to take, in lower case, such as ``.png``; None for any kind of file.
+        follow_links: As for :func:`walk_folder`.
 
     Raises:
         NotADirectoryError: If ``folder`` is not a folder.
         OSError: If it cannot be read.
     """
-    found = walk_folder(folder, suffixes)
-    for path, reason in sorted(found.left_out.items()):
-        if reason not in (_HIDDEN, _OTHER_KIND):
-            _logger.warning("left out %s: %s", path, reason)
+    found = walk_folder(folder, suffixes, follow_links=follow_links)
+    for path, reason in found.unusable.items():
+        _logger.warning("left out %s: %s", path, reason)
     return found.files
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """Image files under a folder, known by their extension; see :func:`find_files`."""
-    return find_files(folder, IMAGE_SUFFIXES)
+    """Image files under a folder, known by their extension, through links to folders too; see :func:`find_files`."""
+    return find_files(folder, IMAGE_SUFFIXES, follow_links=True)
