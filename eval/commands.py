@@ -34,6 +34,10 @@ Intersect = Annotated[bool, typer.Option("--intersect", help="Leave out files wi
 Weights = Annotated[
     Path | None, typer.Option(help="Weight file, instead of the installed or downloaded one.")
 ]
+WeightsOrFolder = Annotated[
+    Path | None,
+    typer.Option(help="Weight file, or a folder of transformers for dinov2 and clip."),
+]
 Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1.")]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at the first file that cannot be used.")

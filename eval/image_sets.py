@@ -92,22 +92,14 @@ class FoundImages:
     Attributes:
         place: The folder or archive.
         files: Ordered by their names inside.
-        unusable: Reason by name of what a user would miss: links to nothing, pipes, folders that are closed.
-        num_others: Number of files of another kind.
+        unusable: Reason by name of what may have been images: links to nothing, folders that cannot be read.
+        notes: Sentences about all else that was left out.
     """
 
     place: Path
     files: list[ImageFile]
     unusable: dict[str, str]
-    num_others: int
-
-    @property
-    def note(self) -> str:
-        """The sentence about what was left out because of its kind; empty if nothing was."""
-        if not self.num_others:
-            return ""
-        files = "file" if self.num_others == 1 else "files"
-        return f"{self.place}: {self.num_others} other {files} left out"
+    notes: list[str]
 
 
 def find_image_files(place: str | os.PathLike[str]) -> FoundImages:
@@ -125,8 +117,8 @@ def find_image_files(place: str | os.PathLike[str]) -> FoundImages:
     return FoundImages(
         place=path,
         files=list(found.files),
-        unusable={str(left): reason for left, reason in found.unusable.items()},
-        num_others=found.num_others,
+        unusable={str(left): found.left_out[left] for left in sorted(found.unreadable)},
+        notes=[f"{path}: {text}" for text in found.sentences(named_apart=found.unreadable)],
     )
 
 
@@ -155,7 +147,9 @@ def _archived_images(path: Path) -> FoundImages:
         else:
             num_others += 1
     files.sort(key=lambda member: (member.name, member.index))
-    return FoundImages(place=path, files=list(files), unusable={}, num_others=num_others)
+    others = "other file" if num_others == 1 else "other files"
+    notes = [f"{path}: {num_others} {others} left out"] if num_others else []
+    return FoundImages(place=path, files=list(files), unusable={}, notes=notes)
 
 
 def _refuse_bomb(path: Path, entries: list[zipfile.ZipInfo]) -> None:
@@ -200,11 +194,13 @@ class SampleArray:
                     shape, dtype = _read_header(stream)
                 size = archive.getinfo(member).file_size
         except (*_UNREADABLE, ValueError) as error:
-            raise ValueError(f"{path} holds no images ({error})") from error
+            raise ValueError(
+                f"{path} holds no statistics of features and no images ({error})"
+            ) from error
         if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or min(shape) < 1:
             raise ValueError(
-                f"{path}: {SAMPLES_KEY} must be uint8 [N, H, W, 3] or [N, H, W, 1], "
-                f"got {dtype} {list(shape)}"
+                f"{path} holds no statistics of features, and {SAMPLES_KEY} must be uint8 [N, H, W, 3] or "
+                f"[N, H, W, 1], got {dtype} {list(shape)}"
             )
         if shape[1] * shape[2] > _MAX_PIXELS_OF_ROW or np.prod(shape, dtype=object) > size:
             raise ValueError(f"{path}: {SAMPLES_KEY} says to be {list(shape)}, which it is not")

@@ -72,7 +72,7 @@ class MatchedImages:
         pairs: In alphabetical order of their names.
         unmatched: Names of the files without a partner, by their folder.
         unusable: As :class:`genaccel.eval.image_sets.FoundImages` has it, of both folders.
-        notes: A sentence for each folder with files of another kind.
+        notes: Sentences about all else in the folders.
     """
 
     pairs: list[ImagePair]
@@ -124,7 +124,7 @@ def match_images(
         ],
         unmatched=unmatched_names(left, right),
         unusable={name: why for side in found for name, why in side.unusable.items()},
-        notes=[side.note for side in found if side.note],
+        notes=[note for side in found for note in side.notes],
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,11 @@ from genaccel.files.atomic import atomic_stream
 
 # Key of the JSON text that says how the features were made; pytorch-fid does not look at it.
 _PROVENANCE_KEY = "genaccel"
+_DIGESTS_KEY = "image_digests"
+_FEATURES_KEY = "features"
+DIGEST_BYTES = 16
+# What numpy raises for a file that is damaged or holds something else; a header may ask for any memory.
+_NO_ARRAYS = (ValueError, zipfile.BadZipFile, zlib.error, EOFError, MemoryError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,25 +37,43 @@ class Statistics:
         covariance: ``[D, D]``, float64, with divisor N - 1.
         provenance: How the features were made: ``extractor``, ``resize``, ``num_images``...; empty for a
             file of pytorch-fid, which does not say.
+        digests: Of the pixels of each image, 16 bytes; empty where they are not known.
     """
 
     mean: NDArray[np.float64]
     covariance: NDArray[np.float64]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    digests: frozenset[bytes] = frozenset()
 
     @property
     def num_images(self) -> int | None:
         """Number of images, where it is known."""
         return self.provenance.get("num_images")
 
-    def save(self, path: Path, *, overwrite: bool = False) -> None:
+    def save(
+        self,
+        path: Path,
+        *,
+        features: NDArray[np.float32] | None = None,
+        overwrite: bool = False,
+    ) -> None:
         """Write an ``.npz`` with ``mu`` and ``sigma``, which pytorch-fid reads too.
+
+        Args:
+            path: Where it shall be.
+            features: Of each image ``[N, D]``, to be kept beside them.
+            overwrite: Replace a file that is there already.
 
         Raises:
             FileExistsError: If the file exists and ``overwrite`` is off.
         """
         arrays: dict[str, Any] = {"mu": self.mean, "sigma": self.covariance}
         arrays[_PROVENANCE_KEY] = np.array(json.dumps(dict(self.provenance)))
+        if self.digests:
+            joined = np.frombuffer(b"".join(sorted(self.digests)), np.uint8)
+            arrays[_DIGESTS_KEY] = joined.reshape(-1, DIGEST_BYTES)
+        if features is not None:
+            arrays[_FEATURES_KEY] = features
         with atomic_stream(path, overwrite=overwrite) as stream:
             np.savez(stream, **arrays)
 
@@ -69,8 +93,14 @@ class Statistics:
                 mean = file["mu"].astype(np.float64)
                 covariance = file["sigma"].astype(np.float64)
                 text = str(file[_PROVENANCE_KEY]) if _PROVENANCE_KEY in file else "{}"
+                rows = file[_DIGESTS_KEY] if _DIGESTS_KEY in file else np.empty((0, DIGEST_BYTES))
             provenance = json.loads(text)
-        except (ValueError, zipfile.BadZipFile, EOFError) as error:
+            if not isinstance(provenance, dict):
+                raise ValueError("what it says of its making is no JSON object")
+            if rows.ndim != 2 or rows.shape[1] != DIGEST_BYTES:
+                raise ValueError(f"its digests of images have shape {rows.shape}")
+            digests = frozenset(row.tobytes() for row in rows.astype(np.uint8))
+        except _NO_ARRAYS as error:
             raise ValueError(
                 f"{path} holds no statistics of features ({error}); "
                 "--save-statistics writes such a file from a folder of images"
@@ -82,7 +112,26 @@ class Statistics:
             )
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             raise ValueError(f"{path} holds values that are not finite")
-        return cls(mean=mean, covariance=covariance, provenance=provenance)
+        return cls(mean=mean, covariance=covariance, provenance=provenance, digests=digests)
+
+
+def load_kept_features(path: Path, dimensions: int) -> NDArray[np.float32]:
+    """The features ``[N, D]`` that :meth:`Statistics.save` kept in an ``.npz``.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        ValueError: If it holds none of as many dimensions.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            features = file[_FEATURES_KEY].astype(np.float32)
+    except (*_NO_ARRAYS, KeyError) as error:
+        raise ValueError(f"{path} holds no features of images ({error})") from error
+    if features.ndim != 2 or features.shape[1] != dimensions or not np.isfinite(features).all():
+        raise ValueError(
+            f"{path} must hold finite features [N, {dimensions}], got {list(features.shape)}"
+        )
+    return features
 
 
 class Moments:
@@ -112,7 +161,11 @@ class Moments:
             distributed.all_reduce(tensor)
         self.count = int(count)
 
-    def statistics(self, provenance: Mapping[str, Any] | None = None) -> Statistics:
+    def statistics(
+        self,
+        provenance: Mapping[str, Any] | None = None,
+        digests: frozenset[bytes] = frozenset(),
+    ) -> Statistics:
         """Mean and covariance.
 
         Raises:
@@ -126,4 +179,5 @@ class Moments:
             mean=mean.cpu().numpy(),
             covariance=covariance.cpu().numpy(),
             provenance={**(provenance or {}), "num_images": self.count},
+            digests=digests,
         )
