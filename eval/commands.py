@@ -102,13 +102,14 @@ def usage_errors(*others: type[Exception]) -> Iterator[None]:
         raise typer.BadParameter(str(error)) from error
 
 
-def check_output(path: Path, *, overwrite: bool, suffix: str = "") -> None:
+def check_output(path: Path, *, overwrite: bool, suffix: str = "", parents: bool = False) -> None:
     """Refuse a file that could not be written, before the work that it is to hold.
 
     Args:
         path: Where it shall be.
         overwrite: Whether a file that is there already is replaced.
         suffix: What its name must end in, in any case.
+        parents: Whether the folders that it is to lie in are made.
 
     Raises:
         ValueError: If the name ends otherwise.
@@ -119,6 +120,10 @@ def check_output(path: Path, *, overwrite: bool, suffix: str = "") -> None:
     if not overwrite or path.is_dir():
         refuse_existing(path)
     folder = path.resolve().parent
+    while parents and not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is not a folder")
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
     if not os.access(folder, os.W_OK | os.X_OK):

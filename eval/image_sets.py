@@ -221,8 +221,9 @@ class SampleArray:
                     data = stream.read(size)
                     if len(data) != size:
                         raise EOFError("it ends early")
-                    row = np.frombuffer(data, np.uint8).reshape(height, width, channels)
-                    yield row.repeat(3, axis=2) if channels == 1 else row
+                    row = np.frombuffer(bytearray(data), np.uint8)  # writable, as torch wants it
+                    image = row.reshape(height, width, channels)
+                    yield image.repeat(3, axis=2) if channels == 1 else image
             except _UNREADABLE as error:
                 raise ValueError(f"{self.path} does not unpack: {error}") from error
 

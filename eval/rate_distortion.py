@@ -179,10 +179,8 @@ def main(
 ) -> None:
     """Rate-distortion points and BD-rates of codecs, from real files, with pictures."""
     with usage_errors(UnknownModelError):
-        if out.exists() and not out.is_dir():
-            raise NotADirectoryError(f"{out} is not a folder")
-        out.mkdir(parents=True, exist_ok=True)
-        check_output(out / RUN_FILE, overwrite=force)  # before networks and images are read
+        # Before networks and images are read.
+        check_output(out / RUN_FILE, overwrite=force, parents=True)
         points = [p for text in codec for p in parse_codec(text, device=device, convert=convert)]
         content = rate_distortion(
             points,

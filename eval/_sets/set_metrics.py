@@ -134,7 +134,7 @@ def _run(
         for path, _ in saves:
             check_output(path, overwrite=force, suffix=".npz")
         if features_cache is not None:
-            features_cache.mkdir(parents=True, exist_ok=True)
+            check_output(features_cache / "features.npz", overwrite=True, parents=True)
         request = _pipeline_request(pipeline, prompts, prompt_argument, pipeline_arguments)
         places = [place for place in (reference, generated) if place is not None]
         found = {place: _find(place, strict=strict, convert=convert, tile=tile) for place in places}
