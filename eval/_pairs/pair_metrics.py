@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from genaccel.errors import printable
 from genaccel.eval._pairs.folder_pairs import ImagePair, match_images
 from genaccel.eval._pairs.image_tensors import require_same_shape
 from genaccel.eval._pairs.summary import Summary, summarise
@@ -257,7 +258,7 @@ def _run(
     else:
         print_values(result.metric, result.images, summary, pooled=pooled)
     for note in (*(f"warning: {warning}" for warning in paired.warnings), *matched.notes):
-        typer.echo(note, err=True)
+        typer.echo(printable(note), err=True)
     say_unmatched(matched.unmatched)
     exit_if_skipped(skipped)
 

@@ -169,10 +169,14 @@ class Moments:
         """Mean and covariance.
 
         Raises:
-            ValueError: If there are fewer than two images.
+            ValueError: If there are fewer than two images, or features that are not finite.
         """
         if self.count < 2:
             raise ValueError(f"a covariance needs at least two images, got {self.count}")
+        if not (self.total.isfinite().all() and self.products.isfinite().all()):
+            raise ValueError(
+                "the network gives features that are not finite: its weights are damaged"
+            )
         mean = self.total / self.count
         covariance = (self.products - self.count * torch.outer(mean, mean)) / (self.count - 1)
         return Statistics(

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from genaccel.errors import printable
 from genaccel.eval._sets.extractors import Extractor
 from genaccel.eval._sets.image_sources import (
     ArrayImages,
@@ -301,7 +302,7 @@ def _report(
     else:
         _print_table(set_metric, counts, result)
     for note in (*(f"warning: {warning}" for warning in warnings), *notes):
-        typer.echo(note, err=True)
+        typer.echo(printable(note), err=True)
     exit_if_skipped(skipped)
 
 
