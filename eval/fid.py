@@ -94,7 +94,9 @@ def main(
             fid if dimensions == 2048 else fid.variant(str(dimensions), f"{dimensions} features")
         )
     else:
-        extractor = load_vision_transformer(features, weights, device=device)
+        if dimensions != 2048:
+            raise ValueError(f"--dimensions is for inception, and {TITLES[features]} has its own")
+        extractor = load_vision_transformer(features, weights, device=device, resize=resize)
         metric = replace(fid, key=f"fd_{features}", title=f"FD-{TITLES[features]}")
     return frechet_metric(metric, extractor, with_kid=kid)
 

@@ -42,7 +42,7 @@ def load_features(
 ) -> Extractor:
     """The extractor of an option ``--features``."""
     if network == "dinov2" or network == "clip":
-        return load_vision_transformer(network, weights, device=device)
+        return load_vision_transformer(network, weights, device=device, resize=resize)
     if network == "mobilenet_v2":
         return load_mobilenet_v2(weights, device=device)
     return load_inception(weights, device=device, resize=resize)

@@ -187,7 +187,7 @@ def _find(
     place: Path, *, strict: bool, convert: bool, tile: int | None
 ) -> FileImages | ArrayImages | None:
     """Images at a place; None for an .npz of statistics."""
-    if place.suffix.lower() != ".npz":
+    if place.suffix.lower() != ".npz" or place.is_dir():
         return FileImages.from_folder(place, strict=strict, convert=convert, tile=tile)
     if {"mu", "sigma"} <= npz_arrays(place):
         return None
@@ -298,7 +298,7 @@ def _report(
     elif as_csv:
         print(f"metric,value\n{metric.key},{result.value}")
         for name, value in result.details.items():
-            print(f"{name},{value}")
+            print(f"{name},{'' if value is None else value}")
     else:
         _print_table(set_metric, counts, result)
     for note in (*(f"warning: {warning}" for warning in warnings), *notes):

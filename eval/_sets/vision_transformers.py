@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from genaccel.eval._sets.extractors import Extractor, make_extractor
+from genaccel.eval._sets.extractors import Extractor, Resize, make_extractor
 
 TransformerName = Literal["dinov2", "clip"]
 TITLES: Mapping[str, str] = {"dinov2": "DINOv2", "clip": "CLIP"}
@@ -173,7 +173,7 @@ class _ImageFeatures(nn.Module):
 
 
 def load_vision_transformer(
-    name: TransformerName, folder: Path | None, *, device: str = "cpu"
+    name: TransformerName, folder: Path | None, *, device: str = "cpu", resize: Resize = "bilinear"
 ) -> Extractor:
     """DINOv2 or the image side of CLIP, with the preparation that its folder describes.
 
@@ -181,12 +181,17 @@ def load_vision_transformer(
         name: Which of the two.
         folder: With ``config.json``, ``preprocessor_config.json`` and the weights, as transformers saves them.
         device: Where it runs.
+        resize: Must be the default: the folder says how images are prepared.
 
     Raises:
         FileNotFoundError: If there is no such folder, or a file is missing in it.
         ImportError: If transformers is not installed.
-        ValueError: If it holds another network.
+        ValueError: If it holds another network, or another ``resize`` is asked for.
     """
+    if resize != "bilinear":
+        raise ValueError(
+            f"--resize is for inception; the folder of {TITLES[name]} has a rule of its own"
+        )
     wanted = (
         f"--features {name} needs --weights FOLDER, with {_CONFIG}, {_PREPROCESSOR} and the weights"
     )

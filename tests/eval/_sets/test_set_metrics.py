@@ -140,6 +140,8 @@ def test_kept_features_serve_metrics_that_need_them(
     folders: tuple[Path, Path], options: list[object], inception_weights: Path, tmp_path: Path
 ) -> None:
     both = json.loads(_run("fid", *folders, *options, "--kid")[0])
+    lines = _run("fid", *folders, *options[:-1], "--kid", "--csv")[0].splitlines()
+    assert lines[-1] == "kid_standard_deviation,"
     plain = json.loads(_run("fid", *folders, *options)[0])
     assert both["value"] == plain["value"]
     assert both["details"]["kid_standard_deviation"] is None

@@ -147,6 +147,11 @@ def test_the_commands_name_the_network(
         assert kid["metric"]["title"] == f"KD-{title}"
         assert kid["value"] == pytest.approx(record["details"]["kid"], rel=1e-9)
         assert ("cmmd" in kid["details"]) == (kind == "clip")
+        for option, value in (("--resize", "bicubic"), ("--dimensions", 64)):
+            assert (
+                f"{option} is for inception"
+                in _run("fid", *folders, *options, option, value, code=2)[1]
+            )
         scores = json.loads(_run("precision-recall", *folders, *options)[0])
         assert scores["metric"]["key"] == f"precision_{kind}"
 
