@@ -85,7 +85,7 @@ def test_all_that_is_wrong_is_said_before_any_feature(
         ([tmp_path / "nowhere"], "nowhere is not a folder"),
         ([tmp_path / "empty"], "empty holds no image"),
         ([tmp_path / "small.npz"], "has 3 features"),
-        ([tmp_path / "small.npz", "--kid"], "FID needs the images"),
+        ([tmp_path / "small.npz", "--kid"], "needs the images"),
         ([*pipeline, tmp_path / "nowhere.txt"], "nowhere.txt"),
         ([*pipeline, prompts, "--prompt-argument", "class_labels"], "invalid literal"),
         ([*pipeline, prompts], "none"),
