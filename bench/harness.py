@@ -115,7 +115,7 @@ class Bench:
     def finish(self, versions_of: Sequence[str] = ()) -> None:
         """Print the tables and the bars, and write the JSON file."""
         described = environment(versions_of) | {"commit": source_commit(_MEASURED)}
-        console = Console(width=None if Console().is_terminal else 160)
+        console = Console(width=None if Console().is_terminal else 160, markup=False, emoji=False)
         console.print("  ".join(f"{k} {v}" for k, v in described.items()), highlight=False)
         for title, rows in (("", self.rows), *self.tables.items()):
             if rows:

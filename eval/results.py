@@ -116,13 +116,18 @@ def record(
 
 
 def to_json(content: Mapping[str, Any]) -> str:
-    """JSON text; infinities and NaN, which JSON lacks, become null."""
+    """JSON text; infinities, which JSON lacks, become the texts ``"Infinity"`` and ``"-Infinity"``, and NaN null.
+
+    The texts are those of protobuf's mapping to JSON; ``float`` and JavaScript's ``Number`` read them.
+    """
     return json.dumps(_finite(content), indent=1, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        if math.isinf(value):
+            return "Infinity" if value > 0 else "-Infinity"
+        return None if math.isnan(value) else value
     if isinstance(value, Mapping):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 # Before the rest is only counted.
@@ -55,3 +56,18 @@ def listing(names: Sequence[str], most: int = _NAMES_SHOWN) -> str:
     shown = ", ".join(names[:most])
     rest = len(names) - most
     return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def printable(name: str) -> str:
+    """A name in one line: control characters, line breaks and bytes of no character as their escapes.
+
+    Example:
+        >>> printable("a\\nb [seed=1].png")
+        'a\\\\nb [seed=1].png'
+    """
+    return "".join(
+        c.encode("unicode_escape").decode()
+        if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")
+        else c
+        for c in name
+    )

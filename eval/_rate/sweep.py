@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import genaccel
 from genaccel.eval._pairs.folder_pairs import by_stem
-from genaccel.eval._pairs.pair_metrics import PairedMetric
+from genaccel.eval._pairs.pair_metrics import PairedMetric, value_of
 from genaccel.eval._rate.operating_points import Coder, OperatingPoint
 from genaccel.eval.held_out import held_out_photographs
 from genaccel.eval.images import UNUSABLE, load_image
@@ -230,7 +230,7 @@ def _measure_image(
             f"the original has shape {original.shape}, "
             f"it was decoded to {coded.decoded.dtype} {coded.decoded.shape}"
         )
-    values = {m.metric.key: float(m.function(original, coded.decoded)) for m in metrics}
+    values = {m.metric.key: value_of(m, original, coded.decoded) for m in metrics}
     height, width = original.shape[:2]
     picture = None
     if kept is not None:

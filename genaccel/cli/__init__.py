@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -76,6 +77,9 @@ def genaccel_command(
     4 unknown model, 5 limit exceeded, 6 some files of a batch failed,
     130 interrupted.
     """
+    # Names of files need not be text, and none of them shall end a command.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def main() -> None:

@@ -78,4 +78,4 @@ def _print(sides: Sequence[Side]) -> None:
             number(side.psnr, "{:.2f}"),
             *([number(side.distance, "{:.4f}")] if with_lpips else []),
         )
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)

@@ -139,7 +139,7 @@ def _print(plans: list[tuple[str, float, Plan]], *, with_mask: bool) -> None:
             number(plan.expected_error, "{:.4g}"),
             ", ".join(_forecasters(plan)) or "none",
         )
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     for name, speedup, plan in plans:
         of = f"{name}, " if several else ""
         # Longer than a terminal's line, and to be copied as it is.

@@ -138,7 +138,7 @@ def _print(entries: Sequence[PlanEntry], baseline: Sequence[FewerSteps]) -> None
             *([number(fewer.distance, "{:.4f}")] if with_lpips else []),
         ]
         table.add_row(*cells)
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from genaccel.eval._sets.moments import Statistics
+from genaccel.eval._sets.moments import Moments, Statistics, load_kept_features
 
 STATISTICS = Statistics(
     mean=np.array([1.0, 2.0]),
@@ -96,3 +98,29 @@ def test_provenance_of_another_form_is_refused(tmp_path: Path, text: str) -> Non
     np.savez(path, mu=np.zeros(2), sigma=np.eye(2), genaccel=np.array(text))
     with pytest.raises(ValueError, match="holds no statistics of features"):
         Statistics.load(path)
+
+
+def test_digests_and_features_are_kept_beside_them(tmp_path: Path) -> None:
+    digests = frozenset({bytes(range(16)), bytes(16)})
+    features = np.arange(6, dtype=np.float32).reshape(3, 2)
+    statistics = replace(STATISTICS, digests=digests)
+    statistics.save(tmp_path / "s.npz", features=features)
+    assert Statistics.load(tmp_path / "s.npz").digests == digests
+    np.testing.assert_array_equal(load_kept_features(tmp_path / "s.npz", 2), features)
+    with pytest.raises(ValueError, match=r"finite features \[N, 3\], got \[3, 2\]"):
+        load_kept_features(tmp_path / "s.npz", 3)
+    STATISTICS.save(tmp_path / "none.npz")
+    with pytest.raises(ValueError, match="holds no features of images"):
+        load_kept_features(tmp_path / "none.npz", 2)
+    arrays = {"mu": STATISTICS.mean, "sigma": STATISTICS.covariance}
+    for extra in ({"image_digests": np.zeros((2, 3))}, {"genaccel": np.array("[1]")}):
+        np.savez(tmp_path / "odd.npz", **arrays, **extra)
+        with pytest.raises(ValueError, match="holds no statistics"):
+            Statistics.load(tmp_path / "odd.npz")
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    moments = Moments(2)
+    moments.update(torch.tensor([[1.0, 2.0], [float("nan"), 0.0]]))
+    with pytest.raises(ValueError, match="not finite"):
+        moments.statistics()
