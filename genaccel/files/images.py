@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
@@ -65,8 +65,8 @@ class ReadPolicy:
         max_pixels: Largest width times height, checked before pixels are decoded; Pillow refuses more than
             178,956,970 in any case.
         max_side: Largest width or height.
-        transparency: ``"refuse"`` images that are transparent in places, ``"drop"`` their alpha channel, or put
-            them on a colour (red, green, blue).
+        transparency: ``"refuse"`` images that are transparent in places, ``"keep"`` their alpha channel beside the
+            pixels, ``"drop"`` it, or put them on a colour (red, green, blue).
         depth: ``"refuse"`` samples of more than 8 bits, or ``"reduce"`` them to their upper 8.
         profile: ``"convert"`` colours to sRGB through an embedded profile, or ``"ignore"`` it.
         formats: Pillow's names of the formats to take.
@@ -75,7 +75,7 @@ class ReadPolicy:
 
     max_pixels: int = 2**27  # 134 megapixels: 403 MB as uint8 RGB
     max_side: int = 65_535  # more than most image formats can be given
-    transparency: Literal["refuse", "drop"] | Colour = "refuse"
+    transparency: Literal["refuse", "keep", "drop"] | Colour = "refuse"
     depth: Literal["refuse", "reduce"] = "refuse"
     profile: Literal["convert", "ignore"] = "convert"
     formats: tuple[str, ...] = READ_FORMATS
@@ -95,16 +95,35 @@ AS_STORED = ReadPolicy(max_pixels=1 << 28, transparency="drop", depth="reduce", 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Metadata:
+    """What a file says about its image, as it is stored there; empty where it says nothing.
+
+    Attributes:
+        exif: A TIFF structure that starts with its byte order, ``II`` or ``MM``. Its orientation and colour space are
+            those of the file, not of pixels that were read.
+        xmp: An XMP packet: XML in UTF-8.
+    """
+
+    exif: bytes = b""
+    xmp: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedImage:
     """An image that was read.
 
     Attributes:
-        pixels: uint8 ``[H, W, 3]``, sRGB, upright.
+        pixels: uint8 ``[H, W, 3]``, sRGB, upright; not multiplied by alpha.
         notes: One sentence for each thing that reading changed or dropped.
+        alpha: uint8 ``[H, W]``, 255 is opaque, of an image that is transparent in places and was read with
+            ``transparency="keep"``; else None.
+        metadata: What the file says about the image.
     """
 
     pixels: NDArray[np.uint8]
     notes: tuple[str, ...]
+    alpha: NDArray[np.uint8] | None = None
+    metadata: Metadata = field(default_factory=Metadata)
 
 
 def parse_colour(text: str) -> Colour:
@@ -161,6 +180,8 @@ def _without_alpha(
     if policy.transparency == "drop":
         notes.append("alpha channel was dropped")
         return rgba.convert("RGB"), None
+    if policy.transparency == "keep":
+        return rgba.convert("RGB"), alpha
     notes.append(f"transparent image was put on the background colour {policy.transparency}")
     return rgba.convert("RGB"), alpha
 
@@ -189,8 +210,8 @@ def _to_srgb(image: Image.Image, policy: ReadPolicy, notes: list[str]) -> Image.
 
 def _to_pixels(
     image: Image.Image, policy: ReadPolicy, notes: list[str], *, is_deep: bool
-) -> NDArray[np.uint8]:
-    """Pixels of an upright image."""
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Pixels of an upright image, and its alpha channel where the policy keeps that."""
     if is_deep:
         notes.append("samples were reduced to 8 bits")
         if image.mode.startswith("I"):  # which Pillow would clip
@@ -204,9 +225,11 @@ def _to_pixels(
             "convert it to 8-bit RGB first"
         )
     rgb = _to_srgb(colours, policy, notes)
+    if alpha is not None and isinstance(policy.transparency, str):
+        return np.array(rgb), np.array(alpha)
     if alpha is not None and not isinstance(policy.transparency, str):
         rgb = Image.composite(rgb, Image.new("RGB", rgb.size, policy.transparency), alpha)
-    return np.array(rgb)
+    return np.array(rgb), None
 
 
 def pixels_of(image: Image.Image, policy: ReadPolicy = STRICT) -> NDArray[np.uint8]:
@@ -226,7 +249,23 @@ def pixels_of(image: Image.Image, policy: ReadPolicy = STRICT) -> NDArray[np.uin
     is_deep = image.mode.startswith("I;16")
     if is_deep and policy.depth == "refuse":
         raise policy.refusal("depth", "image has more than 8 bits per sample")
-    return _to_pixels(image, policy, [], is_deep=is_deep)
+    return _to_pixels(image, policy, [], is_deep=is_deep)[0]
+
+
+def _metadata(image: Image.Image) -> Metadata:
+    """EXIF and XMP of an image that was loaded; what is damaged counts as nothing."""
+    exif = image.info.get("exif", b"")
+    if not exif:
+        try:
+            found = image.getexif()
+            exif = found.tobytes() if found else b""
+        except Exception:  # of whatever damage Pillow's parser and writer trip over
+            exif = b""
+    xmp = image.info.get("xmp", b"")
+    return Metadata(
+        exif=bytes(exif).removeprefix(b"Exif\0\0"),
+        xmp=xmp.encode() if isinstance(xmp, str) else bytes(xmp),
+    )
 
 
 def _open(stream: BinaryIO, policy: ReadPolicy) -> Image.Image:
@@ -243,7 +282,7 @@ def _open(stream: BinaryIO, policy: ReadPolicy) -> Image.Image:
     return image
 
 
-def _decode(stream: BinaryIO, policy: ReadPolicy, notes: list[str]) -> NDArray[np.uint8]:
+def _decode(stream: BinaryIO, policy: ReadPolicy, notes: list[str]) -> LoadedImage:
     with _open(stream, policy) as image:
         position = stream.tell()
         stream.seek(0)
@@ -257,7 +296,8 @@ def _decode(stream: BinaryIO, policy: ReadPolicy, notes: list[str]) -> NDArray[n
         if frames > 1:
             notes.append(f"only the first of {frames} images in the file was taken")
         image.load()
-        return _to_pixels(_upright(image, notes), policy, notes, is_deep=is_deep)
+        pixels, alpha = _to_pixels(_upright(image, notes), policy, notes, is_deep=is_deep)
+        return LoadedImage(pixels=pixels, notes=(), alpha=alpha, metadata=_metadata(image))
 
 
 def _guarded(
@@ -311,8 +351,8 @@ def read_image(source: Path | BinaryIO, policy: ReadPolicy = STRICT) -> LoadedIm
         ('EXIF orientation 6 was applied',)
     """
     notes: list[str] = []
-    pixels = _guarded(source, lambda stream: _decode(stream, policy, notes), notes)
-    return LoadedImage(pixels=pixels, notes=tuple(notes))
+    image = _guarded(source, lambda stream: _decode(stream, policy, notes), notes)
+    return replace(image, notes=tuple(notes))
 
 
 def read_size(source: Path | BinaryIO, policy: ReadPolicy = STRICT) -> tuple[int, int]:

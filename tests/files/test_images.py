@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from genaccel.errors import BitstreamError, LimitExceededError, UnsupportedImageError
 from genaccel.files.images import (
@@ -140,6 +140,43 @@ def test_half_transparency_is_mixed():
     image = Image.new("RGBA", (2, 2), (255, 255, 255, 51))
     flat = read_image(stored(image, "PNG"), ReadPolicy(transparency=(0, 0, 0)))
     assert flat.pixels[0, 0].tolist() == [51, 51, 51]
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_alpha_is_kept_beside_colours_that_it_has_not_touched(mode):
+    picture = Image.new("RGBA", (3, 2), (200, 200, 200, 255)).convert(mode)
+    picture.putpixel((0, 1), (80, 51) if mode == "LA" else (80, 80, 80, 51))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn to the right
+    image = read_image(stored(picture, "PNG", exif=exif), ReadPolicy(transparency="keep"))
+    assert image.alpha.dtype == np.uint8
+    assert image.alpha.tolist() == [[51, 255], [255, 255], [255, 255]]
+    assert image.pixels[0, 0].tolist() == [80, 80, 80]
+    opaque = read_image(
+        stored(Image.new(mode, (2, 2), "white"), "PNG"), ReadPolicy(transparency="keep")
+    )
+    assert opaque.alpha is None
+
+
+@pytest.mark.parametrize("file_format", ["AVIF", "JPEG", "PNG", "TIFF", "WEBP"])
+def test_metadata_is_handed_on_as_it_is_stored(file_format):
+    exif = Image.Exif()
+    exif[0x013B] = "Ada"
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'></x:xmpmeta>"
+    options = {"exif": exif.tobytes(), "xmp": xmp}
+    if file_format == "PNG":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
+    if file_format == "TIFF":
+        options = {"tiffinfo": {0x013B: "Ada", 700: xmp}}
+    stream = stored(Image.new("RGB", (16, 16)), file_format, **options)
+    metadata = read_image(stream).metadata
+    assert metadata.exif[:2] in (b"II", b"MM")
+    back = Image.Exif()
+    back.load(metadata.exif)
+    assert back[0x013B] == "Ada"
+    assert metadata.xmp == xmp
+    assert read_image(stored(Image.new("RGB", (2, 2)), "BMP")).metadata.exif == b""
 
 
 def test_an_opaque_alpha_channel_is_dropped():
