@@ -153,7 +153,7 @@ def test_every_flipped_bit_is_refused():
         (b"\x89PNG\r\n\x1a\n" + bytes(40), "not a .gac file"),
         (MAGIC, "truncated"),
         (header(first=b"\x30"), "version 3"),
-        (header(first=b"\x24"), "alpha plane must have 1 to"),
+        (header(first=b"\x24"), "file ends inside its alpha plane"),
         (header(first=b"\x11"), "flags 0x1"),
         (header(first=b"\x13"), "flags 0x3"),
         (header(width=b"\x80\x00"), "width is not written in its shortest form"),
