@@ -19,9 +19,6 @@ from numpy.typing import NDArray
 from genaccel import _coder
 from genaccel.errors import BitstreamError
 
-# Of the alpha plane in the working memory of a codec: the plane, its classes and its copy with a margin.
-ALPHA_BYTES_PER_PIXEL = 5
-
 _BLOCK = 32
 _MARGIN = 3 * _BLOCK // 2  # what contexts reach: three times the widest step
 _FIRST_CHUNK, _LARGEST_CHUNK = 128, 65_536
@@ -165,22 +162,30 @@ class _ClassModel:
         """Tables ``[N, classes + 1]`` of contexts ``[N]``."""
         is_used = np.bincount(contexts, minlength=self._full.shape[1]) > 0
         used = np.flatnonzero(is_used)
-        inner = used // 256
-        near = self._prior[inner] + _INNER_COUNT * self._inner[kind, inner]
+        rows = (np.cumsum(is_used) - 1)[contexts]
+        self._asked = kind, used, rows
+        near = self._prior[used // 256] + _INNER_COUNT * self._inner[kind, used // 256]
         share = near * _INNER_SHARE // near.sum(1, keepdims=True)
         weights = _FULL_COUNT * self._full[kind, used] + share + 1
-        row = np.cumsum(is_used) - 1
-        cdfs: NDArray[np.int32] = _tables(weights, _CLASS_PRECISION)[row[contexts]]
+        cdfs: NDArray[np.int32] = _tables(weights, _CLASS_PRECISION)[rows]
         return cdfs
 
-    def learn(self, kind: int, contexts: NDArray[np.int64], symbols: NDArray[np.int32]) -> None:
-        places = contexts * self.num_classes + symbols
-        seen = np.bincount(places, minlength=self._full[kind].size).reshape(-1, self.num_classes)
-        self._full[kind] += seen
-        self._inner[kind] += seen.reshape(-1, 256, self.num_classes).sum(1)
-        for counts in (self._full[kind], self._inner[kind]):
-            while (many := counts.sum(1) > _MOST_COUNTS).any():
-                counts[many] >>= 1
+    def learn(self, symbols: NDArray[np.int32]) -> None:
+        """Count the symbols ``[N]`` of the contexts whose tables were asked for last."""
+        kind, used, rows = self._asked
+        places = rows * self.num_classes + symbols
+        seen = np.bincount(places, minlength=len(used) * self.num_classes)
+        seen = seen.reshape(-1, self.num_classes)
+        inner, first = np.unique(used // 256, return_index=True)
+        self._count(self._full[kind], used, seen)
+        self._count(self._inner[kind], inner, np.add.reduceat(seen, first))
+
+    @staticmethod
+    def _count(counts: NDArray[np.int64], used: NDArray[np.int64], seen: NDArray[np.int64]) -> None:
+        sums = counts[used] + seen
+        while (many := sums.sum(1) > _MOST_COUNTS).any():
+            sums[many] >>= 1
+        counts[used] = sums
 
     def forget_half(self) -> None:
         """A finer grid is more certain than the one before."""
@@ -291,7 +296,7 @@ class _Plane:
                 for step in outer:
                     contexts = contexts * 2 + is_second[flat[places + step]]
                 symbols = coder.classes(ys, xs, model.cdfs(phase.kind, contexts))
-                model.learn(phase.kind, contexts, symbols)
+                model.learn(symbols)
                 decoded = of_class[symbols]
                 others = np.flatnonzero(symbols == _OTHER)
                 if value_model is not None and len(others):
@@ -316,18 +321,13 @@ def encode_alpha(alpha: NDArray[np.uint8]) -> bytes:
     """Bytes of an alpha plane.
 
     Args:
-        alpha: uint8 ``[H, W]``.
-
-    Raises:
-        TypeError: If it is not uint8.
-        ValueError: If it has another shape, or no pixels.
+        alpha: uint8 ``[H, W]``, at least one pixel.
 
     Example:
         >>> disc = np.hypot(*np.mgrid[-256:256, -256:256]) < 200
         >>> len(encode_alpha(disc.astype(np.uint8) * 255))
         219
     """
-    check_alpha(alpha)
     height, width = alpha.shape
     counts = np.bincount(alpha.reshape(-1), minlength=256)
     first = int(counts.argmax())
@@ -402,13 +402,3 @@ def decode_alpha(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
 def _check_cost(pixels: int, num_bytes: int) -> None:
     if pixels > _MOST_PIXELS_PER_BYTE * num_bytes:
         raise BitstreamError(f"alpha plane of {num_bytes} bytes cannot hold {pixels} coded pixels")
-
-
-def check_alpha(alpha: NDArray[np.uint8]) -> None:
-    """Raise TypeError or ValueError for what is no alpha plane uint8 ``[H, W]``."""
-    if not isinstance(alpha, np.ndarray) or alpha.dtype != np.uint8:
-        raise TypeError(
-            f"alpha must be a uint8 array, got {getattr(alpha, 'dtype', type(alpha).__name__)}"
-        )
-    if alpha.ndim != 2 or 0 in alpha.shape:
-        raise ValueError(f"alpha must have shape [H, W], got {alpha.shape}")
