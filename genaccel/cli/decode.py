@@ -49,6 +49,8 @@ def decode(
         bool,
         typer.Option("--most-likely", help="Make up what is most likely instead: smoother."),
     ] = False,
+    background: options.Background = None,
+    preserve_times: options.PreserveTimes = False,
     force: options.Force = False,
     skip_existing: options.SkipExisting = False,
     jobs: options.Jobs = 1,
@@ -63,10 +65,12 @@ def decode(
     IN alone is written beside itself as PNG. Several inputs, and folders, need --out-dir.
     """
     from genaccel.codec.format.bitstream import EXTENSION
-    from genaccel.files.images import WRITE_FORMATS
+    from genaccel.files.images import WRITE_FORMATS, parse_colour
 
     if force and skip_existing:
         raise typer.BadParameter("give --force or --skip-existing, not both")
+    with options.usage_errors():
+        colour = None if background is None else parse_colour(background)
     todo = plan_jobs(
         paths,
         out_dir=out_dir,
@@ -94,6 +98,8 @@ def decode(
         threads=options.threads_of_each(threads, workers),
         file_format=file_format,
         overwrite=force,
+        background=colour,
+        preserve_times=preserve_times,
         prefix=prefix,
         truncated=truncated,
         seed=None if most_likely else seed,

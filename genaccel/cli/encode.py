@@ -79,10 +79,20 @@ def encode(
         bool,
         typer.Option("--static-tables", help="Code without the entropy model: larger and faster."),
     ] = False,
-    background: Annotated[
-        str | None,
-        typer.Option(metavar="COLOUR", help="Put transparent images on white, '#ff8000', ..."),
-    ] = None,
+    background: options.Background = None,
+    drop_alpha: Annotated[
+        bool, typer.Option("--drop-alpha", help="Take the colours of transparent images alone.")
+    ] = False,
+    keep_metadata: Annotated[
+        bool,
+        typer.Option(
+            "--keep-metadata", help="Carry date, author, copyright, description and camera."
+        ),
+    ] = False,
+    keep_gps: Annotated[
+        bool, typer.Option("--keep-gps", help="Carry where the photograph was taken.")
+    ] = False,
+    preserve_times: options.PreserveTimes = False,
     reduce_depth: Annotated[
         bool,
         typer.Option("--reduce-depth", help="Take images of more than 8 bits per sample, at 8."),
@@ -110,6 +120,8 @@ def encode(
     todo = plan_jobs(paths, out_dir=out_dir, input_suffixes=IMAGE_SUFFIXES, output_suffix=EXTENSION)
     if model is not None and quality is not None:
         raise typer.BadParameter("give --model or --quality, not both")
+    if background is not None and drop_alpha:
+        raise typer.BadParameter("give --background or --drop-alpha, not both")
     with options.usage_errors():
         rate_control = EncodeOptions(
             rdo=rdo,
@@ -134,6 +146,10 @@ def encode(
         threads=options.threads_of_each(threads, workers),
         overwrite=force,
         background=colour,
+        drop_alpha=drop_alpha,
+        keep_metadata=keep_metadata,
+        keep_gps=keep_gps,
+        preserve_times=preserve_times,
         reduce_depth=reduce_depth,
         rate_control=rate_control,
         show_steps=workers <= 1,

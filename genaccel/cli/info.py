@@ -52,11 +52,18 @@ def info(
             coded += f", first {described.num_slices} slices"
         if described.half_size:
             coded += ", at half size"
+        if described.alpha_bytes:
+            coded += f", alpha plane of {described.alpha_bytes} bytes"
+        if described.metadata_bytes:
+            coded += f", metadata of {described.metadata_bytes} bytes"
         typer.echo(
             f"{file}: {described.width}x{described.height}, {described.file_bytes} bytes, "
             f"{described.bits_per_pixel:.3f} bits per pixel, format version {described.format_version} "
             f"({coded}), "
             f"model {model} (number {described.model_number}, digest {described.model_digest})"
         )
+        for name, text in described.metadata.items():
+            # As Python writes it: no line breaks, nothing that turns the direction of writing.
+            typer.echo(f"  {name.replace('_', ' ')}: {text!r}")
     if failed:
         raise typer.Exit(ExitCode.PARTIAL_FAILURE)

@@ -16,6 +16,13 @@ from genaccel.codec.format.limits import DEFAULT_MAX_MEMORY_BYTES, MAX_PIXELS
 STREAM = "-"  # standard input or output, where a command takes files
 DEFAULT_MAX_MEMORY_MIB = DEFAULT_MAX_MEMORY_BYTES // 2**20
 
+Background = Annotated[
+    str | None,
+    typer.Option(metavar="COLOUR", help="Put transparent images on white, '#ff8000', ..."),
+]
+PreserveTimes = Annotated[
+    bool, typer.Option("--preserve-times", help="Give each result the times of its input.")
+]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite existing files.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Report as one JSON object per file, one per line.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genaccel import zoo
+from genaccel.codec.carried import DecodedImage, Sections, alpha_of, check_pixels, metadata_of
 from genaccel.codec.coding.entropy_index_coder import DecodedPrefix, EntropyIndexCoder, IndexMaps
 from genaccel.codec.coding.index_coder import IndexCoder
 from genaccel.codec.coding.missing_slices import DEFAULT_SEED
 from genaccel.codec.encoder.encode_options import EncodeOptions
+from genaccel.codec.encoder.hidden_colours import fill_hidden
 from genaccel.codec.encoder.latent_refinement import LatentRefiner, StepReport, refinement_bytes
 from genaccel.codec.encoder.rate_control import LARGEST_RDO, LEAST_REFINE_RDO, largest_within
 from genaccel.codec.encoder.rate_distortion_quantizer import ChosenIndices, choose_indices
@@ -32,6 +35,7 @@ from genaccel.codec.format.bitstream import (
 )
 from genaccel.codec.format.half_size import RESIZING_BYTES_PER_PIXEL, halved, resized
 from genaccel.codec.format.limits import CodecLimits
+from genaccel.codec.format.metadata import PhotoMetadata
 from genaccel.codec.memory_estimate import (
     activation_bytes_per_pixel,
     coding_bytes,
@@ -178,16 +182,13 @@ class ImageCodec:
             (self._padded(height) // s, self._padded(width) // s) for s in self.model.params.strides
         ]
 
+    def _check_image(self, image: NDArray[np.uint8], half_size: bool | None) -> None:
+        check_pixels(image, "image", (3,))
+        self._check_limits(image.shape[0], image.shape[1], bool(half_size))
+
     def _coded_image(self, image: NDArray[np.uint8], half_size: bool | None) -> NDArray[np.uint8]:
         """The picture that is coded, uint8 ``[h, w, 3]``, halved if asked; raises if it is none or too large."""
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-            raise TypeError(
-                f"image must be a uint8 array, got {getattr(image, 'dtype', type(image).__name__)}"
-            )
-        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ValueError(f"image must have shape [H, W, 3], got {image.shape}")
-        height, width = image.shape[:2]
-        self._check_limits(height, width, bool(half_size))
+        self._check_image(image, half_size)
         return halved(image) if half_size else image
 
     def _padded_image(self, image: NDArray[np.uint8]) -> Tensor:
@@ -213,8 +214,7 @@ class ImageCodec:
             rdo: As in :class:`EncodeOptions`.
 
         Raises:
-            TypeError: If the image is not uint8.
-            ValueError: If it has another shape, or no pixels.
+            TypeError, ValueError: If the image is not uint8, has another shape, or no pixels.
             OptionError: If ``rdo`` is not 0 and there is no entropy model to weigh bits.
             LimitExceededError: If it is larger than the limits allow.
         """
@@ -254,6 +254,7 @@ class ImageCodec:
         num_slices: int | None,
         version: int,
         half_size: bool | None,
+        sections: Sections = Sections(),  # noqa: B008 - frozen
     ) -> bytes:
         if version == STATIC_VERSION:
             assert not isinstance(indices, ChosenIndices)
@@ -275,6 +276,8 @@ class ImageCodec:
             version=version,
             num_slices=num_slices,
             half_size=bool(half_size),
+            alpha=sections.alpha,
+            metadata=sections.metadata,
         ).to_bytes()
 
     @torch.inference_mode()
@@ -283,6 +286,8 @@ class ImageCodec:
         image: NDArray[np.uint8],
         options: EncodeOptions = EncodeOptions(),  # noqa: B008 - frozen
         *,
+        alpha: NDArray[np.uint8] | None = None,
+        metadata: PhotoMetadata | None = None,
         on_step: StepReport | None = None,
     ) -> bytes:
         """Compress an image to the contents of a ``.gac`` file.
@@ -290,17 +295,23 @@ class ImageCodec:
         Args:
             image: uint8 ``[H, W, 3]``, sRGB, sides up to 65,535.
             options: Rate control.
+            alpha: uint8 ``[H, W]``, 255 is opaque. It is kept without loss, and colours where it is 0 are not.
+            metadata: To carry in the file.
             on_step: Of refinement: called with the steps that are done, and how many there are.
 
         Raises:
-            TypeError: If the image is not uint8.
-            ValueError: If it has another shape, no pixels, or a longer side.
+            TypeError: If the image or alpha is not uint8.
+            ValueError: If one has another shape, no pixels, or a longer side; or the metadata has more than 16 KiB.
             OptionError: If an option needs an entropy model and there is none, or a metric that is not installed.
             LimitExceededError: If it is larger than the limits allow.
             TargetSizeError: If it does not fit the size that the options give.
         """
+        self._check_image(image, options.half_size)
+        sections = Sections.of(image, alpha, metadata)
+        if alpha is not None:
+            image = fill_hidden(image, alpha)
         if options.has_target:
-            return self.encode_within(image, options, on_step=on_step)
+            return self.encode_within(image, options, sections=sections, on_step=on_step)
         static = options.static_tables or self._entropy_coder is None
         if static and options.num_slices is not None:
             self._require_entropy_coder("num_slices")
@@ -317,7 +328,7 @@ class ImageCodec:
         else:
             indices = self.encode_indices(self._coded_image(image, options.half_size))
         version = STATIC_VERSION if static else ENTROPY_VERSION
-        return self._file(image, indices, options.num_slices, version, options.half_size)
+        return self._file(image, indices, options.num_slices, version, options.half_size, sections)
 
     @torch.inference_mode()
     def encode_within(
@@ -325,6 +336,7 @@ class ImageCodec:
         image: NDArray[np.uint8],
         options: EncodeOptions,
         *,
+        sections: Sections = Sections(),  # noqa: B008 - frozen
         largest_rdo: float = LARGEST_RDO,
         may_cut: bool = True,
         on_step: StepReport | None = None,
@@ -334,6 +346,7 @@ class ImageCodec:
         Args:
             image: uint8 ``[H, W, 3]``, sRGB.
             options: With a target size.
+            sections: What else the file holds, within that size.
             largest_rdo: Largest weight of the rate to try.
             may_cut: Whether slices may be left out where that is not enough.
             on_step: As for :meth:`encode`.
@@ -355,27 +368,25 @@ class ImageCodec:
             if rdo not in chosen:
                 chosen.clear()
                 chosen[rdo] = choose_indices(coder, features, codebook, rdo)
-            return self._file(image, chosen[rdo], num_slices, ENTROPY_VERSION, options.half_size)
+            return self._file(
+                image, chosen[rdo], num_slices, ENTROPY_VERSION, options.half_size, sections
+            )
 
-        fit = largest_within(
+        within = partial(
+            largest_within,
             make,
             max_bytes,
             num_slices=coder.num_slices,
-            largest_rdo=largest_rdo,
-            may_cut=may_cut,
+            carried_bytes=sections.num_bytes,
         )
+        fit = within(largest_rdo=largest_rdo, may_cut=may_cut)
         if not options.refine:
             return fit.data
         rdo = max(fit.rdo, LEAST_REFINE_RDO)
         features = self._refined(padded, coded, features, rdo, options.refine, on_step)
         chosen.clear()
         # Refined for one price of a bit, features are good near it only.
-        return largest_within(
-            make,
-            max_bytes,
-            num_slices=coder.num_slices,
-            least_rdo=0.7 * rdo,
-        ).data
+        return within(least_rdo=0.7 * rdo).data
 
     def _parse(
         self, data: bytes, prefix: int | None, truncated: bool, seed: int | None
@@ -470,13 +481,23 @@ class ImageCodec:
             top += rows
         return resized(image, stream.height, stream.width) if stream.half_size else image
 
-    def info(self, data: bytes) -> BitstreamInfo:
-        """Read the header of a ``.gac`` file: size, model, rate; nothing is decoded.
+    def decode_file(
+        self,
+        data: bytes,
+        *,
+        prefix: int | None = None,
+        truncated: bool = False,
+        seed: int | None = DEFAULT_SEED,
+    ) -> DecodedImage:
+        """All that a ``.gac`` file holds: image, alpha plane and metadata; arguments and errors as for :meth:`decode`."""
+        stream = Bitstream.from_bytes(data, self.limits.max_pixels, truncated=truncated)
+        metadata = metadata_of(stream)
+        # First the payload, without which a plane of any size could be asked for.
+        pixels = self.decode(data, prefix=prefix, truncated=truncated, seed=seed)
+        return DecodedImage(pixels=pixels, alpha=alpha_of(stream), metadata=metadata)
 
-        Raises:
-            BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
-            LimitExceededError: If the image has more pixels than the limits allow.
-        """
+    def info(self, data: bytes) -> BitstreamInfo:
+        """Header of a ``.gac`` file: size, model, rate; nothing is decoded. Errors are those of :func:`describe`."""
         return describe(data, self.limits.max_pixels)
 
 

@@ -43,15 +43,18 @@ def refuse_existing_folder(path: Path) -> None:
 
 
 @contextmanager
-def atomic_path(path: Path, *, overwrite: bool = False, parents: bool = False) -> Iterator[Path]:
+def atomic_path(
+    path: Path, *, overwrite: bool = False, parents: bool = False, mode: int = 0o666
+) -> Iterator[Path]:
     """A path for a library to write to, which becomes ``path`` when the block ends without an exception.
 
-    A file that is replaced hands on its permissions; a new one gets those that the umask leaves.
+    A file that is replaced hands on its permissions; a new one gets those that the umask leaves of ``mode``.
 
     Args:
         path: Where the file shall be. A link is followed; a device or pipe is handed out itself.
         overwrite: Replace a file that is there already; without it none is, also if it appears meanwhile.
         parents: Make the folders that it is to lie in.
+        mode: Permissions of a new file at most, such as those of the file that it is made of.
 
     Yields:
         An empty file in the same folder, whose name ends in ``.partial``.
@@ -76,23 +79,24 @@ def atomic_path(path: Path, *, overwrite: bool = False, parents: bool = False) -
         if path.exists() and not path.is_file():
             yield path
             return
-        mode = target.stat().st_mode & 0o777 if target.exists() else None
+        kept = target.stat().st_mode & 0o777 if target.exists() else None
         while True:
             partial = _partial_path(target)
             try:
                 # Never readable for more people than the file that it replaces.
                 flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-                descriptor = os.open(partial, flags, 0o666 if mode is None else 0o600)
+                wanted = (mode | 0o600) & 0o666 if kept is None else 0o600
+                descriptor = os.open(partial, flags, wanted)
                 break
             except FileExistsError:
                 partial = None  # another writer's
-        if mode is None:
-            mode = os.fstat(descriptor).st_mode & 0o777
+        if kept is None:
+            kept = os.fstat(descriptor).st_mode & mode & 0o666
         os.close(descriptor)
         yield partial
         _sync(partial)
-        if partial.stat().st_mode & 0o777 != mode:
-            partial.chmod(mode)
+        if partial.stat().st_mode & 0o777 != kept:
+            partial.chmod(kept)
         if overwrite:
             os.replace(partial, target)
         else:
@@ -109,7 +113,7 @@ def atomic_path(path: Path, *, overwrite: bool = False, parents: bool = False) -
 
 @contextmanager
 def atomic_stream(
-    path: Path, *, overwrite: bool = False, parents: bool = False
+    path: Path, *, overwrite: bool = False, parents: bool = False, mode: int = 0o666
 ) -> Iterator[BinaryIO]:
     """A binary stream that a library writes to; see :func:`atomic_path` for the arguments and errors.
 
@@ -118,14 +122,19 @@ def atomic_stream(
         ...     torch.save(state, stream)
     """
     with (
-        atomic_path(path, overwrite=overwrite, parents=parents) as partial,
+        atomic_path(path, overwrite=overwrite, parents=parents, mode=mode) as partial,
         partial.open("r+b" if partial.is_file() else "wb") as stream,
     ):
         yield stream
 
 
 def write_atomically(
-    path: Path, data: bytes | str, *, overwrite: bool = False, parents: bool = False
+    path: Path,
+    data: bytes | str,
+    *,
+    overwrite: bool = False,
+    parents: bool = False,
+    mode: int = 0o666,
 ) -> None:
     """Write a file at once; see :func:`atomic_path` for the arguments and errors.
 
@@ -134,8 +143,9 @@ def write_atomically(
         data: Its contents; text is written as UTF-8.
         overwrite: Replace a file that is there already.
         parents: Make the folders that it is to lie in.
+        mode: Permissions of a new file at most.
     """
-    with atomic_stream(path, overwrite=overwrite, parents=parents) as stream:
+    with atomic_stream(path, overwrite=overwrite, parents=parents, mode=mode) as stream:
         stream.write(data.encode() if isinstance(data, str) else data)
 
 

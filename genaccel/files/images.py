@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from genaccel.errors import BitstreamError, LimitExceededError, UnsupportedImageError
 from genaccel.files.atomic import write_atomically
@@ -42,6 +43,7 @@ WRITE_FORMATS = {
     ".tiff": "tiff",
     ".ppm": "ppm",
 }
+OPAQUE_FORMATS = ("jpeg", "ppm")  # of those
 # Lossless where the format can, else the least loss.
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "png": {},
@@ -52,6 +54,7 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 _ORIENTATION_TAG = 0x0112
+_XMP_TAG = 700  # of TIFF
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -190,12 +193,23 @@ def _without_alpha(
     return Image.composite(rgb, Image.new("RGB", rgb.size, policy.transparency), alpha), None
 
 
+def _stored(text: str) -> bytes:
+    """Bytes of a text of EXIF, which Pillow reads as if they were Latin-1, and would write as ASCII."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:  # not read from a file
+        return text.encode()
+
+
 def _metadata(image: Image.Image, exif: Image.Exif) -> Metadata:
     """EXIF and XMP of an image that was loaded; what is damaged counts as nothing."""
     stored = image.info.get("exif", b"")
     if not stored:
         try:
+            texts = {tag: text for tag, text in exif.items() if isinstance(text, str)}
+            exif.update({tag: _stored(text) for tag, text in texts.items()})
             stored = exif.tobytes() if exif else b""
+            exif.update(texts)
         except Exception:  # of whatever damage Pillow's writer trips over
             stored = b""
     xmp = image.info.get("xmp", b"")
@@ -425,13 +439,20 @@ def read_size(
     return _of_stream(source, policy, size, [])
 
 
-def encode_image(image: NDArray[np.uint8] | Image.Image, file_format: str, **options: Any) -> bytes:
+def encode_image(
+    image: NDArray[np.uint8] | Image.Image,
+    file_format: str,
+    *,
+    metadata: Metadata | None = None,
+    **options: Any,
+) -> bytes:
     """Image file of pixels.
 
     Args:
-        image: uint8 ``[H, W, 3]``, or a Pillow image.
+        image: uint8 ``[H, W, 3]``, where the format can ``[H, W, 4]``, or a Pillow image.
         file_format: ``png``, ``webp``, ``tiff``, ``ppm`` (all lossless) or ``jpeg`` (quality 95, 4:4:4); or with
             ``options`` any that Pillow writes.
+        metadata: EXIF and XMP to write into the file, of any format but ``ppm``; of EXIF, ``tiff`` takes texts alone.
         options: Of Pillow's ``save``, instead of these.
 
     Raises:
@@ -444,13 +465,58 @@ def encode_image(image: NDArray[np.uint8] | Image.Image, file_format: str, **opt
         )
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     stream = io.BytesIO()
+    settings = {
+        **(options or _SAVE_OPTIONS[file_format]),
+        **_metadata_options(metadata, file_format),
+    }
     try:
-        picture.save(stream, file_format, **(options or _SAVE_OPTIONS[file_format]))
+        picture.save(stream, file_format, **settings)
     except (OSError, ValueError) as error:
         raise LimitExceededError(
             f"{file_format} cannot hold an image of {picture.width}x{picture.height} pixels: {error}"
         ) from error
     return stream.getvalue()
+
+
+def on_background(
+    pixels: NDArray[np.uint8], alpha: NDArray[np.uint8], colour: Colour
+) -> NDArray[np.uint8]:
+    """Pixels ``[H, W, 3]`` of a transparent image on a colour.
+
+    Args:
+        pixels: uint8 ``[H, W, 3]``, not multiplied by alpha.
+        alpha: uint8 ``[H, W]``.
+        colour: Red, green, blue.
+    """
+    rgb = Image.fromarray(pixels)
+    under = Image.new("RGB", rgb.size, colour)
+    return np.array(Image.composite(rgb, under, Image.fromarray(alpha)))
+
+
+def _metadata_options(metadata: Metadata | None, file_format: str) -> dict[str, Any]:
+    """Of Pillow's ``save``: each format has its own place for XMP."""
+    if metadata is None or file_format == "ppm":
+        return {}
+    options: dict[str, Any] = {}
+    if file_format == "tiff":
+        return {"tiffinfo": _tiff_tags(metadata)}
+    if metadata.exif:
+        options["exif"] = b"Exif\0\0" + metadata.exif
+    if metadata.xmp and file_format == "png":
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", metadata.xmp.decode())
+    elif metadata.xmp:
+        options["xmp"] = metadata.xmp
+    return options
+
+
+def _tiff_tags(metadata: Metadata) -> dict[int, bytes]:
+    """Texts of EXIF that are TIFF's own tags, and XMP: libtiff takes no tags in folders, such as the date's."""
+    exif = Image.Exif()
+    if metadata.exif:
+        exif.load(b"Exif\0\0" + metadata.exif)
+    tags = {tag: _stored(text) for tag, text in exif.items() if isinstance(text, str)}
+    return {**tags, _XMP_TAG: metadata.xmp} if metadata.xmp else tags
 
 
 def write_image(

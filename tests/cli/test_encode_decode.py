@@ -88,7 +88,7 @@ def test_a_failing_decode_leaves_the_old_file(run, photo, model_folder, tmp_path
     [
         (["encode", "missing.png", "o.gac"], 1, "missing.png"),
         (["encode", "text.png", "o.gac"], 3, "known format"),
-        (["encode", "clear.png", "o.gac"], 1, "--background"),
+        (["encode", "deep.png", "o.gac"], 1, "--reduce-depth"),
         (["encode", "photo.png", "o.gac", "--max-pixels", "1022"], 5, "33x31"),
         (["encode", "photo.png", "o.gac", "--max-memory", "1"], 5, "MiB"),
         (["encode", "photo.png", "o.gac", "--max-pixels", "0"], 2, "max-pixels"),
@@ -112,6 +112,7 @@ def test_exit_codes_and_messages(run, photo, model_folder, tmp_path, arguments, 
     data = (tmp_path / "good.gac").read_bytes()
     (tmp_path / "newer.gac").write_bytes(data[:4] + b"\x90" + data[5:])
     (tmp_path / "text.png").write_text("no image")
+    Image.fromarray(np.full((31, 33), 7, np.uint16)).save(tmp_path / "deep.png")
     before = sorted(os.listdir(tmp_path))
     model = [] if arguments[0] == "info" else ["--model", model_folder]
     if "--max-memory" in arguments:

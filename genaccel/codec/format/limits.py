@@ -10,6 +10,7 @@ MAX_PIXELS = (
     178_956_970  # where Pillow takes an image for a decompression bomb: no reader goes beyond
 )
 DEFAULT_MAX_PIXELS = 2**27  # 134 megapixels: 403 MB as uint8 RGB
+MAX_METADATA_BYTES = 2**14  # of the section; a photograph's takes 50 to 300
 DEFAULT_MAX_MEMORY_BYTES = 8 * 2**30
 
 
