@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from genaccel.codec.format.limits import DEFAULT_MAX_MEMORY_BYTES, MAX_PIXELS
+from genaccel.codec.format.limits import MAX_PIXELS, CodecLimits
 
 STREAM = "-"  # standard input or output, where a command takes files
-DEFAULT_MAX_MEMORY_MIB = DEFAULT_MAX_MEMORY_BYTES // 2**20
+# More are a slip of the finger: of threads torch dies, of processes the machine.
+_MAX_THREADS = 1024
+_MAX_JOBS = 256
 
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite existing files.")]
 Json = Annotated[
@@ -27,7 +30,12 @@ MaxPixels = Annotated[
     int, typer.Option(min=1, max=MAX_PIXELS, help="Refuse images of more pixels.")
 ]
 MaxMemory = Annotated[
-    int, typer.Option(min=1, metavar="MIB", help="Refuse images that need more memory, in MiB.")
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="MIB",
+        help="Refuse images that need more memory, in MiB; by default 8192, or four fifths of what is free here.",
+    ),
 ]
 OutDir = Annotated[
     Path | None,
@@ -36,7 +44,11 @@ OutDir = Annotated[
 Jobs = Annotated[
     int,
     typer.Option(
-        "--jobs", "-j", min=1, help="Worker processes for several files; they share the threads."
+        "--jobs",
+        "-j",
+        min=1,
+        max=_MAX_JOBS,
+        help="Worker processes for several files; they share the threads.",
     ),
 ]
 SkipExisting = Annotated[
@@ -45,8 +57,44 @@ SkipExisting = Annotated[
         "--skip-existing", help="Leave out files whose results are there: go on after a break."
     ),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")]
-Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1.")]
+KeepExtension = Annotated[
+    bool,
+    typer.Option(
+        "--keep-extension", help="Name results a.jpg.gac and a.gac.png, not a.gac, a.png."
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done and left out, and do nothing.")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, max=_MAX_THREADS, help="CPU threads; all cores by default, and at most."),
+]
+
+
+def checked_device(value: str) -> str:
+    """A device that is there, for the callback of an option.
+
+    Raises:
+        typer.BadParameter: If it is none, or not here.
+    """
+    found = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", value, re.ASCII)
+    if found is None:
+        raise typer.BadParameter(f"must be cpu, cuda, or cuda:1 and so on, got {value!r}")
+    if value != "cpu":
+        import torch
+
+        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(found[1] or 0) >= there:
+            has = "no GPU that CUDA can use" if not there else f"cuda:0 to cuda:{there - 1} only"
+            raise typer.BadParameter(f"{value} is not here: this machine has {has}")
+    return value
+
+
+Device = Annotated[
+    str,
+    typer.Option(callback=checked_device, help="Where the network runs: cpu, cuda, cuda:1."),
+]
 
 
 @contextmanager
@@ -67,16 +115,44 @@ def renamed(names: Mapping[str, str]) -> dict[str, Any]:
     return {"token_normalize_func": lambda name: names.get(name, name)}
 
 
+def cores() -> int:
+    """CPUs that this process may use, which a container or taskset makes fewer than the machine has."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def workers_for(jobs: int, files: int) -> int:
+    """Processes for some files: no more than asked for, than files, and than twice the cores, or four."""
+    most = max(4, 2 * cores())
+    if min(jobs, files) > most:
+        typer.echo(f"note: --jobs {jobs} on {cores()} cores: {most} processes", err=True)
+    return max(1, min(jobs, files, most))
+
+
 def threads_of_each(threads: int | None, workers: int) -> int | None:
     """CPU threads for each of several workers; None: as many as torch takes by itself.
 
     Args:
-        threads: For all of them; None: all cores that this process may use.
+        threads: For all of them; None: all cores that this process may use. More than those are no use.
         workers: Their number.
     """
-    if workers == 1:
-        return threads
-    # What this process may use, which a container or taskset makes fewer than the machine has.
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, (threads or cores) // workers)
+    if threads is None and workers == 1:
+        return None
+    return max(1, min(threads or cores(), cores()) // workers)
+
+
+def limits_here(max_pixels: int, max_memory: int | None, processes: int) -> CodecLimits:
+    """Limits that the options give, and for those that were not given the machine.
+
+    Args:
+        max_pixels: As given.
+        max_memory: In MiB, for one process.
+        processes: Their number.
+    """
+    if max_memory is None:
+        return CodecLimits.of_this_machine(max_pixels=max_pixels, processes=processes)
+    return CodecLimits(
+        max_pixels=max_pixels,
+        max_memory_bytes=max_memory * 2**20,
+        memory_source="as --max-memory says",
+    )

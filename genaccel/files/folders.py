@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from genaccel.errors import listing
 
 _logger = logging.getLogger(__name__)
 
@@ -27,10 +30,38 @@ class FolderContents:
     Attributes:
         files: Ordered by their path relative to the folder.
         left_out: Reason by path of everything else but folders that were walked through.
+        unreadable: Those of them that may have held what was looked for: folders that cannot be read, and links that
+            lead nowhere under a name that would have been taken.
     """
 
     files: list[Path]
     left_out: dict[Path, str]
+    unreadable: frozenset[Path] = field(default=frozenset())
+
+    def sentences(self, *, named_apart: Collection[Path] = ()) -> Iterator[str]:
+        """What was left out: by name what a user would miss, by kind and number what is hidden or another kind of file.
+
+        Args:
+            named_apart: What the caller says itself.
+
+        Example:
+            >>> list(walk_folder("photos", {".png"}).sentences())  # doctest: +SKIP
+            ['left out photos/more: a link to a folder, which is not followed',
+             '5 other files left out: 3 .txt, 1 .raw, 1 hidden']
+        """
+        kinds: Counter[str] = Counter()
+        for path, reason in sorted(self.left_out.items()):
+            if reason == _HIDDEN:
+                kinds[_HIDDEN] += 1
+            elif reason == _OTHER_KIND:
+                kinds[path.suffix.lower() or "without a suffix"] += 1
+            elif path not in named_apart:
+                yield f"left out {path}: {reason}"
+        if kinds:
+            total = sum(kinds.values())
+            counts = [f"{count} {kind}" for kind, count in kinds.most_common()]
+            noun = "other file" if total == 1 else "other files"
+            yield f"{total} {noun} left out: {listing(counts)}"
 
 
 def walk_folder(
@@ -58,6 +89,7 @@ def walk_folder(
         raise NotADirectoryError(f"{root} is not a folder")
     files: list[Path] = []
     left_out: dict[Path, str] = {}
+    unreadable: set[Path] = set()
     waiting = [root]
     while waiting:
         current = waiting.pop()
@@ -65,9 +97,11 @@ def walk_folder(
             with os.scandir(current) as entries:
                 for entry in entries:
                     path = current / entry.name
-                    reason = _reason_against(entry, suffixes)
+                    reason, is_missed = _reason_against(entry, suffixes)
                     if reason is not None:
                         left_out[path] = reason
+                        if is_missed:
+                            unreadable.add(path)
                     elif entry.is_dir():
                         waiting.append(path)
                     else:
@@ -76,25 +110,32 @@ def walk_folder(
             if current == root:
                 raise
             left_out[current] = f"cannot be read ({error.strerror})"
+            unreadable.add(current)
     files.sort(key=lambda path: path.relative_to(root).as_posix())
-    return FolderContents(files=files, left_out=left_out)
+    return FolderContents(files=files, left_out=left_out, unreadable=frozenset(unreadable))
 
 
-def _reason_against(entry: os.DirEntry[str], suffixes: Collection[str] | None) -> str | None:
-    """Why an entry is neither taken nor walked through, if so."""
+def _reason_against(
+    entry: os.DirEntry[str], suffixes: Collection[str] | None
+) -> tuple[str | None, bool]:
+    """Why an entry is neither taken nor walked through, if so, and whether it may have held what was looked for."""
     if entry.name.startswith("."):
-        return _HIDDEN
+        return _HIDDEN, False
+    is_wanted = suffixes is None or Path(entry.name).suffix.lower() in suffixes
     try:
         is_folder, is_file = entry.is_dir(), entry.is_file()
     except OSError as error:  # as of a link in a circle
-        return f"cannot be read ({error.strerror})"
+        return (f"cannot be read ({error.strerror})", True) if is_wanted else (_OTHER_KIND, False)
     if is_folder:
-        return "a link to a folder, which is not followed" if entry.is_symlink() else None
-    if suffixes is not None and Path(entry.name).suffix.lower() not in suffixes:
-        return _OTHER_KIND
+        is_link = entry.is_symlink()
+        return "a link to a folder, which is not followed" if is_link else None, False
+    if not is_wanted:
+        return _OTHER_KIND, False
     if is_file:
-        return None
-    return "a link to what is not there" if entry.is_symlink() else "no regular file"
+        return None, False
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        return "a link to what is not there", True
+    return "no regular file", False
 
 
 def find_files(
