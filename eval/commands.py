@@ -17,6 +17,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from genaccel.eval.metrics import Metric
+from genaccel.sampling.device_option import checked_device
 
 # Exit code of a command that left files out; the same as that of a batch of ``genaccel encode``.
 SOME_FILES_SKIPPED = 6
@@ -26,7 +27,10 @@ Intersect = Annotated[bool, typer.Option("--intersect", help="Leave out files wi
 Weights = Annotated[
     Path | None, typer.Option(help="Weight file, instead of the installed or downloaded one.")
 ]
-Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1.")]
+Device = Annotated[
+    str,
+    typer.Option(callback=checked_device, help="Where the network runs: cpu, cuda, cuda:1."),
+]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at the first file that cannot be used.")
 ]

@@ -17,7 +17,7 @@ import typer
 from genaccel.cli.exit_codes import ExitCode, exit_code, said
 from genaccel.cli.options import STREAM
 from genaccel.cli.streams import shown, standard_input, standard_output
-from genaccel.files.atomic import check_target, remove_partial
+from genaccel.files.atomic import check_folder, check_target, remove_partial
 from genaccel.files.folders import walk_folder
 from genaccel.files.workers import OpenWork, Outcome, as_failure, map_in_workers
 
@@ -112,7 +112,7 @@ def plan_jobs(
 
     Raises:
         typer.BadParameter: If the arguments do not say where results go, or two results have one name.
-        OSError: If all that is given is a folder that cannot be read.
+        OSError: If ``out_dir`` cannot be written to, or all that is given is a folder that cannot be read.
     """
     if "" in arguments:
         raise typer.BadParameter("a path is empty")
@@ -127,6 +127,7 @@ def plan_jobs(
         job = _single_job(arguments, input_suffixes, named)
         return Plan(jobs=[job])
 
+    check_folder(out_dir)
     sources: dict[str, str] = {}
     left_out: list[str] = []
     unreadable: dict[str, str] = {}

@@ -173,7 +173,10 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([km]?)b?", text.strip().lower())
     if match is None:
         raise ValueError(f"a size is a number of bytes, as 3000, 3k or 1.5M; got {text!r}")
-    return int(float(match[1]) * _UNITS[match[2]])
+    size = float(match[1]) * _UNITS[match[2]]
+    if not size < 2**63:
+        raise ValueError("a size of that many bytes has no file")
+    return int(size)
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from genaccel.codec.format.limits import MAX_PIXELS, CodecLimits
+from genaccel.sampling.device_option import checked_device
 
 STREAM = "-"  # standard input or output, where a command takes files
 # More are a slip of the finger: of threads torch dies, of processes the machine.
@@ -72,22 +73,14 @@ Threads = Annotated[
 ]
 
 
-def checked_device(value: str) -> str:
-    """A device that is there, for the callback of an option.
+def finite(value: float | None) -> float | None:
+    """A number that is one, for the callback of an option.
 
     Raises:
-        typer.BadParameter: If it is none, or not here.
+        typer.BadParameter: If it is infinite or none.
     """
-    found = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", value, re.ASCII)
-    if found is None:
-        raise typer.BadParameter(f"must be cpu, cuda, or cuda:1 and so on, got {value!r}")
-    if value != "cpu":
-        import torch
-
-        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(found[1] or 0) >= there:
-            has = "no GPU that CUDA can use" if not there else f"cuda:0 to cuda:{there - 1} only"
-            raise typer.BadParameter(f"{value} is not here: this machine has {has}")
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"must be a finite number, got {value}")
     return value
 
 

@@ -75,17 +75,34 @@ def check_target(
         if not os.access(path, os.W_OK):
             raise PermissionError(f"{path} cannot be written to")
         return
-    folder = _resolved(path).parent
+    folder = (_resolved(path) if path.is_symlink() else path).parent
     if not folder.exists() and not parents:
         raise _no_folder(path)
-    while not folder.exists() and not folder.is_symlink():
-        folder = folder.parent
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is no folder, and {path} would lie in it")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{folder} cannot be written to, and {path} would lie in it")
+    there = check_folder(folder)
     with suppress(FileNotFoundError):
-        os.lstat(folder / path.name)  # the name alone, which the file system may not take
+        os.lstat(there / path.name)  # the name alone, which the file system may not take
+
+
+def check_folder(path: Path) -> Path:
+    """Raise what making a folder, if it is not there, and writing into it would raise; nothing is made.
+
+    Returns:
+        The folder itself, or the nearest above it that is there.
+
+    Raises:
+        NotADirectoryError: If a file, or a link that leads nowhere, is where a folder should be.
+        PermissionError: If the folder cannot be written to.
+        OSError: If it cannot be looked at.
+    """
+    there = path
+    while not there.exists() and not there.is_symlink():
+        there = there.parent
+    within = "" if there == path else f", and {path} would lie in it"
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there} is no folder{within}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{there} cannot be written to{within}")
+    return there
 
 
 def _resolved(path: Path) -> Path:

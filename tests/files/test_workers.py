@@ -52,7 +52,9 @@ def test_every_item_has_one_outcome_and_each_worker_opens_once(work, tmp_path):
     assert isinstance(found["bad"].error, ValueError)
     assert str(found["bad"].error) == "bad item"
     assert "in do" in found["bad"].error.__notes__[0]
-    assert str(found["awkward"].error).startswith("AwkwardError: awkward item at home (workers_work")
+    assert str(found["awkward"].error).startswith(
+        "AwkwardError: awkward item at home (workers_work"
+    )
     assert len(list(tmp_path.glob("opened-*"))) == 2
     assert all(len(tries(tmp_path, item)) == 1 for item in items)
 
