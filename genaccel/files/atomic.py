@@ -78,13 +78,17 @@ def check_target(
     folder = (_resolved(path) if path.is_symlink() else path).parent
     if not folder.exists() and not parents:
         raise _no_folder(path)
-    there = check_folder(folder)
+    there = check_folder(folder, path)
     with suppress(FileNotFoundError):
         os.lstat(there / path.name)  # the name alone, which the file system may not take
 
 
-def check_folder(path: Path) -> Path:
+def check_folder(path: Path, within: Path | None = None) -> Path:
     """Raise what making a folder, if it is not there, and writing into it would raise; nothing is made.
+
+    Args:
+        path: The folder.
+        within: What is to lie in it, for the message.
 
     Returns:
         The folder itself, or the nearest above it that is there.
@@ -97,11 +101,12 @@ def check_folder(path: Path) -> Path:
     there = path
     while not there.exists() and not there.is_symlink():
         there = there.parent
-    within = "" if there == path else f", and {path} would lie in it"
+    wanted = within or path
+    reason = "" if there == wanted else f", and {wanted} would lie in it"
     if not there.is_dir():
-        raise NotADirectoryError(f"{there} is no folder{within}")
+        raise NotADirectoryError(f"{there} is no folder{reason}")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(f"{there} cannot be written to{within}")
+        raise PermissionError(f"{there} cannot be written to{reason}")
     return there
 
 
