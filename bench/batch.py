@@ -185,7 +185,7 @@ def run_batch(photos: Path, files: Path, model: Path) -> dict[str, Any]:
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(json.loads(line))
-            if len(lines) % _FILES_PER_KILL:
+            if len(lines) < (kills + 1) * _FILES_PER_KILL:
                 continue
             workers = _workers_of(process.pid)
             main_mib.append(_resident_mib(process.pid))

@@ -34,12 +34,16 @@ class Job:
         target: What to write.
         makes_folders: Whether the target's folders are made.
         twin: Target of another job of the batch, which some file systems take for this one.
+        was_there: Whether the target was there before the job was begun.
+        replaces: Whether a target that is there is of the job itself, whose worker died as soon as it had written it.
     """
 
     source: str
     target: str
     makes_folders: bool = False
     twin: str | None = None
+    was_there: bool = False
+    replaces: bool = False
 
     def open_source(self) -> Path | BinaryIO:
         """Path to read, or standard input."""
@@ -260,10 +264,13 @@ def _outcomes(
     jobs: Sequence[Job], open_work: OpenWork[Job, FileReport], *, workers: int
 ) -> Generator[Outcome[Job, FileReport]]:
     if workers > 1:
+        # Looked at as each is handed out, so that another try knows what an earlier one has made.
+        begun = (dataclasses.replace(job, was_there=os.path.lexists(job.target)) for job in jobs)
         yield from map_in_workers(
             open_work,
-            jobs,
+            begun,
             workers=workers,
+            again=lambda job: dataclasses.replace(job, replaces=not job.was_there),
             clean_up=lambda job, process_id: remove_partial(Path(job.target), process_id),
         )
         return

@@ -120,6 +120,7 @@ def open_decoder(
     max_memory: int | None,
     processes: int,
     threads: int | None,
+    overwrite: bool,
     **others: Any,
 ) -> Callable[[Job], FileReport]:
     """Give the function that decodes a file; runs in a worker process, if there are any.
@@ -138,7 +139,8 @@ def open_decoder(
     codecs = CodecPool(model, device=device, limits=limits)
 
     def work(job: Job) -> FileReport:
-        target = job.open_target(overwrite=others["overwrite"])
-        return decode_file(codecs, job.open_source(), target, **others)
+        may_replace = overwrite or job.replaces
+        target = job.open_target(overwrite=may_replace)
+        return decode_file(codecs, job.open_source(), target, overwrite=may_replace, **others)
 
     return work

@@ -207,6 +207,7 @@ def open_encoder(
     threads: int | None,
     rate_control: EncodeOptions,
     show_steps: bool,
+    overwrite: bool,
     **others: Any,
 ) -> Callable[[Job], FileReport]:
     """Load the model and give the function that encodes a file; runs in a worker process, if there are any.
@@ -229,13 +230,15 @@ def open_encoder(
     codecs.for_encoding()
 
     def work(job: Job) -> FileReport:
+        may_replace = overwrite or job.replaces
         with steps_bar(shown=show_steps and rate_control.refine > 0) as on_step:
             return encode_file(
                 codecs,
                 job.open_source(),
-                job.open_target(overwrite=others["overwrite"]),
+                job.open_target(overwrite=may_replace),
                 options=rate_control,
                 on_step=on_step,
+                overwrite=may_replace,
                 **others,
             )
 

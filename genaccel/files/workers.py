@@ -37,6 +37,10 @@ _DEATHS_OF_OPENING = 2
 _SECONDS_TO_STOP = 10.0
 
 
+class DescribedError(RuntimeError):
+    """In words, an error that cannot be handed on as it is."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome(Generic[Item, Result]):
     """Result or error of an item.
@@ -103,6 +107,7 @@ def map_in_workers(
     *,
     workers: int,
     clean_up: Callable[[Item, int], object] | None = None,
+    again: Callable[[Item], Item] | None = None,
 ) -> Generator[Outcome[Item, Result]]:
     """Do items in several processes; outcomes come in the order in which they are done.
 
@@ -115,6 +120,7 @@ def map_in_workers(
         items: Taken one by one as workers become free; to be pickled, as results and errors.
         workers: Number of processes.
         clean_up: Called here with the item and the process id of a worker that was killed during it.
+        again: Makes the item that is tried again of one whose worker died, maybe just after it had done it.
 
     Raises:
         ValueError: If ``workers`` is not positive.
@@ -164,7 +170,7 @@ def map_in_workers(
                     kind, value = worker.connection.recv()
                 except (EOFError, OSError):
                     if worker.is_open:
-                        outcome = _replace(worker, pool, open_work, clean_up)
+                        outcome = _replace(worker, pool, open_work, clean_up, again)
                         if outcome is not None:
                             yield outcome
                         continue
@@ -209,6 +215,7 @@ def _replace(
     pool: list[_Worker],
     open_work: OpenWork[Any, Any],
     clean_up: Callable[[Any, int], object] | None,
+    again: Callable[[Any], Any] | None,
 ) -> Outcome[Any, Any] | None:
     """Put a new worker in the place of one that died at work; the outcome of its item, if that is not tried again."""
     death = worker.death()
@@ -224,6 +231,8 @@ def _replace(
             clean_up(task.item, worker.process.pid)
     task.deaths += 1
     if task.deaths < _TRIES:
+        if again is not None:
+            task.item = again(task.item)
         pool.append(_Worker(open_work, task))
         return None
     pool.append(_Worker(open_work))
@@ -292,7 +301,7 @@ def _send(connection: Connection, reply: tuple[str, Any]) -> None:
     try:
         message = pickle.dumps(reply)
     except Exception as error:
-        message = pickle.dumps(("error", RuntimeError(f"{type(error).__name__}: {error}")))
+        message = pickle.dumps(("error", DescribedError(f"{type(error).__name__}: {error}")))
     connection.send_bytes(message)
 
 
@@ -306,7 +315,7 @@ def as_failure(error: BaseException) -> Exception:
     """
     if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
         raise error
-    return error if isinstance(error, Exception) else RuntimeError(described(error))
+    return error if isinstance(error, Exception) else DescribedError(described(error))
 
 
 def described(error: BaseException) -> str:
@@ -319,6 +328,8 @@ def described(error: BaseException) -> str:
         ...     print(described(error))
         IndexError: list index out of range (<doctest ...>, line 2)
     """
+    if isinstance(error, DescribedError):
+        return f"{error}"
     steps = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(steps[-1].filename).name}, line {steps[-1].lineno})" if steps else ""
     text = f"{error}"
@@ -336,6 +347,6 @@ def _portable(error: Exception) -> Exception:
         if str(copy) != str(error):  # as of one whose arguments are not its text
             raise ValueError
     except Exception:
-        copy = RuntimeError(described(error))
+        copy = DescribedError(described(error))
     copy.add_note(f"In a worker process:\n{where}")
     return copy

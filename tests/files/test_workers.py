@@ -112,6 +112,18 @@ def test_an_item_whose_worker_dies_is_tried_once_more(work, tmp_path):
     assert sorted(cleaned) == sorted(expected)
 
 
+def test_what_is_tried_again_may_be_told_so(work, tmp_path):
+    outcomes = map_in_workers(
+        partial(work.open_folder, tmp_path),
+        ["done-and-dies"],
+        workers=1,
+        again=lambda item: f"again-{item}",
+    )
+    with closing(outcomes):
+        (outcome,) = outcomes
+    assert outcome.result == "AGAIN-DONE-AND-DIES"
+
+
 def test_what_a_killed_worker_was_writing_is_removed(work, tmp_path):
     (tmp_path / f".killed-while-writing.{os.getpid()}.0.partial").touch()  # another process's
     outcomes = map_in_workers(

@@ -46,6 +46,9 @@ def do(folder, item):
         sys.exit(3)
     if item == "dies-once" and len((folder / f"tries-{item}").read_text().splitlines()) == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    if item == "done-and-dies":
+        write_atomically(folder / "done", b"whole")
+        os.kill(os.getpid(), signal.SIGKILL)
     if item == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
     if item == "killed-while-writing":
