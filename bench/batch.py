@@ -185,12 +185,13 @@ def run_batch(photos: Path, files: Path, model: Path) -> dict[str, Any]:
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(json.loads(line))
-            if len(lines) < (kills + 1) * _FILES_PER_KILL:
-                continue
-            workers = _workers_of(process.pid)
-            main_mib.append(_resident_mib(process.pid))
-            worker_mib += [_resident_mib(worker) for worker in workers]
-            if workers:
+            if len(lines) % _FILES_PER_KILL == 0:
+                main_mib.append(_resident_mib(process.pid))
+            # What cannot be read is reported before there are workers; kills are made up for then.
+            if len(lines) >= (kills + 1) * _FILES_PER_KILL and (
+                workers := _workers_of(process.pid)
+            ):
+                worker_mib += [_resident_mib(worker) for worker in workers]
                 try:
                     os.kill(chance.choice(workers), signal.SIGKILL)
                     kills += 1
