@@ -20,6 +20,7 @@ import typer
 from genaccel.errors import listing, printable
 from genaccel.eval.metrics import Metric
 from genaccel.files.atomic import refuse_existing
+from genaccel.sampling.device_option import checked_device
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +39,10 @@ WeightsOrFolder = Annotated[
     Path | None,
     typer.Option(help="Weight file, or a folder of transformers for dinov2 and clip."),
 ]
-Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1.")]
+Device = Annotated[
+    str,
+    typer.Option(callback=checked_device, help="Where the network runs: cpu, cuda, cuda:1."),
+]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at the first file that cannot be used.")
 ]

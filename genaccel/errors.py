@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import unicodedata
 from collections.abc import Sequence
 
@@ -44,6 +45,26 @@ class LibraryMissingError(ImportError):
 
 class WorkerDiedError(RuntimeError):
     """A worker process was killed, or crashed, on a file."""
+
+
+# What torch, safetensors, the C++ library and the dynamic linker say where they get no memory, all by another type.
+_NO_MEMORY = (
+    "cannot allocate memory",
+    "can't allocate memory",
+    "bad_alloc",
+    "out of memory",
+    "failed to map segment",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was no memory for something, whatever its type."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    if not isinstance(error, RuntimeError | OSError | ImportError):
+        return False
+    text = f"{error}".lower()
+    return any(words in text for words in _NO_MEMORY)
 
 
 def listing(names: Sequence[str], most: int = _NAMES_SHOWN) -> str:

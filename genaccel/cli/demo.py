@@ -11,7 +11,9 @@ import typer
 
 from genaccel.cli import options
 from genaccel.cli.distance import load_st_lpips
+from genaccel.cli.streams import shown
 from genaccel.cli.tables import compact_table
+from genaccel.files.atomic import check_target, write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,13 +38,14 @@ def demo(
 
     Existing results are replaced.
     """
+    for path in (out, *([figures] if figures is not None else [])):
+        check_target(path, overwrite=True, parents=True)
     from rich.console import Console
 
     from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
     from genaccel.eval.commands import check_output
     from genaccel.eval.demo import codec_means, contact_sheet, run_demo, to_json
     from genaccel.eval.held_out import held_out_photographs
-    from genaccel.files.atomic import write_atomically
     from genaccel.files.images import encode_image
 
     with options.usage_errors():
@@ -82,7 +85,7 @@ def demo(
         written[figures] = to_json(results).encode()
     for path, data in written.items():
         write_atomically(path, data, overwrite=True, parents=True)
-        console.print(f"wrote {path}")
+        typer.echo(shown(f"wrote {path}"))
 
 
 def _add_section(

@@ -14,7 +14,7 @@ import typer
 from genaccel import zoo
 from genaccel.cli import options
 from genaccel.cli.batch import Job, plan_jobs, run_jobs, without_existing
-from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS, CodecLimits
+from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
     from genaccel.codec.batch.file_codec import FileReport
@@ -99,16 +99,18 @@ def encode(
     ] = False,
     force: options.Force = False,
     skip_existing: options.SkipExisting = False,
+    keep_extension: options.KeepExtension = False,
+    dry_run: options.DryRun = False,
     jobs: options.Jobs = 1,
     json: options.Json = False,
     max_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
-    max_memory: options.MaxMemory = options.DEFAULT_MAX_MEMORY_MIB,
+    max_memory: options.MaxMemory = None,
     threads: options.Threads = None,
     device: options.Device = "cpu",
 ) -> None:
     """Compress images to .gac files.
 
-    IN alone is written beside itself. Several inputs, and folders, need --out-dir.
+    IN alone is written beside itself; OUT may be a folder. Several inputs, and folders, need --out-dir.
     """
     from genaccel.codec.encoder.encode_options import EncodeOptions
     from genaccel.codec.format.bitstream import EXTENSION
@@ -117,7 +119,13 @@ def encode(
 
     if force and skip_existing:
         raise typer.BadParameter("give --force or --skip-existing, not both")
-    todo = plan_jobs(paths, out_dir=out_dir, input_suffixes=IMAGE_SUFFIXES, output_suffix=EXTENSION)
+    plan = plan_jobs(
+        paths,
+        out_dir=out_dir,
+        input_suffixes=IMAGE_SUFFIXES,
+        output_suffix=EXTENSION,
+        keep_extension=keep_extension,
+    )
     if model is not None and quality is not None:
         raise typer.BadParameter("give --model or --quality, not both")
     if background is not None and drop_alpha:
@@ -134,15 +142,15 @@ def encode(
         )
         colour = None if background is None else parse_colour(background)
     if skip_existing:
-        todo = without_existing(todo)
-        if not todo:
-            return
-    workers = min(jobs, len(todo))
+        plan = without_existing(plan)
+    workers = options.workers_for(jobs, len(plan.jobs))
     open_work = partial(
         open_encoder,
         model if quality is None else zoo.codec_of_quality(quality),
         device=device,
-        limits=CodecLimits(max_pixels=max_pixels, max_memory_bytes=max_memory * 2**20),
+        max_pixels=max_pixels,
+        max_memory=max_memory,
+        processes=workers,
         threads=options.threads_of_each(threads, workers),
         overwrite=force,
         background=colour,
@@ -155,11 +163,12 @@ def encode(
         show_steps=workers <= 1,
     )
     run_jobs(
-        todo,
+        plan,
         open_work,
         verb="encoding",
         as_json=json,
-        batch=out_dir is not None,
+        overwrite=force,
+        dry_run=dry_run,
         workers=workers,
     )
 
@@ -180,7 +189,10 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([km]?)b?", text.strip().lower())
     if match is None:
         raise ValueError(f"a size is a number of bytes, as 3000, 3k or 1.5M; got {text!r}")
-    return int(float(match[1]) * _UNITS[match[2]])
+    size = float(match[1]) * _UNITS[match[2]]
+    if not size < 2**63:
+        raise ValueError("a size of that many bytes has no file")
+    return int(size)
 
 
 @contextmanager
@@ -205,10 +217,13 @@ def open_encoder(
     model: str | None,
     *,
     device: str,
-    limits: CodecLimits,
+    max_pixels: int,
+    max_memory: int | None,
+    processes: int,
     threads: int | None,
     rate_control: EncodeOptions,
     show_steps: bool,
+    overwrite: bool,
     **others: Any,
 ) -> Callable[[Job], FileReport]:
     """Load the model and give the function that encodes a file; runs in a worker process, if there are any.
@@ -225,17 +240,21 @@ def open_encoder(
 
     if threads is not None:
         torch.set_num_threads(threads)
+    # Measured here, behind the libraries, which take most of a small address space.
+    limits = options.limits_here(max_pixels, max_memory, processes)
     codecs = CodecPool(model, device=device, limits=limits)
     codecs.for_encoding()
 
     def work(job: Job) -> FileReport:
+        may_replace = overwrite or job.replaces
         with steps_bar(shown=show_steps and rate_control.refine > 0) as on_step:
             return encode_file(
                 codecs,
                 job.open_source(),
-                job.open_target(),
+                job.open_target(overwrite=may_replace),
                 options=rate_control,
                 on_step=on_step,
+                overwrite=may_replace,
                 **others,
             )
 

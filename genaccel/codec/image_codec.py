@@ -93,7 +93,7 @@ class ImageCodec:
         self.entropy_model = entropy_model
         self.model_name = model_name
         self.model_number = model_number
-        self.limits = limits or CodecLimits()
+        self.limits = limits or CodecLimits.of_this_machine()
         self.tiling = tiling or Tiling.default(model.params)
         self._index_coder = IndexCoder(model.index_cdfs.cpu().numpy())
         digest = model.digest()
@@ -174,7 +174,7 @@ class ImageCodec:
         if needed > self.limits.max_memory_bytes:
             raise LimitExceededError(
                 f"image of {width}x{height} pixels needs about {needed / 2**20:.0f} MiB, "
-                f"the limit is {self.limits.max_memory_bytes / 2**20:.0f} MiB"
+                f"the limit is {self.limits.memory_in_words}"
             )
 
     def _map_shapes(self, height: int, width: int) -> list[tuple[int, int]]:
@@ -240,7 +240,7 @@ class ImageCodec:
         if needed > self.limits.max_memory_bytes:
             raise LimitExceededError(
                 f"refine needs about {needed / 2**20:.0f} MiB, "
-                f"the limit is {self.limits.max_memory_bytes / 2**20:.0f} MiB: encode without it"
+                f"the limit is {self.limits.memory_in_words}: encode without it"
             )
         if self._refiner is None:
             self._refiner = LatentRefiner(self.model, self._require_entropy_coder("refine"))

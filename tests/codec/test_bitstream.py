@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import io
 import json
 import re
 from pathlib import Path
@@ -207,3 +208,28 @@ def test_describe():
     assert info.file_bytes == 68
     assert info.bits_per_pixel == pytest.approx(68 * 8 / 640 / 427)
     assert describe(dataclasses.replace(STREAM, model_number=200).to_bytes()).model is None
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("a.gac", "got str: read the file first"),
+        (Path("a.gac"), "got PosixPath: read the file first"),
+        (None, "got NoneType$"),
+        (7, "got int$"),
+        (np.zeros((4, 4, 3), np.uint8), "got ndarray$"),
+        ([1, 2], "got list$"),
+        (io.BytesIO(b""), "got BytesIO$"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else None,
+)
+def test_what_is_not_bytes_is_a_type_error_in_a_sentence(data, words):
+    for read in (Bitstream.from_bytes, describe):
+        with pytest.raises(TypeError, match=f"data must be the bytes of a .gac file, {words}"):
+            read(data)
+
+
+def test_all_kinds_of_bytes_are_read():
+    data = next(Path(__file__).parents[1].glob("golden/gac/*.gac")).read_bytes()
+    for kind in (bytearray, memoryview):
+        assert describe(kind(data)) == describe(data)

@@ -45,7 +45,7 @@ class CodecPool:
         device: str | torch.device = "cpu",
         limits: CodecLimits | None = None,
     ) -> None:
-        self.limits = limits or CodecLimits()
+        self.limits = limits or CodecLimits.of_this_machine()
         self._model = model
         self._device = device
         self._codecs: dict[str, ImageCodec] = {}

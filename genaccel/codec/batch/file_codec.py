@@ -19,7 +19,7 @@ from genaccel.codec.format.bitstream import BitstreamInfo, describe
 from genaccel.codec.format.bounded_files import MAX_FILE_BYTES, read_bounded
 from genaccel.codec.format.limits import MAX_SIDE
 from genaccel.codec.format.metadata import PhotoMetadata
-from genaccel.files.atomic import refuse_existing, write_atomically
+from genaccel.files.atomic import check_target, write_atomically
 from genaccel.files.images import (
     OPAQUE_FORMATS,
     WRITE_FORMATS,
@@ -164,10 +164,13 @@ def encode_file(
         TargetSizeError: If it does not fit the size that the options give.
         OSError: If a file cannot be read or written, or exists already.
     """
-    if isinstance(target, Path) and not overwrite:
-        refuse_existing(target)  # before the work, not after
+    if isinstance(target, Path):
+        check_target(target, source=source, overwrite=overwrite)  # before the work, not after
+    # Pipes, also those that have a name, can be read once and forwards.
     seekable = (
-        source if isinstance(source, Path) else io.BytesIO(read_bounded(source, _MAX_IMAGE_BYTES))
+        source
+        if isinstance(source, Path) and source.is_file()
+        else io.BytesIO(read_bounded(source, _MAX_IMAGE_BYTES))
     )
     policy = ReadPolicy(
         max_pixels=codecs.limits.max_pixels,
@@ -245,8 +248,8 @@ def decode_file(
                 f"file_format must be given for {_name(target)!r}: known suffixes are {', '.join(WRITE_FORMATS)}"
             )
         file_format = WRITE_FORMATS[suffix]
-    if isinstance(target, Path) and not overwrite:
-        refuse_existing(target)
+    if isinstance(target, Path):
+        check_target(target, source=source, overwrite=overwrite)
     status = _status(source)
     data = read_bounded(source, MAX_FILE_BYTES)
     codec = codecs.for_file(data, truncated=truncated)

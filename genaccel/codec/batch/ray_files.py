@@ -206,7 +206,7 @@ def main(
     gpus_per_worker: Annotated[float, typer.Option(min=0, help="1, 0.5, ...")] = 0.0,
     files_per_task: Annotated[int, typer.Option(min=1, help="At most.")] = 64,
     model: Annotated[str | None, typer.Option(help="Model of the zoo, or its folder.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda, of the workers' machines.")] = "cpu",
     address: Annotated[
         str | None, typer.Option(help="Cluster; auto finds it; by default this machine alone.")
     ] = None,

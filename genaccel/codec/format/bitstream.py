@@ -10,6 +10,7 @@ one image has one header, and whatever does not follow the format to the bit is 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from genaccel import _coder, zoo
@@ -184,7 +185,14 @@ class Bitstream:
         Raises:
             BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
             LimitExceededError: If the image has more than ``max_pixels``.
+            TypeError: If ``data`` is something else than bytes, such as a file's name.
         """
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise TypeError(
+                f"data must be the bytes of a {EXTENSION} file, got {type(data).__name__}"
+                + (": read the file first" if isinstance(data, str | os.PathLike) else "")
+            )
+        data = bytes(data)
         if not data:
             raise BitstreamError("file is empty")
         if data[: len(MAGIC)] != MAGIC[: len(data)]:
