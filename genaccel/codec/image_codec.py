@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import partial
 
 import numpy as np
 import torch
@@ -390,12 +391,15 @@ class ImageCodec:
             )
         self._check_limits(stream.height, stream.width, stream.half_size)
         shapes = self._map_shapes(*stream.coded_sides)
+        check_paid = partial(self.limits.check_paid, stream.coded_sides, len(stream.payload))
         if stream.version == STATIC_VERSION:
             if prefix is not None:
                 raise OptionError(
                     "prefix must be None: a file coded with static tables has no slices"
                 )
-            return stream, DecodedPrefix(self._index_coder.decode(stream.payload, shapes), 0, [])
+            index_maps = self._index_coder.decode(stream.payload, shapes)
+            check_paid()
+            return stream, DecodedPrefix(index_maps, 0, [])
         coder = self._require_entropy_coder("the file")
         if stream.num_slices is not None and stream.num_slices >= coder.num_slices:
             raise BitstreamError(
@@ -408,6 +412,7 @@ class ImageCodec:
             use=prefix,
             truncated=truncated,
             seed=seed,
+            on_first_slice=check_paid,
         )
 
     @torch.inference_mode()
@@ -420,7 +425,8 @@ class ImageCodec:
         seed: int | None = DEFAULT_SEED,
     ) -> IndexMaps:
         """Index maps of a file, equal to those that were encoded, on any machine; arguments as for :meth:`decode`."""
-        return self._parse(data, prefix, truncated, seed)[1].index_maps
+        with self.limits.timed():
+            return self._parse(data, prefix, truncated, seed)[1].index_maps
 
     def slice_ends(self, data: bytes) -> list[int]:
         """Lengths in bytes at which the file may be cut: ``data[:slice_ends(data)[n - 1]]`` has its first n slices.
@@ -454,9 +460,15 @@ class ImageCodec:
         Raises:
             BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
             UnknownModelError: If another model wrote it.
-            LimitExceededError: If the image is larger than the limits allow.
+            LimitExceededError: If the image is larger than the limits allow, or takes longer (TimeLimitError).
             OptionError: If there are not so many slices, or the file has none.
         """
+        with self.limits.timed():
+            return self._decode(data, prefix, truncated, seed)
+
+    def _decode(
+        self, data: bytes, prefix: int | None, truncated: bool, seed: int | None
+    ) -> NDArray[np.uint8]:
         stream, decoded = self._parse(data, prefix, truncated, seed)
         height, width = stream.coded_sides
         image = np.empty((height, width, 3), np.uint8)
@@ -464,7 +476,7 @@ class ImageCodec:
         maps = [torch.from_numpy(index_map) for index_map in decoded.index_maps]
         for band in decode_tiles(self.model, maps, self.tiling):
             rows = min(band.shape[1], height - top)
-            visible = band[:, :rows, :width].add(1).mul(127.5).round().clamp(0, 255)
+            visible = band[:, :rows, :width].add_(1).mul_(127.5).round_().clamp_(0, 255)
             image[top : top + rows] = visible.to(torch.uint8).permute(1, 2, 0).numpy()
             top += rows
         return resized(image, stream.height, stream.width) if stream.half_size else image

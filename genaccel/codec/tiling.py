@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from genaccel.codec.format.limits import check_time
 from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
 
 
@@ -134,6 +135,7 @@ def _assembled(
     rows, columns = tiling.spans(height, width, model.params.alignment)
     for row in rows:
         for column in columns:
+            check_time()
             tile = image[row.start : row.stop, column.start : column.stop].to(device)
             x = tile.permute(2, 0, 1)[None].float() / 127.5 - 1  # [1, 3, h, w]
             parts = compute(x)
@@ -196,7 +198,7 @@ def decode_tiles(
         tiling: How to cut.
 
     Yields:
-        float32 ``[3, rows, W]``, about [-1, 1], on the CPU.
+        float32 ``[3, rows, W]``, about [-1, 1], on the CPU; the caller's to change.
     """
     strides = model.params.strides
     device = model.index_cdfs.device
@@ -206,6 +208,7 @@ def decode_tiles(
     for i, row in enumerate(rows):
         band = torch.zeros(3, row.stop - row.start, width)
         for column in columns:
+            check_time()
             tile = model.decode(
                 [
                     m[row.start // s : row.stop // s, column.start // s : column.stop // s]
@@ -214,7 +217,8 @@ def decode_tiles(
                     for m, s in zip(index_maps, strides, strict=True)
                 ]
             )
-            band[:, :, column.start : column.stop] += tile[0].cpu() * column.weights(tiling.blend)
+            tile = tile[0].cpu().mul_(column.weights(tiling.blend))
+            band[:, :, column.start : column.stop] += tile
         band *= row.weights(tiling.blend)[:, None]
         band[:, : carry.shape[1]] += carry
         final = (rows[i + 1].start if i + 1 < len(rows) else height) - row.start

@@ -20,6 +20,10 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 _STEM_STRIDE = 8  # pixels folded into channels by the stem
+# At full resolution 16 channels take three times the memory of all that comes before: without gradients the tail runs
+# over so many rows of the grid at a time, with two more on each side (it sees 15 pixels).
+_STRIP_ROWS = 32
+_STRIP_MARGIN = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +82,11 @@ class EfficientParams:
         decoder += sum(2 * s for s in (4, 2, 1)) + 1
         coarsest = self.strides[0]
         return -(-max(encoder, decoder) // coarsest) * coarsest
+
+    @property
+    def strip_height(self) -> int:
+        """Rows of pixels that the decoder's last layers compute at a time, margins included."""
+        return _STEM_STRIDE * (_STRIP_ROWS + 2 * _STRIP_MARGIN)
 
     def build(self) -> tuple[nn.Module, nn.Module]:
         """Make the encoder (image -> latents) and the decoder (latents -> image)."""
@@ -209,4 +218,14 @@ class EfficientDecoder(nn.Module):
         ):
             head = conv_in(latent)
             h = level(head if h is None else self.upsamples[i - 1](h) + head)
-        return self.conv_out(self.tail(h))
+        rows = h.shape[2]
+        if torch.is_grad_enabled() or rows <= _STRIP_ROWS + 2 * _STRIP_MARGIN:
+            return self.conv_out(self.tail(h))
+        image = h.new_empty(len(h), 3, *(_STEM_STRIDE * side for side in h.shape[2:]))
+        for top in range(0, rows, _STRIP_ROWS):
+            start, stop = max(0, top - _STRIP_MARGIN), min(rows, top + _STRIP_ROWS)
+            strip = self.conv_out(self.tail(h[:, :, start : stop + _STRIP_MARGIN]))
+            image[:, :, _STEM_STRIDE * top : _STEM_STRIDE * stop] = strip[
+                :, :, _STEM_STRIDE * (top - start) : _STEM_STRIDE * (stop - start)
+            ]
+        return image

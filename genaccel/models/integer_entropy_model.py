@@ -15,10 +15,11 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from genaccel import ops
@@ -184,10 +185,22 @@ class IntegerBlock(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class IntegerCache:
-    """Keys and values of a block, int8 ``[B, L, H, D]``; what is not yet known is not read."""
+    """Keys and values of a block, int8 ``[B, n, H, D]`` of n tokens; what is not yet known is not read."""
 
     key: Tensor
     value: Tensor
+
+    def grown(self, tokens: int) -> IntegerCache:
+        """The same with room for so many tokens."""
+        more = tokens - self.key.shape[1]
+        room = (0, 0, 0, 0, 0, more)
+        return IntegerCache(*(functional.pad(part, room) for part in (self.key, self.value)))
+
+    def repeated(self, batch: int) -> IntegerCache:
+        """The same for a batch of equal windows, of one."""
+        return IntegerCache(
+            *(part.repeat(batch, 1, 1, 1) for part in (self.key, self.value))
+        )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -196,7 +209,7 @@ class IntegerDecodingState:
 
     Attributes:
         batch: Number of windows, B.
-        caches: One per block.
+        caches: One per block, with room for the tokens up to the end of the current scale.
         next_slice: Number of the slice that the next step predicts.
         scale_so_far: Indices ``[B, n]`` of the slices of the current scale.
     """
@@ -204,7 +217,17 @@ class IntegerDecodingState:
     batch: int
     caches: list[IntegerCache]
     next_slice: int = 0
-    scale_so_far: list[Tensor] = field(default_factory=list)
+    scale_so_far: tuple[Tensor, ...] = ()
+
+    def copy(self) -> IntegerDecodingState:
+        """A state that steps on its own; stepping the original by the same indices then gives the same logits."""
+        return dataclasses.replace(self)
+
+    def repeated(self, batch: int) -> IntegerDecodingState:
+        """The state of a batch of windows, of that of one before its first indices are known."""
+        return dataclasses.replace(
+            self, batch=batch, caches=[cache.repeated(batch) for cache in self.caches]
+        )
 
 
 class IntegerEntropyModel(SavedNetwork):
@@ -314,14 +337,9 @@ class IntegerEntropyModel(SavedNetwork):
     def begin(self, batch: int) -> IntegerDecodingState:
         """State before the first slice of ``batch`` windows."""
         entropy = self.params.entropy
-        shape = (
-            batch,
-            self.slice_order.num_tokens,
-            entropy.heads,
-            entropy.width // entropy.heads,
-        )
+        shape = (batch, 0, entropy.heads, entropy.width // entropy.heads)
         caches = [
-            IntegerCache(*torch.zeros(2, *shape, dtype=torch.int8, device=self.embedding.device))
+            IntegerCache(*torch.empty(2, *shape, dtype=torch.int8, device=self.embedding.device))
             for _ in self.blocks
         ]
         return IntegerDecodingState(batch=batch, caches=caches)
@@ -351,12 +369,16 @@ class IntegerEntropyModel(SavedNetwork):
             if indices is None or tuple(indices.shape) != expected:
                 got = None if indices is None else tuple(indices.shape)
                 raise ValueError(f"indices of slice {t - 1} must be {expected}, got {got}")
-            state.scale_so_far.append(indices)
+            state.scale_so_far += (indices,)
             if t in order.scale_starts:
                 x = self._seeds(torch.cat(state.scale_so_far, dim=1), order.scale_starts.index(t))
-                state.scale_so_far.clear()
+                state.scale_so_far = ()
             else:
                 x = self.embedding[indices]
+        if t in order.scale_starts:
+            # Scale by scale: the finest has most of the tokens, and damaged files do not get there.
+            end = order.scale_starts[order.scale_starts.index(t) + 1]
+            state.caches = [cache.grown(order.slice_starts[end]) for cache in state.caches]
         state.next_slice = t + 1
         return self._logits(x, state.caches, order.slice_starts[t])
 

@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits on the pixels and the memory that a file may ask for before the codec refuses it."""
+"""Limits on the pixels, the memory and the time that one file may take before the codec refuses it."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+
+from genaccel.errors import LimitExceededError, TimeLimitError
 
 MAX_SIDE = 65_535  # pixels; what two bytes hold, and more than most image formats can be given
 MAX_PIXELS = (
@@ -11,22 +17,84 @@ MAX_PIXELS = (
 )
 DEFAULT_MAX_PIXELS = 2**27  # 134 megapixels: 403 MB as uint8 RGB
 DEFAULT_MAX_MEMORY_BYTES = 8 * 2**30
+# What slices are missing is made up, at 2 CPU-seconds per megapixel and from no bytes at all.
+DEFAULT_FREE_PIXELS = 2**21
+
+# Files from here on have paid for more; the first slice alone takes a byte per 12,000 pixels at least.
+_FREE_BYTES = 1024
+_PIXELS_PER_BYTE = 2**16
+
+# When the work on the file at hand has to be done, by the monotonic clock.
+_deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CodecLimits:
-    """Bounds that are checked before anything of an image's size is allocated.
+    """Bounds on what one file may take; those on size are checked before anything of an image's size is allocated.
 
     Attributes:
         max_pixels: Largest width times height that is encoded or decoded, at most 178,956,970.
         max_memory_bytes: Largest working memory, estimated from the image's size and the model.
+        free_pixels: Coded pixels that a file may have however small it is. Each byte of payload beyond the first
+            1024 allows for 65,536 more.
+        timeout_seconds: Time for encoding or decoding one image; None: no bound. It is looked at between slices,
+            tiles and steps, so it is overrun by one of these.
     """
 
     max_pixels: int = DEFAULT_MAX_PIXELS
     max_memory_bytes: int = DEFAULT_MAX_MEMORY_BYTES
+    free_pixels: int = DEFAULT_FREE_PIXELS
+    timeout_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_pixels <= MAX_PIXELS:
             raise ValueError(f"max_pixels must be in [1, {MAX_PIXELS}], got {self.max_pixels}")
         if self.max_memory_bytes < 1:
             raise ValueError(f"max_memory_bytes must be positive, got {self.max_memory_bytes}")
+        if self.free_pixels < 1:
+            raise ValueError(f"free_pixels must be positive, got {self.free_pixels}")
+        # Written so that it is false for what is not a number.
+        if self.timeout_seconds is not None and not self.timeout_seconds > 0:
+            raise ValueError(f"timeout_seconds must be positive, got {self.timeout_seconds}")
+
+    def check_paid(self, coded_sides: tuple[int, int], payload_bytes: int) -> None:
+        """Refuse a picture that is large for its payload: nearly all of it would be made up.
+
+        Args:
+            coded_sides: Height and width of the picture that the indices are of.
+            payload_bytes: Bytes of the payload.
+
+        Raises:
+            LimitExceededError: If it has more pixels than ``free_pixels`` and the payload allow.
+        """
+        height, width = coded_sides
+        allowed = self.free_pixels + _PIXELS_PER_BYTE * max(0, payload_bytes - _FREE_BYTES)
+        if height * width > allowed:
+            raise LimitExceededError(
+                f"{payload_bytes} bytes of payload may ask for {allowed} pixels, the file has {width}x{height}: "
+                "nearly all of it would be made up (more slices, half size, or a higher limit of free pixels)"
+            )
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Start the time of one image; inside another such block, the earlier end counts."""
+        if self.timeout_seconds is None:
+            yield
+            return
+        end, outer = time.monotonic() + self.timeout_seconds, _deadline.get()
+        token = _deadline.set(end if outer is None else min(end, outer))
+        try:
+            yield
+        finally:
+            _deadline.reset(token)
+
+
+def check_time() -> None:
+    """Stop work that is to end by now; long loops over slices, tiles and steps call it.
+
+    Raises:
+        TimeLimitError: If the time of :meth:`CodecLimits.timed` is over.
+    """
+    end = _deadline.get()
+    if end is not None and time.monotonic() > end:
+        raise TimeLimitError("the time limit is exceeded (--timeout)")
