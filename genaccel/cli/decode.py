@@ -12,7 +12,7 @@ import typer
 
 from genaccel.cli import options
 from genaccel.cli.batch import Job, plan_jobs, run_jobs, without_existing
-from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS, CodecLimits
+from genaccel.codec.format.limits import DEFAULT_FREE_PIXELS, DEFAULT_MAX_PIXELS, CodecLimits
 
 if TYPE_CHECKING:
     from genaccel.codec.batch.file_codec import FileReport
@@ -55,6 +55,14 @@ def decode(
     json: options.Json = False,
     max_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
     max_memory: options.MaxMemory = options.DEFAULT_MAX_MEMORY_MIB,
+    free_pixels: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Refuse more pixels from a file of a kilobyte: missing slices are made up at 2 CPU-seconds per megapixel.",
+        ),
+    ] = DEFAULT_FREE_PIXELS,
+    timeout: options.Timeout = None,
     threads: options.Threads = None,
     device: options.Device = "cpu",
 ) -> None:
@@ -85,12 +93,19 @@ def decode(
         todo = without_existing(todo)
         if not todo:
             return
+    with options.usage_errors():
+        limits = CodecLimits(
+            max_pixels=max_pixels,
+            max_memory_bytes=max_memory * 2**20,
+            free_pixels=free_pixels,
+            timeout_seconds=timeout,
+        )
     workers = min(jobs, len(todo))
     open_work = partial(
         open_decoder,
         model,
         device=device,
-        limits=CodecLimits(max_pixels=max_pixels, max_memory_bytes=max_memory * 2**20),
+        limits=limits,
         threads=options.threads_of_each(threads, workers),
         file_format=file_format,
         overwrite=force,

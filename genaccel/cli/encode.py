@@ -93,6 +93,7 @@ def encode(
     json: options.Json = False,
     max_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
     max_memory: options.MaxMemory = options.DEFAULT_MAX_MEMORY_MIB,
+    timeout: options.Timeout = None,
     threads: options.Threads = None,
     device: options.Device = "cpu",
 ) -> None:
@@ -125,12 +126,18 @@ def encode(
         todo = without_existing(todo)
         if not todo:
             return
+    with options.usage_errors():
+        limits = CodecLimits(
+            max_pixels=max_pixels,
+            max_memory_bytes=max_memory * 2**20,
+            timeout_seconds=timeout,
+        )
     workers = min(jobs, len(todo))
     open_work = partial(
         open_encoder,
         model if quality is None else zoo.codec_of_quality(quality),
         device=device,
-        limits=CodecLimits(max_pixels=max_pixels, max_memory_bytes=max_memory * 2**20),
+        limits=limits,
         threads=options.threads_of_each(threads, workers),
         overwrite=force,
         background=colour,

@@ -29,6 +29,13 @@ MaxPixels = Annotated[
 MaxMemory = Annotated[
     int, typer.Option(min=1, metavar="MIB", help="Refuse images that need more memory, in MiB.")
 ]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="Give a file up after so long; looked at between slices, tiles and steps.",
+    ),
+]
 OutDir = Annotated[
     Path | None,
     typer.Option(help="Folder for the results of several inputs; made if it is not there."),

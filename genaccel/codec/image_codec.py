@@ -33,7 +33,7 @@ from genaccel.codec.format.bitstream import (
     model_in_words,
 )
 from genaccel.codec.format.half_size import RESIZING_BYTES_PER_PIXEL, halved, resized
-from genaccel.codec.format.limits import CodecLimits
+from genaccel.codec.format.limits import CodecLimits, timed
 from genaccel.codec.memory_estimate import (
     activation_bytes_per_pixel,
     coding_bytes,
@@ -204,6 +204,7 @@ class ImageCodec:
             )
         return self._entropy_coder
 
+    @timed
     @torch.inference_mode()
     def encode_indices(self, image: NDArray[np.uint8], rdo: float = 0.0) -> IndexMaps:
         """Index maps of an image, coarse to fine, ``[ceil(H/a)*a/s, ceil(W/a)*a/s]`` for stride s, alignment a.
@@ -216,7 +217,7 @@ class ImageCodec:
             TypeError: If the image is not uint8.
             ValueError: If it has another shape, or no pixels.
             OptionError: If ``rdo`` is not 0 and there is no entropy model to weigh bits.
-            LimitExceededError: If it is larger than the limits allow.
+            LimitExceededError: If it is larger than the limits allow, or takes longer (TimeLimitError).
         """
         padded = self._padded_image(self._coded_image(image, half_size=False))
         if not rdo:
@@ -277,6 +278,13 @@ class ImageCodec:
             half_size=bool(half_size),
         ).to_bytes()
 
+    def _decodable(self, data: bytes) -> bytes:
+        """The file, if it is not so small that decoders refuse it."""
+        stream = Bitstream.from_bytes(data, self.limits.max_pixels)
+        self.limits.check_paid(stream.coded_sides, len(stream.payload))
+        return data
+
+    @timed
     @torch.inference_mode()
     def encode(
         self,
@@ -296,7 +304,7 @@ class ImageCodec:
             TypeError: If the image is not uint8.
             ValueError: If it has another shape, no pixels, or a longer side.
             OptionError: If an option needs an entropy model and there is none, or a metric that is not installed.
-            LimitExceededError: If it is larger than the limits allow.
+            LimitExceededError: If it is larger than the limits allow, or takes longer (TimeLimitError).
             TargetSizeError: If it does not fit the size that the options give.
         """
         if options.has_target:
@@ -317,8 +325,11 @@ class ImageCodec:
         else:
             indices = self.encode_indices(self._coded_image(image, options.half_size))
         version = STATIC_VERSION if static else ENTROPY_VERSION
-        return self._file(image, indices, options.num_slices, version, options.half_size)
+        return self._decodable(
+            self._file(image, indices, options.num_slices, version, options.half_size)
+        )
 
+    @timed
     @torch.inference_mode()
     def encode_within(
         self,
@@ -365,17 +376,13 @@ class ImageCodec:
             may_cut=may_cut,
         )
         if not options.refine:
-            return fit.data
+            return self._decodable(fit.data)
         rdo = max(fit.rdo, LEAST_REFINE_RDO)
         features = self._refined(padded, coded, features, rdo, options.refine, on_step)
         chosen.clear()
         # Refined for one price of a bit, features are good near it only.
-        return largest_within(
-            make,
-            max_bytes,
-            num_slices=coder.num_slices,
-            least_rdo=0.7 * rdo,
-        ).data
+        fit = largest_within(make, max_bytes, num_slices=coder.num_slices, least_rdo=0.7 * rdo)
+        return self._decodable(fit.data)
 
     def _parse(
         self, data: bytes, prefix: int | None, truncated: bool, seed: int | None
@@ -415,6 +422,7 @@ class ImageCodec:
             on_first_slice=check_paid,
         )
 
+    @timed
     @torch.inference_mode()
     def decode_indices(
         self,
@@ -425,9 +433,9 @@ class ImageCodec:
         seed: int | None = DEFAULT_SEED,
     ) -> IndexMaps:
         """Index maps of a file, equal to those that were encoded, on any machine; arguments as for :meth:`decode`."""
-        with self.limits.timed():
-            return self._parse(data, prefix, truncated, seed)[1].index_maps
+        return self._parse(data, prefix, truncated, seed)[1].index_maps
 
+    @timed
     def slice_ends(self, data: bytes) -> list[int]:
         """Lengths in bytes at which the file may be cut: ``data[:slice_ends(data)[n - 1]]`` has its first n slices.
 
@@ -439,6 +447,7 @@ class ImageCodec:
             raise OptionError("a file coded with static tables has no slices")
         return [stream.header_bytes + end for end in decoded.slice_ends]
 
+    @timed
     @torch.inference_mode()
     def decode(
         self,
@@ -463,12 +472,6 @@ class ImageCodec:
             LimitExceededError: If the image is larger than the limits allow, or takes longer (TimeLimitError).
             OptionError: If there are not so many slices, or the file has none.
         """
-        with self.limits.timed():
-            return self._decode(data, prefix, truncated, seed)
-
-    def _decode(
-        self, data: bytes, prefix: int | None, truncated: bool, seed: int | None
-    ) -> NDArray[np.uint8]:
         stream, decoded = self._parse(data, prefix, truncated, seed)
         height, width = stream.coded_sides
         image = np.empty((height, width, 3), np.uint8)

@@ -211,16 +211,18 @@ class EfficientDecoder(nn.Module):
         self.tail = nn.Sequential(*tail)
         self.conv_out = nn.Conv2d(channels, 3, 3, padding=1)
 
+    def _grid(self, latents: Sequence[Tensor]) -> Tensor:  # coarse to fine -> [B, C, H/8, W/8]
+        h: Tensor = self.levels[0](self.conv_in[0](latents[0]))
+        for i, latent in enumerate(latents[1:], 1):
+            h = self.levels[i](self.upsamples[i - 1](h) + self.conv_in[i](latent))
+        return h
+
     def forward(self, latents: Sequence[Tensor]) -> Tensor:  # coarse to fine -> [B, 3, H, W]
-        h: Tensor | None = None
-        for i, (latent, conv_in, level) in enumerate(
-            zip(latents, self.conv_in, self.levels, strict=True)
-        ):
-            head = conv_in(latent)
-            h = level(head if h is None else self.upsamples[i - 1](h) + head)
+        h = self._grid(latents)
         rows = h.shape[2]
         if torch.is_grad_enabled() or rows <= _STRIP_ROWS + 2 * _STRIP_MARGIN:
-            return self.conv_out(self.tail(h))
+            image: Tensor = self.conv_out(self.tail(h))
+            return image
         image = h.new_empty(len(h), 3, *(_STEM_STRIDE * side for side in h.shape[2:]))
         for top in range(0, rows, _STRIP_ROWS):
             start, stop = max(0, top - _STRIP_MARGIN), min(rows, top + _STRIP_ROWS)

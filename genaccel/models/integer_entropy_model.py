@@ -198,9 +198,7 @@ class IntegerCache:
 
     def repeated(self, batch: int) -> IntegerCache:
         """The same for a batch of equal windows, of one."""
-        return IntegerCache(
-            *(part.repeat(batch, 1, 1, 1) for part in (self.key, self.value))
-        )
+        return IntegerCache(*(part.repeat(batch, 1, 1, 1) for part in (self.key, self.value)))
 
 
 @dataclass(kw_only=True, slots=True)

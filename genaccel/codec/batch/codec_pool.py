@@ -17,7 +17,7 @@ from genaccel.codec.encoder.encode_options import EncodeOptions
 from genaccel.codec.encoder.latent_refinement import StepReport
 from genaccel.codec.encoder.rate_control import STRAINED_RDO
 from genaccel.codec.format.bitstream import CUSTOM_MODEL_NUMBER, Bitstream, model_in_words
-from genaccel.codec.format.limits import CodecLimits
+from genaccel.codec.format.limits import CodecLimits, timed
 from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
 from genaccel.errors import TargetSizeError, UnknownModelError
 
@@ -60,6 +60,7 @@ class CodecPool:
         """
         return self._load(self._model or DEFAULT_MODEL)
 
+    @timed
     def encode(
         self,
         image: NDArray[np.uint8],

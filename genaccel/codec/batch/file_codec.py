@@ -13,7 +13,7 @@ from genaccel.codec.coding.missing_slices import DEFAULT_SEED
 from genaccel.codec.encoder.encode_options import EncodeOptions
 from genaccel.codec.format.bitstream import BitstreamInfo, describe
 from genaccel.codec.format.bounded_files import MAX_FILE_BYTES, read_bounded
-from genaccel.codec.format.limits import MAX_SIDE
+from genaccel.codec.format.limits import MAX_SIDE, timed
 from genaccel.files.atomic import refuse_existing, write_atomically
 from genaccel.files.images import WRITE_FORMATS, ReadPolicy, encode_image, read_image
 
@@ -89,6 +89,7 @@ def _report(
     )
 
 
+@timed
 def encode_file(
     codecs: CodecPool,
     source: Path | BinaryIO,
@@ -116,7 +117,7 @@ def encode_file(
         BitstreamError: If the image is damaged or of an unknown format.
         UnsupportedImageError: If it is transparent or deep and that was not allowed for.
         UnknownModelError: If the model is not at hand.
-        LimitExceededError: If the image is larger than the limits allow.
+        LimitExceededError: If the image is larger than the limits allow, or takes longer (TimeLimitError).
         TargetSizeError: If it does not fit the size that the options give.
         OSError: If a file cannot be read or written, or exists already.
     """
@@ -140,6 +141,7 @@ def encode_file(
     return _report(source, target, codec.info(data), codec.model_name, seconds, image.notes)
 
 
+@timed
 def decode_file(
     codecs: CodecPool,
     source: Path | BinaryIO,
@@ -166,7 +168,8 @@ def decode_file(
     Raises:
         BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
         UnknownModelError: If the model that wrote it is not at hand.
-        LimitExceededError: If the image is larger than the limits or the image format allow.
+        LimitExceededError: If the image is larger than the limits or the image format allow, or takes longer
+            (TimeLimitError).
         ValueError: If there are not so many slices, if the format is not given and cannot be told from the target.
         OSError: If a file cannot be read or written, or exists already.
     """

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from genaccel.errors import LimitExceededError, TimeLimitError
 
@@ -75,25 +76,43 @@ class CodecLimits:
                 "nearly all of it would be made up (more slices, half size, or a higher limit of free pixels)"
             )
 
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Start the time of one image; inside another such block, the earlier end counts."""
-        if self.timeout_seconds is None:
-            yield
-            return
-        end, outer = time.monotonic() + self.timeout_seconds, _deadline.get()
+
+class _Limited(Protocol):
+    @property
+    def limits(self) -> CodecLimits: ...
+
+
+_L = TypeVar("_L", bound=_Limited)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def timed(work: Callable[Concatenate[_L, _P], _R]) -> Callable[Concatenate[_L, _P], _R]:
+    """Decorator of work on one image, whose first argument has the ``limits``: its time runs from here on.
+
+    Where timed work does other timed work, the earlier end counts.
+    """
+
+    @functools.wraps(work)
+    def within(limited: _L, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        seconds = limited.limits.timeout_seconds
+        if seconds is None:
+            return work(limited, *args, **kwargs)
+        end, outer = time.monotonic() + seconds, _deadline.get()
         token = _deadline.set(end if outer is None else min(end, outer))
         try:
-            yield
+            return work(limited, *args, **kwargs)
         finally:
             _deadline.reset(token)
+
+    return within
 
 
 def check_time() -> None:
     """Stop work that is to end by now; long loops over slices, tiles and steps call it.
 
     Raises:
-        TimeLimitError: If the time of :meth:`CodecLimits.timed` is over.
+        TimeLimitError: If the time of :func:`timed` work is over.
     """
     end = _deadline.get()
     if end is not None and time.monotonic() > end:
