@@ -296,8 +296,7 @@ class EntropyIndexCoder:
         sent = self._require_slices(num_slices)
         wanted = sent if use is None else min(self._require_slices(use), sent)
         grid = self.grid(shapes)
-        windows = WindowChunks(model, grid.num_windows, repeatable=truncated)
-        slices: list[Tensor] = []
+        windows = WindowChunks(model, grid.num_windows)
         ends: list[int] = []
         try:
             decoder = _coder.RansDecoder(payload[: len(payload) & ~1] if truncated else payload)
@@ -321,13 +320,12 @@ class EntropyIndexCoder:
                         )
                     ]
                 windows.advance(indices)
-                slices.append(torch.cat(indices).int())
             if wanted == sent and not truncated:
                 decoder.finish()
         except _coder.StreamError as error:
             raise BitstreamError(f"payload does not decode: {error}") from error
-        ordered = torch.cat(slices, dim=1)[:, model.from_slice]
-        return DecodedPrefix([_int32(m[0]) for m in grid.merge(ordered)], len(ends), ends)
+        maps = grid.merge(windows.indices()[:, model.from_slice])
+        return DecodedPrefix([_int32(m[0]) for m in maps], len(ends), ends)
 
     def decode(self, payload: bytes, shapes: Sequence[tuple[int, int]]) -> IndexMaps:
         """Inverse of :meth:`encode`; every index is below K, whatever the payload holds.
