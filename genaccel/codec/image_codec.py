@@ -34,11 +34,7 @@ from genaccel.codec.format.bitstream import (
 )
 from genaccel.codec.format.half_size import RESIZING_BYTES_PER_PIXEL, halved, resized
 from genaccel.codec.format.limits import CodecLimits, timed
-from genaccel.codec.memory_estimate import (
-    activation_bytes_per_pixel,
-    coding_bytes,
-    entropy_bytes_per_window,
-)
+from genaccel.codec.memory_estimate import MemoryEstimate
 from genaccel.codec.tiling import Tiling, decode_tiles, encode_tiles, feature_tiles
 from genaccel.errors import (
     BitstreamError,
@@ -102,7 +98,7 @@ class ImageCodec:
             both = hashlib.sha256(digest + bytes.fromhex(entropy_model.digest())).digest()
             self._digests[ENTROPY_VERSION] = both[:DIGEST_BYTES]
         # Here and not on first use: it also warms the network up, which is no part of coding time.
-        self._activation_bytes_per_pixel = activation_bytes_per_pixel(model)
+        self._memory = MemoryEstimate(model, entropy_model, self.tiling)
 
     @classmethod
     def from_pretrained(
@@ -143,30 +139,23 @@ class ImageCodec:
         alignment = self.model.params.alignment
         return -(-length // alignment) * alignment
 
-    def estimate_memory_bytes(self, height: int, width: int, *, half_size: bool = False) -> int:
-        """Working memory for an image of this size, model weights apart."""
-        resizing = 0
-        if half_size:
-            resizing = RESIZING_BYTES_PER_PIXEL * height * width
-            height, width = half_sides(height, width)
-        windows = 0
-        if self._entropy_coder is not None:
-            grid = self._entropy_coder.grid(self._map_shapes(height, width))
-            windows = grid.num_windows * entropy_bytes_per_window(self._entropy_coder.model)
-        return resizing + coding_bytes(
-            (self._padded(height), self._padded(width)),
-            self.model.params,
-            self.tiling,
-            self._activation_bytes_per_pixel,
-            windows,
-        )
+    def estimate_memory_bytes(
+        self, height: int, width: int, *, half_size: bool = False, encoding: bool = False
+    ) -> int:
+        """Working memory for decoding or encoding an image of this size, model weights apart."""
+        resizing = RESIZING_BYTES_PER_PIXEL * height * width if half_size else 0
+        coded = half_sides(height, width) if half_size else (height, width)
+        estimate = self._memory.encoding_bytes if encoding else self._memory.decoding_bytes
+        return resizing + estimate(*map(self._padded, coded))
 
-    def _check_limits(self, height: int, width: int, half_size: bool) -> None:
+    def _check_limits(
+        self, height: int, width: int, half_size: bool, *, encoding: bool = False
+    ) -> None:
         if height * width > self.limits.max_pixels:
             raise LimitExceededError(
                 f"image of {width}x{height} pixels exceeds the limit of {self.limits.max_pixels} pixels"
             )
-        needed = self.estimate_memory_bytes(height, width, half_size=half_size)
+        needed = self.estimate_memory_bytes(height, width, half_size=half_size, encoding=encoding)
         if needed > self.limits.max_memory_bytes:
             raise LimitExceededError(
                 f"image of {width}x{height} pixels needs about {needed / 2**20:.0f} MiB, "
@@ -187,7 +176,7 @@ class ImageCodec:
         if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"image must have shape [H, W, 3], got {image.shape}")
         height, width = image.shape[:2]
-        self._check_limits(height, width, bool(half_size))
+        self._check_limits(height, width, bool(half_size), encoding=True)
         return halved(image) if half_size else image
 
     def _padded_image(self, image: NDArray[np.uint8]) -> Tensor:
@@ -482,6 +471,7 @@ class ImageCodec:
             visible = band[:, :rows, :width].add_(1).mul_(127.5).round_().clamp_(0, 255)
             image[top : top + rows] = visible.to(torch.uint8).permute(1, 2, 0).numpy()
             top += rows
+            del band, visible  # or they would live on beside the next band
         return resized(image, stream.height, stream.width) if stream.half_size else image
 
     def info(self, data: bytes) -> BitstreamInfo:

@@ -54,6 +54,12 @@ def cheapest(
     return torch.cat(chosen)
 
 
+def _joined(parts: Sequence[SliceTables]) -> SliceTables:
+    # Where all tokens of a chunk are padding there are no rows, whatever their width.
+    coded = [part for part in parts if len(part.groups)] or parts[:1]
+    return SliceTables(*(np.concatenate(field) for field in zip(*coded, strict=True)))
+
+
 @torch.no_grad()
 def choose_indices(
     coder: EntropyIndexCoder,
@@ -108,8 +114,5 @@ def choose_indices(
     ordered = torch.cat(chosen)[:, model.from_slice]
     return ChosenIndices(
         [m[0].cpu().int().numpy() for m in grid.merge(ordered)],
-        [
-            SliceTables(*(np.concatenate(field) for field in zip(*parts, strict=True)))
-            for parts in tables
-        ],
+        [_joined(parts) for parts in tables],
     )
