@@ -15,7 +15,7 @@ from genaccel.models.integer_entropy_model import IntegerEntropyModel
 
 # Tensors of the largest size that are alive at once, as measured (bench/large_image.py): in an encoder, in what a decoder
 # computes at once, and in the strips of its last layers.
-_LIVE_IN_ENCODER, _LIVE_IN_DECODER, _LIVE_IN_STRIP = 6, 3.5, 4.5
+_LIVE_IN_ENCODER, _LIVE_IN_DECODER, _LIVE_IN_STRIP = 6, 4.5, 4.5
 
 
 class ActivationBytes(NamedTuple):
