@@ -24,7 +24,11 @@ class ModelFolderError(UnknownModelError, ValueError):
 
 
 class LimitExceededError(ValueError):
-    """An image or a file asks for more pixels or memory than the caller allowed."""
+    """An image or a file asks for more pixels, memory or time than the caller allowed."""
+
+
+class TimeLimitError(LimitExceededError):
+    """Work on an image took longer than the caller allowed."""
 
 
 class UnsupportedImageError(ValueError):

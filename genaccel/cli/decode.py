@@ -12,7 +12,7 @@ import typer
 
 from genaccel.cli import options
 from genaccel.cli.batch import Job, plan_jobs, run_jobs, without_existing
-from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS
+from genaccel.codec.format.limits import DEFAULT_FREE_PIXELS, DEFAULT_MAX_PIXELS, CodecLimits
 
 if TYPE_CHECKING:
     from genaccel.codec.batch.file_codec import FileReport
@@ -59,6 +59,14 @@ def decode(
     json: options.Json = False,
     max_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
     max_memory: options.MaxMemory = None,
+    free_pixels: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Refuse more pixels from a file of a kilobyte: missing slices are made up at 2 CPU-seconds per megapixel.",
+        ),
+    ] = DEFAULT_FREE_PIXELS,
+    timeout: options.Timeout = None,
     threads: options.Threads = None,
     device: options.Device = "cpu",
 ) -> None:
@@ -90,14 +98,21 @@ def decode(
 
     if skip_existing:
         plan = without_existing(plan)
+    limits = {
+        "max_pixels": max_pixels,
+        "timeout_seconds": timeout,
+        "free_pixels": free_pixels,
+    }
+    with options.usage_errors():
+        CodecLimits(**limits)  # here, and not in each worker
     workers = options.workers_for(jobs, len(plan.jobs))
     open_work = partial(
         open_decoder,
         model,
         device=device,
-        max_pixels=max_pixels,
         max_memory=max_memory,
         processes=workers,
+        limits=limits,
         threads=options.threads_of_each(threads, workers),
         file_format=file_format,
         overwrite=force,
@@ -122,7 +137,7 @@ def open_decoder(
     model: str | None,
     *,
     device: str,
-    max_pixels: int,
+    limits: dict[str, Any],
     max_memory: int | None,
     processes: int,
     threads: int | None,
@@ -141,8 +156,9 @@ def open_decoder(
     if threads is not None:
         torch.set_num_threads(threads)
     # Measured here, behind the libraries, which take most of a small address space.
-    limits = options.limits_here(max_pixels, max_memory, processes)
-    codecs = CodecPool(model, device=device, limits=limits)
+    codecs = CodecPool(
+        model, device=device, limits=options.limits_here(max_memory, processes, limits)
+    )
 
     def work(job: Job) -> FileReport:
         may_replace = overwrite or job.replaces

@@ -14,7 +14,7 @@ import typer
 from genaccel import zoo
 from genaccel.cli import options
 from genaccel.cli.batch import Job, plan_jobs, run_jobs, without_existing
-from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS
+from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS, CodecLimits
 
 if TYPE_CHECKING:
     from genaccel.codec.batch.file_codec import FileReport
@@ -105,6 +105,7 @@ def encode(
     json: options.Json = False,
     max_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
     max_memory: options.MaxMemory = None,
+    timeout: options.Timeout = None,
     threads: options.Threads = None,
     device: options.Device = "cpu",
 ) -> None:
@@ -143,14 +144,20 @@ def encode(
         colour = None if background is None else parse_colour(background)
     if skip_existing:
         plan = without_existing(plan)
+    limits = {
+        "max_pixels": max_pixels,
+        "timeout_seconds": timeout,
+    }
+    with options.usage_errors():
+        CodecLimits(**limits)  # here, and not in each worker
     workers = options.workers_for(jobs, len(plan.jobs))
     open_work = partial(
         open_encoder,
         model if quality is None else zoo.codec_of_quality(quality),
         device=device,
-        max_pixels=max_pixels,
         max_memory=max_memory,
         processes=workers,
+        limits=limits,
         threads=options.threads_of_each(threads, workers),
         overwrite=force,
         background=colour,
@@ -217,7 +224,7 @@ def open_encoder(
     model: str | None,
     *,
     device: str,
-    max_pixels: int,
+    limits: dict[str, Any],
     max_memory: int | None,
     processes: int,
     threads: int | None,
@@ -241,8 +248,9 @@ def open_encoder(
     if threads is not None:
         torch.set_num_threads(threads)
     # Measured here, behind the libraries, which take most of a small address space.
-    limits = options.limits_here(max_pixels, max_memory, processes)
-    codecs = CodecPool(model, device=device, limits=limits)
+    codecs = CodecPool(
+        model, device=device, limits=options.limits_here(max_memory, processes, limits)
+    )
     codecs.for_encoding()
 
     def work(job: Job) -> FileReport:

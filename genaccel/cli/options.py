@@ -45,6 +45,13 @@ MaxMemory = Annotated[
         help="Refuse images that need more memory, in MiB; by default 8192, or four fifths of what is free here.",
     ),
 ]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="Give a file up after so long; looked at between slices, tiles and steps.",
+    ),
+]
 OutDir = Annotated[
     Path | None,
     typer.Option(help="Folder for the results of several inputs; made if it is not there."),
@@ -141,18 +148,16 @@ def threads_of_each(threads: int | None, workers: int) -> int | None:
     return max(1, min(threads or cores(), cores()) // workers)
 
 
-def limits_here(max_pixels: int, max_memory: int | None, processes: int) -> CodecLimits:
-    """Limits that the options give, and for those that were not given the machine.
+def limits_here(max_memory: int | None, processes: int, others: dict[str, Any]) -> CodecLimits:
+    """Limits that the options give, and for memory that was not given the machine.
 
     Args:
-        max_pixels: As given.
         max_memory: In MiB, for one process.
         processes: Their number.
+        others: Further attributes of the limits.
     """
     if max_memory is None:
-        return CodecLimits.of_this_machine(max_pixels=max_pixels, processes=processes)
+        return CodecLimits.of_this_machine(processes=processes, **others)
     return CodecLimits(
-        max_pixels=max_pixels,
-        max_memory_bytes=max_memory * 2**20,
-        memory_source="as --max-memory says",
+        max_memory_bytes=max_memory * 2**20, memory_source="as --max-memory says", **others
     )

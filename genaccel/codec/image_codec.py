@@ -34,13 +34,9 @@ from genaccel.codec.format.bitstream import (
     model_in_words,
 )
 from genaccel.codec.format.half_size import RESIZING_BYTES_PER_PIXEL, halved, resized
-from genaccel.codec.format.limits import CodecLimits
+from genaccel.codec.format.limits import CodecLimits, timed
 from genaccel.codec.format.metadata import PhotoMetadata
-from genaccel.codec.memory_estimate import (
-    activation_bytes_per_pixel,
-    coding_bytes,
-    entropy_bytes_per_window,
-)
+from genaccel.codec.memory_estimate import MemoryEstimate
 from genaccel.codec.tiling import Tiling, decode_tiles, encode_tiles, feature_tiles
 from genaccel.errors import (
     BitstreamError,
@@ -105,7 +101,7 @@ class ImageCodec:
             both = hashlib.sha256(digest + bytes.fromhex(entropy_model.digest())).digest()
             self._digests[ENTROPY_VERSION] = both[:DIGEST_BYTES]
         # Here and not on first use: it also warms the network up, which is no part of coding time.
-        self._activation_bytes_per_pixel = activation_bytes_per_pixel(model)
+        self._memory = MemoryEstimate(model, entropy_model, self.tiling)
 
     @classmethod
     def from_pretrained(
@@ -147,30 +143,23 @@ class ImageCodec:
         alignment = self.model.params.alignment
         return -(-length // alignment) * alignment
 
-    def estimate_memory_bytes(self, height: int, width: int, *, half_size: bool = False) -> int:
-        """Working memory for an image of this size, model weights apart."""
-        resizing = 0
-        if half_size:
-            resizing = RESIZING_BYTES_PER_PIXEL * height * width
-            height, width = half_sides(height, width)
-        windows = 0
-        if self._entropy_coder is not None:
-            grid = self._entropy_coder.grid(self._map_shapes(height, width))
-            windows = grid.num_windows * entropy_bytes_per_window(self._entropy_coder.model)
-        return resizing + coding_bytes(
-            (self._padded(height), self._padded(width)),
-            self.model.params,
-            self.tiling,
-            self._activation_bytes_per_pixel,
-            windows,
-        )
+    def estimate_memory_bytes(
+        self, height: int, width: int, *, half_size: bool = False, encoding: bool = False
+    ) -> int:
+        """Working memory for decoding or encoding an image of this size, model weights apart."""
+        resizing = RESIZING_BYTES_PER_PIXEL * height * width if half_size else 0
+        coded = half_sides(height, width) if half_size else (height, width)
+        estimate = self._memory.encoding_bytes if encoding else self._memory.decoding_bytes
+        return resizing + estimate(*map(self._padded, coded))
 
-    def _check_limits(self, height: int, width: int, half_size: bool) -> None:
+    def _check_limits(
+        self, height: int, width: int, half_size: bool, *, encoding: bool = False
+    ) -> None:
         if height * width > self.limits.max_pixels:
             raise LimitExceededError(
                 f"image of {width}x{height} pixels exceeds the limit of {self.limits.max_pixels} pixels"
             )
-        needed = self.estimate_memory_bytes(height, width, half_size=half_size)
+        needed = self.estimate_memory_bytes(height, width, half_size=half_size, encoding=encoding)
         if needed > self.limits.max_memory_bytes:
             raise LimitExceededError(
                 f"image of {width}x{height} pixels needs about {needed / 2**20:.0f} MiB, "
@@ -184,7 +173,7 @@ class ImageCodec:
 
     def _check_image(self, image: NDArray[np.uint8], half_size: bool | None) -> None:
         check_pixels(image, "image", (3,))
-        self._check_limits(image.shape[0], image.shape[1], bool(half_size))
+        self._check_limits(image.shape[0], image.shape[1], bool(half_size), encoding=True)
 
     def _coded_image(self, image: NDArray[np.uint8], half_size: bool | None) -> NDArray[np.uint8]:
         """The picture that is coded, uint8 ``[h, w, 3]``, halved if asked; raises if it is none or too large."""
@@ -205,6 +194,7 @@ class ImageCodec:
             )
         return self._entropy_coder
 
+    @timed
     @torch.inference_mode()
     def encode_indices(self, image: NDArray[np.uint8], rdo: float = 0.0) -> IndexMaps:
         """Index maps of an image, coarse to fine, ``[ceil(H/a)*a/s, ceil(W/a)*a/s]`` for stride s, alignment a.
@@ -216,7 +206,7 @@ class ImageCodec:
         Raises:
             TypeError, ValueError: If the image is not uint8, has another shape, or no pixels.
             OptionError: If ``rdo`` is not 0 and there is no entropy model to weigh bits.
-            LimitExceededError: If it is larger than the limits allow.
+            LimitExceededError: If it is larger than the limits allow, or takes longer (TimeLimitError).
         """
         padded = self._padded_image(self._coded_image(image, half_size=False))
         if not rdo:
@@ -280,6 +270,13 @@ class ImageCodec:
             metadata=sections.metadata,
         ).to_bytes()
 
+    def _decodable(self, data: bytes) -> bytes:
+        """The file, if it is not so small that decoders refuse it."""
+        stream = Bitstream.from_bytes(data, self.limits.max_pixels)
+        self.limits.check_paid(stream.coded_sides, len(stream.payload))
+        return data
+
+    @timed
     @torch.inference_mode()
     def encode(
         self,
@@ -303,7 +300,7 @@ class ImageCodec:
             TypeError: If the image or alpha is not uint8.
             ValueError: If one has another shape, no pixels, or a longer side; or the metadata has more than 16 KiB.
             OptionError: If an option needs an entropy model and there is none, or a metric that is not installed.
-            LimitExceededError: If it is larger than the limits allow.
+            LimitExceededError: If it is larger than the limits allow, or takes longer (TimeLimitError).
             TargetSizeError: If it does not fit the size that the options give.
         """
         self._check_image(image, options.half_size)
@@ -328,8 +325,11 @@ class ImageCodec:
         else:
             indices = self.encode_indices(self._coded_image(image, options.half_size))
         version = STATIC_VERSION if static else ENTROPY_VERSION
-        return self._file(image, indices, options.num_slices, version, options.half_size, sections)
+        return self._decodable(
+            self._file(image, indices, options.num_slices, version, options.half_size, sections)
+        )
 
+    @timed
     @torch.inference_mode()
     def encode_within(
         self,
@@ -381,12 +381,12 @@ class ImageCodec:
         )
         fit = within(largest_rdo=largest_rdo, may_cut=may_cut)
         if not options.refine:
-            return fit.data
+            return self._decodable(fit.data)
         rdo = max(fit.rdo, LEAST_REFINE_RDO)
         features = self._refined(padded, coded, features, rdo, options.refine, on_step)
         chosen.clear()
         # Refined for one price of a bit, features are good near it only.
-        return within(least_rdo=0.7 * rdo).data
+        return self._decodable(within(least_rdo=0.7 * rdo).data)
 
     def _parse(
         self, data: bytes, prefix: int | None, truncated: bool, seed: int | None
@@ -402,12 +402,15 @@ class ImageCodec:
             )
         self._check_limits(stream.height, stream.width, stream.half_size)
         shapes = self._map_shapes(*stream.coded_sides)
+        check_paid = partial(self.limits.check_paid, stream.coded_sides, len(stream.payload))
         if stream.version == STATIC_VERSION:
             if prefix is not None:
                 raise OptionError(
                     "prefix must be None: a file coded with static tables has no slices"
                 )
-            return stream, DecodedPrefix(self._index_coder.decode(stream.payload, shapes), 0, [])
+            index_maps = self._index_coder.decode(stream.payload, shapes)
+            check_paid()
+            return stream, DecodedPrefix(index_maps, 0, [])
         coder = self._require_entropy_coder("the file")
         if stream.num_slices is not None and stream.num_slices >= coder.num_slices:
             raise BitstreamError(
@@ -420,8 +423,10 @@ class ImageCodec:
             use=prefix,
             truncated=truncated,
             seed=seed,
+            on_first_slice=check_paid,
         )
 
+    @timed
     @torch.inference_mode()
     def decode_indices(
         self,
@@ -434,6 +439,7 @@ class ImageCodec:
         """Index maps of a file, equal to those that were encoded, on any machine; arguments as for :meth:`decode`."""
         return self._parse(data, prefix, truncated, seed)[1].index_maps
 
+    @timed
     def slice_ends(self, data: bytes) -> list[int]:
         """Lengths in bytes at which the file may be cut: ``data[:slice_ends(data)[n - 1]]`` has its first n slices.
 
@@ -445,6 +451,7 @@ class ImageCodec:
             raise OptionError("a file coded with static tables has no slices")
         return [stream.header_bytes + end for end in decoded.slice_ends]
 
+    @timed
     @torch.inference_mode()
     def decode(
         self,
@@ -466,7 +473,7 @@ class ImageCodec:
         Raises:
             BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
             UnknownModelError: If another model wrote it.
-            LimitExceededError: If the image is larger than the limits allow.
+            LimitExceededError: If the image is larger than the limits allow, or takes longer (TimeLimitError).
             OptionError: If there are not so many slices, or the file has none.
         """
         stream, decoded = self._parse(data, prefix, truncated, seed)
@@ -476,9 +483,10 @@ class ImageCodec:
         maps = [torch.from_numpy(index_map) for index_map in decoded.index_maps]
         for band in decode_tiles(self.model, maps, self.tiling):
             rows = min(band.shape[1], height - top)
-            visible = band[:, :rows, :width].add(1).mul(127.5).round().clamp(0, 255)
+            visible = band[:, :rows, :width].add_(1).mul_(127.5).round_().clamp_(0, 255)
             image[top : top + rows] = visible.to(torch.uint8).permute(1, 2, 0).numpy()
             top += rows
+            del band, visible  # or they would live on beside the next band
         return resized(image, stream.height, stream.width) if stream.half_size else image
 
     def decode_file(

@@ -58,6 +58,11 @@ class VqganParams:
         return tuple(2**level for level in reversed(range(finest, len(self.channel_multipliers))))
 
     @property
+    def strip_height(self) -> None:
+        """None: the decoder computes all rows at once."""
+        return None
+
+    @property
     def halo(self) -> None:
         """Group norms see the whole image: no finite context makes a tile equal to it."""
         return None

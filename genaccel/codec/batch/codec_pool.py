@@ -19,7 +19,7 @@ from genaccel.codec.encoder.hidden_colours import fill_hidden
 from genaccel.codec.encoder.latent_refinement import StepReport
 from genaccel.codec.encoder.rate_control import STRAINED_RDO
 from genaccel.codec.format.bitstream import CUSTOM_MODEL_NUMBER, Bitstream, model_in_words
-from genaccel.codec.format.limits import CodecLimits
+from genaccel.codec.format.limits import CodecLimits, timed
 from genaccel.codec.format.metadata import PhotoMetadata
 from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
 from genaccel.errors import TargetSizeError, UnknownModelError
@@ -63,6 +63,7 @@ class CodecPool:
         """
         return self._load(self._model or DEFAULT_MODEL)
 
+    @timed
     def encode(
         self,
         image: NDArray[np.uint8],

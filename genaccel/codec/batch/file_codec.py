@@ -17,7 +17,7 @@ from genaccel.codec.encoder.encode_options import EncodeOptions
 from genaccel.codec.exif_xmp import groups_in, kept, read_metadata, write_metadata
 from genaccel.codec.format.bitstream import BitstreamInfo, describe
 from genaccel.codec.format.bounded_files import MAX_FILE_BYTES, read_bounded
-from genaccel.codec.format.limits import MAX_SIDE
+from genaccel.codec.format.limits import MAX_SIDE, timed
 from genaccel.codec.format.metadata import PhotoMetadata
 from genaccel.files.atomic import check_target, write_atomically
 from genaccel.files.images import (
@@ -125,6 +125,7 @@ def _report(
     )
 
 
+@timed
 def encode_file(
     codecs: CodecPool,
     source: Path | BinaryIO,
@@ -160,7 +161,7 @@ def encode_file(
         BitstreamError: If the image is damaged or of an unknown format.
         UnsupportedImageError: If it is deep and that was not allowed for.
         UnknownModelError: If the model is not at hand.
-        LimitExceededError: If the image is larger than the limits allow.
+        LimitExceededError: If the image is larger than the limits allow, or takes longer (TimeLimitError).
         TargetSizeError: If it does not fit the size that the options give.
         OSError: If a file cannot be read or written, or exists already.
     """
@@ -206,6 +207,7 @@ def _left_out(metadata: PhotoMetadata, *, keep_metadata: bool, keep_gps: bool) -
     return [f"left out: {', '.join(others + position)}; {' and '.join(switches)} {verb} {which}"]
 
 
+@timed
 def decode_file(
     codecs: CodecPool,
     source: Path | BinaryIO,
@@ -237,7 +239,8 @@ def decode_file(
     Raises:
         BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
         UnknownModelError: If the model that wrote it is not at hand.
-        LimitExceededError: If the image is larger than the limits or the image format allow.
+        LimitExceededError: If the image is larger than the limits or the image format allow, or takes longer
+            (TimeLimitError).
         ValueError: If there are not so many slices, if the format is not given and cannot be told from the target.
         OSError: If a file cannot be read or written, or exists already.
     """
