@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from genaccel.eval.images import UNUSABLE, load_image
-from genaccel.files.images import encode_image
+from genaccel.files.image_writer import encode_image
 
 # A file up to this size stays a PNG, which every viewer can save and open.
 _MAX_PNG_BYTES = 1 << 16

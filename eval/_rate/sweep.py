@@ -29,7 +29,7 @@ from genaccel.eval.images import UNUSABLE, load_image
 from genaccel.eval.rate import bits_per_pixel
 from genaccel.files.atomic import write_atomically
 from genaccel.files.folders import find_images
-from genaccel.files.images import write_image
+from genaccel.files.image_writer import write_image
 
 HELD_OUT = "held-out"
 _PARTIAL = "partial.json"

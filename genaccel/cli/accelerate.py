@@ -46,7 +46,7 @@ def accelerate(
         configs = {s: pipeline_source.make_config(config, speedup=s) for s in speedups}
     distance = load_st_lpips(lpips, source.device)
     pipeline, calls = source.load(generations)
-    from genaccel.files.images import encode_image
+    from genaccel.files.image_writer import encode_image
     from genaccel.sampling.side_by_side import sheet, side_by_side
 
     enablers = {

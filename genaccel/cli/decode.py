@@ -75,7 +75,8 @@ def decode(
     IN alone is written beside itself as PNG; OUT may be a folder. Several inputs, and folders, need --out-dir.
     """
     from genaccel.codec.format.bitstream import EXTENSION
-    from genaccel.files.images import WRITE_FORMATS, parse_colour
+    from genaccel.files.image_writer import WRITE_FORMATS
+    from genaccel.files.images import parse_colour
 
     if force and skip_existing:
         raise typer.BadParameter("give --force or --skip-existing, not both")

@@ -46,7 +46,7 @@ def demo(
     from genaccel.eval.commands import check_output
     from genaccel.eval.demo import codec_means, contact_sheet, run_demo, to_json
     from genaccel.eval.held_out import held_out_photographs
-    from genaccel.files.images import encode_image
+    from genaccel.files.image_writer import encode_image
 
     with options.usage_errors():
         for path in (out, figures):

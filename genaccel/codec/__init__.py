@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from genaccel.codec.format.limits import CodecLimits
     from genaccel.codec.format.metadata import PhotoMetadata
     from genaccel.codec.image_codec import ImageCodec
-    from genaccel.files.images import encode_image, read_image
+    from genaccel.files.image_writer import encode_image
+    from genaccel.files.images import read_image
 
 __all__ = [
     "Bitstream",

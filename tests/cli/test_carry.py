@@ -12,7 +12,8 @@ from PIL import Image
 
 from genaccel.codec.exif_xmp import read_metadata, write_metadata
 from genaccel.codec.format.bitstream import describe
-from genaccel.files.images import encode_image, read_image
+from genaccel.files.image_writer import encode_image
+from genaccel.files.images import read_image
 
 
 @pytest.fixture

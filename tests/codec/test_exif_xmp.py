@@ -12,7 +12,8 @@ from PIL.TiffImagePlugin import IFDRational
 
 from genaccel.codec.exif_xmp import groups_in, kept, read_metadata, write_metadata
 from genaccel.codec.format.metadata import PhotoMetadata
-from genaccel.files.images import Metadata, encode_image, read_image
+from genaccel.files.image_writer import encode_image
+from genaccel.files.images import Metadata, read_image
 
 BASE, GPS = ExifTags.Base, ExifTags.GPS
 

@@ -11,7 +11,8 @@ from PIL import Image
 from genaccel.errors import BitstreamError, LimitExceededError, UnsupportedImageError
 from genaccel.files.folders import find_images
 from genaccel.files.formats import IMAGE_FORMATS, IMAGE_SUFFIXES, recognised
-from genaccel.files.images import ReadPolicy, encode_image, read_image, read_size
+from genaccel.files.image_writer import encode_image
+from genaccel.files.images import ReadPolicy, read_image, read_size
 
 # A format's own mark, of files that no package here need write.
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"

@@ -13,15 +13,8 @@ from PIL import Image, PngImagePlugin
 
 import genaccel
 from genaccel.errors import BitstreamError, LimitExceededError, UnsupportedImageError
-from genaccel.files.images import (
-    AS_STORED,
-    ReadPolicy,
-    encode_image,
-    parse_colour,
-    read_image,
-    read_size,
-    write_image,
-)
+from genaccel.files.image_writer import encode_image, write_image
+from genaccel.files.images import AS_STORED, ReadPolicy, parse_colour, read_image, read_size
 
 REDUCE = ReadPolicy(depth="reduce")
 

@@ -20,15 +20,8 @@ from genaccel.codec.format.bounded_files import MAX_FILE_BYTES, read_bounded
 from genaccel.codec.format.limits import MAX_SIDE, timed
 from genaccel.codec.format.metadata import PhotoMetadata
 from genaccel.files.atomic import check_target, write_atomically
-from genaccel.files.images import (
-    OPAQUE_FORMATS,
-    WRITE_FORMATS,
-    Colour,
-    ReadPolicy,
-    encode_image,
-    on_background,
-    read_image,
-)
+from genaccel.files.image_writer import OPAQUE_FORMATS, WRITE_FORMATS, encode_image, on_background
+from genaccel.files.images import Colour, ReadPolicy, read_image
 
 if TYPE_CHECKING:
     from genaccel.codec.batch.codec_pool import CodecPool
@@ -227,7 +220,7 @@ def decode_file(
         codecs: Where the model comes from.
         source: ``.gac`` file, or a binary stream of one.
         target: Image file to write, or a binary stream.
-        file_format: As :func:`genaccel.files.images.encode_image` takes it; by default that of the target's suffix.
+        file_format: As :func:`genaccel.files.image_writer.encode_image` takes it; by default that of the target's suffix.
         overwrite: Replace a file that is there already.
         background: Red, green, blue to put transparent images on; without it they stay so, or come on white in a
             format that has no transparency.

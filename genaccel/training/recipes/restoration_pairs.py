@@ -23,7 +23,8 @@ from tqdm.auto import tqdm
 
 from genaccel.data.image_folder import RandomCropDataset
 from genaccel.files.atomic import atomic_path, atomic_stream, write_json
-from genaccel.files.images import AS_STORED, encode_image, read_image
+from genaccel.files.image_writer import encode_image
+from genaccel.files.images import AS_STORED, read_image
 from genaccel.files.untrusted import read_json, read_json_object
 from genaccel.models.restoration import INNER_STRIDE, SCALES, lanczos_enlarged
 from genaccel.training.options import AT_LEAST_0, Option, Within, check
