@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import functools
 import inspect
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import typer
 
 from genaccel.errors import listing, printable
 from genaccel.eval.metrics import Metric
-from genaccel.files.atomic import refuse_existing
+from genaccel.files.atomic import check_target
 from genaccel.sampling.device_option import checked_device
 
 if TYPE_CHECKING:
@@ -121,17 +120,7 @@ def check_output(path: Path, *, overwrite: bool, suffix: str = "", parents: bool
     """
     if suffix and path.suffix.lower() != suffix:
         raise ValueError(f"{path} must end in {suffix}")
-    if not overwrite or path.is_dir():
-        refuse_existing(path)
-    folder = path.resolve().parent
-    while parents and not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is not a folder")
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{path.parent} is a folder that cannot be written to")
+    check_target(path, overwrite=overwrite, parents=parents)
 
 
 def exit_if_skipped(skipped: Mapping[str, str], unit: str = "") -> None:

@@ -99,7 +99,7 @@ def decode(
 
     if skip_existing:
         plan = without_existing(plan)
-    limits = {
+    limits: dict[str, Any] = {
         "max_pixels": max_pixels,
         "timeout_seconds": timeout,
         "free_pixels": free_pixels,

@@ -38,20 +38,16 @@ def demo(
 
     Existing results are replaced.
     """
-    for path in (out, *([figures] if figures is not None else [])):
-        check_target(path, overwrite=True, parents=True)
+    for target in (out, figures):
+        if target is not None:
+            check_target(target, overwrite=True, parents=True)
     from rich.console import Console
 
     from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
-    from genaccel.eval.commands import check_output
     from genaccel.eval.demo import codec_means, contact_sheet, run_demo, to_json
     from genaccel.eval.held_out import held_out_photographs
     from genaccel.files.image_writer import encode_image
 
-    with options.usage_errors():
-        for path in (out, figures):
-            if path is not None:
-                check_output(path, overwrite=True, parents=True)
     codec = ImageCodec.from_pretrained(model or DEFAULT_MODEL, device=device)
     photographs = held_out_photographs()
     st_lpips = load_st_lpips(None, device)

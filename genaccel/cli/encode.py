@@ -144,7 +144,7 @@ def encode(
         colour = None if background is None else parse_colour(background)
     if skip_existing:
         plan = without_existing(plan)
-    limits = {
+    limits: dict[str, Any] = {
         "max_pixels": max_pixels,
         "timeout_seconds": timeout,
     }

@@ -103,8 +103,8 @@ def test_outputs_are_checked_beforehand(tmp_path: Path) -> None:
     for path, options, error, message in (
         ("old.npz", {}, FileExistsError, "--force"),
         ("none/new.npz", {}, FileNotFoundError, "there is no folder"),
-        ("old.npz/new.npz", {}, NotADirectoryError, "not a folder"),
-        ("old.npz/x/new.npz", {"parents": True}, NotADirectoryError, "not a folder"),
+        ("old.npz/new.npz", {}, NotADirectoryError, "no folder"),
+        ("old.npz/x/new.npz", {"parents": True}, NotADirectoryError, "no folder"),
         ("new", {"suffix": ".npz"}, ValueError, r"must end in \.npz"),
         ("", {"overwrite": True}, IsADirectoryError, "is a folder"),
         ("n" * 300, {}, OSError, "too long"),
@@ -124,6 +124,6 @@ def test_a_closed_folder_is_no_place_for_an_output(
 def test_a_sweep_refuses_its_folder_before_it_loads_networks(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "run.json").write_text("{}")
-    for out, message in ((tmp_path / "file", "not a folder"), (tmp_path, "exists already")):
+    for out, message in ((tmp_path / "file", "no folder"), (tmp_path, "exists already")):
         _, stderr = _run("rate-distortion", "nowhere", "--codec", "none:1", "--out", out, code=2)
         assert message in " ".join(stderr.replace("│", " ").split())
