@@ -2,10 +2,13 @@
 """The rules of the house: who may import and include whom, and how long a file may be; docs/architecture.md tells them."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.architecture import imported_rooms, imports_of_rooms, levels, picture, room_of
@@ -177,6 +180,14 @@ def allowed_include(path, header):
         shared = own and header.endswith("_shared.cuh")
         return header == f"{folder}/{stem}.h" or header.startswith("common/") or shared or cuda
     return header == f"{folder}/{stem}_math.h"
+
+
+@pytest.mark.parametrize(
+    "package", ["genaccel", "genaccel.codec", "genaccel.eval", "genaccel.sensitivity"]
+)
+def test_names_that_load_on_first_use_are_there(package):
+    module = importlib.import_module(package)
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
 
 
 def test_native_files_include_only_what_they_may():

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import random
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,14 @@ from PIL import Image
 
 from bench._fuzz.subject import Files, Subject, mutated
 from genaccel import _coder, zoo
+from genaccel.codec.carried import check_pixels
 from genaccel.codec.encoder.encode_options import EncodeOptions
+from genaccel.codec.exif_xmp import write_metadata
 from genaccel.codec.format.bitstream import describe
+from genaccel.codec.format.metadata import PhotoMetadata
 from genaccel.codec.image_codec import ImageCodec
 from genaccel.errors import BitstreamError, LimitExceededError, OptionError, UnknownModelError
+from genaccel.files.image_writer import encode_image
 from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.integer_entropy_model import IntegerEntropyModel
 from genaccel.models.integer_export import quantize
@@ -59,9 +64,54 @@ def _random_byte(random_state: random.Random) -> bytes:
     return random_state.randbytes(1)
 
 
-def _random_chunk(random_state: random.Random) -> bytes:
+def _counted_bytes(contents: bytes) -> bytes:
+    return _written(len(contents)) + contents
+
+
+def _random_alpha(random_state: random.Random) -> bytes:
+    head = bytes((random_state.randrange(4), *random_state.choice(((0, 255), (255, 0), (7, 7)))))
     size = random_state.choice((0, 1, 5, 60, 200))
-    return _written(size) + random_state.randbytes(size)
+    fill = random_state.choice((random_state.randbytes(size), bytes(size)))
+    return _counted_bytes(random_state.choice((b"", head, head)) + fill)
+
+
+def _deflated(plain: bytes) -> bytes:
+    deflater = zlib.compressobj(9, wbits=-15)
+    return deflater.compress(plain) + deflater.flush()
+
+
+def _random_metadata(random_state: random.Random) -> bytes:
+    text = random_state.choice(
+        (b"x", b"", "\u00e9".encode(), b"\xff", b"\x1b[2J", b"1/0", b"9" * 90)
+    )
+    number = random_state.choice((*range(13), 64, 255))
+    plain = bytes([number]) + _counted_bytes(text * random_state.choice((1, 1, 50, 5000)))
+    if random_state.random() < 0.1:  # inflates to megabytes
+        plain = bytes(random_state.choice((2**16, 2**22)))
+    form = random_state.choice((0, 1, 1, 2))
+    return _counted_bytes(bytes([form]) + (_deflated(plain) if form == 1 else plain[:20_000]))
+
+
+def _damaged_counted(random_state: random.Random, part: bytes) -> bytes:
+    """Contents damaged behind their length, mostly one that is right."""
+    contents = part[_varint(part, 0) :]
+    if random_state.random() < 0.2:
+        return mutated(random_state, part)
+    if random_state.random() < 0.1:  # a length of other contents
+        return _written(random_state.choice((0, 1, len(contents) + 1, 2**14, 2**28))) + contents
+    return _counted_bytes(mutated(random_state, contents))
+
+
+def _damaged_metadata(random_state: random.Random, part: bytes) -> bytes:
+    """Fields damaged, mostly behind the compression."""
+    contents = part[_varint(part, 0) :]
+    if contents[:1] != b"\1" or random_state.random() < 0.2:
+        return _damaged_counted(random_state, part)
+    try:
+        plain = zlib.decompress(contents[1:], wbits=-15)
+    except zlib.error:  # damaged already
+        return _damaged_counted(random_state, part)
+    return _counted_bytes(b"\1" + _deflated(mutated(random_state, plain)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +124,7 @@ class Section:
         flag: Bit of the flags that says it is there; 0 for one that always is.
         fresh: Makes a random one, where it was not there.
         weight: How often it is damaged.
+        damage: Damages it where it is there.
     """
 
     name: str
@@ -81,6 +132,7 @@ class Section:
     flag: int = 0
     fresh: Callable[[random.Random], bytes] = _random_byte
     weight: int = 1
+    damage: Callable[[random.Random, bytes], bytes] = mutated
 
 
 # docs/format.md. A new section is one more line.
@@ -92,8 +144,8 @@ SECTIONS = (
     Section("model number", _fixed(1)),
     Section("model digest", _fixed(4)),
     Section("slices", _fixed(1), flag=1, weight=3),
-    Section("alpha", _counted, flag=4, fresh=_random_chunk, weight=2),
-    Section("metadata", _counted, flag=8, fresh=_random_chunk, weight=2),
+    Section("alpha", _counted, 4, _random_alpha, weight=6, damage=_damaged_counted),
+    Section("metadata", _counted, 8, _random_metadata, weight=4, damage=_damaged_metadata),
     Section("payload", _rest, weight=12),
 )
 
@@ -164,7 +216,7 @@ def mutant(random_state: random.Random, valid: list[bytes]) -> bytes:
         elif kind == 1 and place == 1 and parts[1]:
             parts[1] = bytes([parts[1][0] ^ 1 << random_state.randrange(8)])
         else:
-            parts[place] = mutated(random_state, parts[place])
+            parts[place] = SECTIONS[place].damage(random_state, parts[place])
     body = b"".join(parts)
     if random_state.random() < 0.05:
         body = mutated(random_state, body)
@@ -202,7 +254,9 @@ class Containers(Subject):
         ((name, data),) = files.items()
         assert isinstance(data, bytes)
         codec = self._codecs[int(name.removesuffix(".gac"))].codec
-        way = random_state.choice(("decode", "decode", "truncated", "prefix", "ends", "describe"))
+        way = random_state.choice(
+            ("decode", "whole file", "whole file", "truncated", "prefix", "ends", "describe")
+        )
         if way == "describe":
             describe(data, truncated=random_state.random() < 0.5)
         elif way == "ends":
@@ -211,13 +265,22 @@ class Containers(Subject):
             options: dict[str, Any] = {}
             if way == "truncated":
                 data, options = data[: random_state.randint(0, len(data))], {"truncated": True}
-            if way != "decode":
+            if way not in ("decode", "whole file"):
                 options["prefix"] = random_state.choice((None, 1, 2, 12))
                 options["seed"] = random_state.choice((None, 1))
-            image = codec.decode(data, **options)
-            assert image.dtype == np.uint8
-            assert image.ndim == 3
-            assert image.shape[2] == 3
+            if way == "decode":
+                check_pixels(codec.decode(data), "image", (3,))
+                return way
+            decoded = codec.decode_file(data, **options)
+            check_pixels(decoded.pixels, "image", (3,))
+            if decoded.alpha is not None:
+                check_pixels(decoded.alpha, "alpha", ())
+                assert decoded.rgba.shape == (*decoded.pixels.shape[:2], 4)
+            if decoded.metadata is not None:
+                form = random_state.choice(("png", "jpeg", "webp", "tiff"))
+                encode_image(
+                    decoded.pixels[:8, :8], form, metadata=write_metadata(decoded.metadata)
+                )
         return way
 
 
@@ -253,13 +316,26 @@ def _with_files(codec: ImageCodec) -> _Codec:
     if codec.entropy_model is not None:
         options += [{"num_slices": 1}, {"num_slices": 5, "half_size": True}]
     sides = ((1, 1), (31, 33), (64, 80), (100, 127), (16, 8))
-    return _Codec(
-        codec,
-        [
-            codec.encode(picture(height, width), EncodeOptions(**values))
-            for (height, width), values in zip(sides, [*options, {}, {}], strict=False)
-        ],
-    )
+    valid = [
+        codec.encode(picture(height, width), EncodeOptions(**values))
+        for (height, width), values in zip(sides, [*options, {}, {}], strict=False)
+    ]
+    height, width = 70, 90
+    image = picture(height, width)
+    disc = np.hypot(*np.mgrid[-35 : height - 35, -45 : width - 45])
+    planes = [
+        255 * (disc < 30).astype(np.uint8),
+        (255 - 6 * disc).clip(0, 255).astype(np.uint8),
+        image[..., 0],
+    ]
+    valid += [codec.encode(image, alpha=plane) for plane in planes]
+    metadata = [
+        PhotoMetadata(date="2026-11-30T07:40:37+01:00", position="48.858222,2.2945,35", iso="100"),
+        PhotoMetadata(author="Ada; Charles", description="A caption\tof words. " * 9, lens="50 mm"),
+    ]
+    valid += [codec.encode(image, EncodeOptions(half_size=True), metadata=m) for m in metadata]
+    valid += [codec.encode(image, alpha=planes[0], metadata=metadata[1])]
+    return _Codec(codec, valid)
 
 
 def picture(height: int, width: int) -> NDArray[np.uint8]:

@@ -4,12 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench._fuzz.containers import SECTIONS, mutant, sealed, split
 from bench._fuzz.folders import mutated_files
 from bench._fuzz.subject import MUTATIONS, random_of
-from genaccel.codec.format.bitstream import Bitstream
+from genaccel.codec.coding.alpha_plane import encode_alpha
+from genaccel.codec.format.bitstream import Bitstream, describe
+from genaccel.codec.format.metadata import PhotoMetadata
 from genaccel.errors import BitstreamError, LimitExceededError
 
 SCRIPT = Path(__file__).with_name("fuzz_cases.py")
@@ -34,6 +37,14 @@ def files():
         Bitstream(width=300, height=20, payload=b"payload", version=1, **shared),
         Bitstream(width=1, height=1, payload=b"", version=2, num_slices=3, **shared),
         Bitstream(width=70, height=65535, payload=b"x" * 40, version=2, half_size=True, **shared),
+        Bitstream(
+            width=90,
+            height=70,
+            payload=b"p" * 20,
+            alpha=encode_alpha(np.eye(70, 90, dtype=np.uint8)),
+            metadata=PhotoMetadata(description="A caption. " * 30, iso="100").to_bytes(),
+            **shared,
+        ),
     ]
 
 
@@ -44,6 +55,8 @@ def test_sections_are_those_of_the_format(stream):
     assert sealed(b"".join(parts.values())) == data
     assert parts["payload"] == stream.payload
     assert parts["model digest"] == b"abcd"
+    assert parts["alpha"].endswith(stream.alpha)
+    assert parts["metadata"].endswith(stream.metadata)
     assert parts["slices"] == (b"" if stream.num_slices is None else b"\3")
 
 
@@ -55,12 +68,21 @@ def test_mutants_reach_behind_the_checksum_and_are_the_same_each_time():
     messages = []
     for data in made:
         try:
-            Bitstream.from_bytes(data)
+            describe(data)
         except (BitstreamError, LimitExceededError) as error:
             messages.append(str(error))
     assert 150 < len(messages) < 1400
     assert sum("checksum" in message for message in messages) < 0.2 * len(messages)
-    for what in ("flags", "width", "height", "slices", "pixels per byte", "not a .gac", "version"):
+    headers = ("flags", "width", "height", "slices", "pixels per byte", "not a .gac", "version")
+    sections = (
+        "alpha plane",
+        "inflate",
+        "inside a field",
+        "in their order",
+        "no UTF-8",
+        "too large",
+    )
+    for what in headers + sections:
         assert any(what in message for message in messages), what
 
 
