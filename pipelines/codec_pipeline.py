@@ -14,12 +14,14 @@ from diffusers.utils.outputs import BaseOutput
 
 from genaccel import zoo
 from genaccel.codec.encoder.encode_options import EncodeOptions
+from genaccel.codec.exif_xmp import kept, read_metadata, write_metadata
 from genaccel.codec.format.bitstream import CUSTOM_MODEL_NUMBER
 from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
+from genaccel.files.images import LoadedImage, ReadPolicy
 from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.integer_entropy_model import IntegerEntropyModel
 from genaccel.pipelines.codec_models import CodecAutoencoder, CodecEntropyModel
-from genaccel.sampling.images import check_output_type, from_pixels, to_pixels
+from genaccel.sampling.images import check_output_type, from_pixels, to_loaded
 
 
 @dataclass
@@ -137,25 +139,64 @@ class CodecPipeline(DiffusionPipeline):
             )
         return made
 
-    def encode(self, images: Any, **encode_options: Any) -> list[bytes]:
+    def encode(
+        self,
+        images: Any,
+        *,
+        keep_metadata: bool = False,
+        keep_gps: bool = False,
+        **encode_options: Any,
+    ) -> list[bytes]:
         """Encode images to the contents of ``.gac`` files, one an image.
 
         Args:
-            images: PIL images, arrays ``[N, H, W, 3]``, tensors ``[N, 3, H, W]``, single ones or lists of them; uint8 or
-                floating point in [0, 1]. Sizes may differ.
+            images: PIL images, arrays ``[N, H, W, C]``, tensors ``[N, C, H, W]``, single ones or lists of them; uint8 or
+                floating point in [0, 1], grey, sRGB, or sRGB and alpha. Sizes may differ. Alpha is kept without loss.
+            keep_metadata: Carry date, author, copyright, description and camera of PIL images.
+            keep_gps: Carry their GPS position.
             encode_options: Options of :class:`~genaccel.codec.encoder.encode_options.EncodeOptions`, such as ``bits_per_pixel=0.1``.
 
         Raises:
             TypeError: If it is no image, or an option is unknown.
-            ValueError: If a shape or a range is another, or an image is transparent.
+            ValueError: If a shape or a range is another, or a PIL image is deep or damaged.
             LimitExceededError: If one is larger than the codec's limits allow.
             OptionError: If an option needs an entropy model and there is none.
             TargetSizeError: If an image does not fit the size that the options give.
         """
-        pixels = to_pixels(images)
         options = EncodeOptions(**encode_options)
+        loaded = self._loaded(images)
+        return self._files(loaded, options, keep_metadata=keep_metadata, keep_gps=keep_gps)
+
+    def _loaded(self, images: Any) -> list[LoadedImage]:
+        policy = ReadPolicy(
+            max_pixels=self.codec.limits.max_pixels,
+            transparency="keep",
+            remedies={"depth": "convert it to 8-bit RGB first"},
+        )
+        return to_loaded(images, policy)
+
+    def _files(
+        self,
+        images: list[LoadedImage],
+        options: EncodeOptions,
+        *,
+        keep_metadata: bool,
+        keep_gps: bool,
+    ) -> list[bytes]:
         codec = self.codec
-        return [codec.encode(image, options) for image in self.progress_bar(pixels)]
+        return [
+            codec.encode(
+                image.pixels,
+                options,
+                alpha=image.alpha,
+                metadata=kept(
+                    read_metadata(image.metadata, []),
+                    keep_metadata=keep_metadata,
+                    keep_gps=keep_gps,
+                ),
+            )
+            for image in self.progress_bar(images)
+        ]
 
     def decode(
         self,
@@ -163,12 +204,12 @@ class CodecPipeline(DiffusionPipeline):
         output_type: str = "pil",
         **decode_options: Any,
     ) -> Any:
-        """Decode files to images.
+        """Decode files to images, with a fourth channel where a file has an alpha plane.
 
         Args:
             files: Contents of ``.gac`` files.
-            output_type: ``"pil"``, ``"np"`` (float32 ``[N, H, W, 3]`` in [0, 1]) or ``"pt"`` (``[N, 3, H, W]``); lists where
-                sizes differ.
+            output_type: ``"pil"``, whose images have the metadata that a file carries as EXIF and XMP in ``info``; ``"np"``
+                (float32 ``[N, H, W, C]`` in [0, 1]) or ``"pt"`` (``[N, C, H, W]``); lists where sizes differ.
             decode_options: Options of :meth:`ImageCodec.decode <genaccel.codec.image_codec.ImageCodec.decode>`, such as
                 ``prefix=8``.
 
@@ -181,14 +222,23 @@ class CodecPipeline(DiffusionPipeline):
         check_output_type(output_type)
         codec = self.codec
         listed = [files] if isinstance(files, bytes) else list(files)
-        images = [codec.decode(data, **decode_options) for data in self.progress_bar(listed)]
-        return from_pixels(images, output_type)
+        decoded = [codec.decode_file(data, **decode_options) for data in self.progress_bar(listed)]
+        images = from_pixels([image.rgba for image in decoded], output_type)
+        if output_type == "pil":
+            for image, made in zip(images, decoded, strict=True):
+                if made.metadata is not None:
+                    stored = write_metadata(made.metadata)
+                    image.info |= {"exif": b"Exif\0\0" + stored.exif, "xmp": stored.xmp}
+        return images
 
     def __call__(
         self,
         image: Any,
         output_type: str = "pil",
         return_dict: bool = True,
+        *,
+        keep_metadata: bool = False,
+        keep_gps: bool = False,
         **encode_options: Any,
     ) -> CodecPipelineOutput | tuple[Any, list[bytes], list[float]]:
         """Encode images and decode them again, to see how they look after the codec and what they cost.
@@ -197,6 +247,8 @@ class CodecPipeline(DiffusionPipeline):
             image: As for :meth:`encode`.
             output_type: As for :meth:`decode`.
             return_dict: Off for a plain tuple.
+            keep_metadata: As for :meth:`encode`.
+            keep_gps: As for :meth:`encode`.
             encode_options: As for :meth:`encode`.
 
         Raises:
@@ -205,14 +257,15 @@ class CodecPipeline(DiffusionPipeline):
             LimitExceededError: If an image is larger than the codec's limits allow.
         """
         check_output_type(output_type)
-        pixels = to_pixels(image)
-        files = self.encode(pixels, **encode_options)
+        options = EncodeOptions(**encode_options)
+        loaded = self._loaded(image)
+        files = self._files(loaded, options, keep_metadata=keep_metadata, keep_gps=keep_gps)
         output = CodecPipelineOutput(
             images=self.decode(files, output_type),
             files=files,
             bits_per_pixel=[
-                8 * len(data) / (array.shape[0] * array.shape[1])
-                for data, array in zip(files, pixels, strict=True)
+                8 * len(data) / (each.pixels.shape[0] * each.pixels.shape[1])
+                for data, each in zip(files, loaded, strict=True)
             ],
         )
         return output if return_dict else output.to_tuple()

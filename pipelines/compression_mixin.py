@@ -11,10 +11,13 @@ from diffusers import DiffusionPipeline
 
 from genaccel.codec.encoder.encode_options import EncodeOptions
 from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
+from genaccel.files.images import ReadPolicy
 from genaccel.pipelines.pipeline_mixin import Flag, PipelineMixin, stock_call
-from genaccel.sampling.images import to_pixels
+from genaccel.sampling.images import to_loaded
 
 OUTPUT_TYPE = "genaccel"
+# Some generators make layers.
+_POLICY = ReadPolicy(transparency="keep")
 
 _FLAG = Flag(
     name="codec",
@@ -86,7 +89,10 @@ class VQCompressionMixin(PipelineMixin):
         images = output[0] if isinstance(output, tuple) else getattr(output, "images", None)
         if images is None:
             raise ValueError(_no_images(self, f"its output has {', '.join(output)}"))
-        files = [chosen.encode(image, self._encode_options) for image in to_pixels(images)]
+        files = [
+            chosen.encode(image.pixels, self._encode_options, alpha=image.alpha)
+            for image in to_loaded(images, _POLICY)
+        ]
         if isinstance(output, tuple):
             return (files, *output[1:])
         output.images = files

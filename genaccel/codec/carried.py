@@ -50,12 +50,15 @@ class Sections:
             metadata: To carry.
 
         Raises:
-            TypeError: If alpha is not uint8.
+            TypeError: If alpha is not uint8, or the metadata is something else.
             ValueError: If it has another shape than the image, or the metadata has more than 16 KiB.
         """
+        if not isinstance(metadata, PhotoMetadata | None):
+            raise TypeError(f"metadata must be PhotoMetadata, got {type(metadata).__name__}")
         plane = b""
         if alpha is not None:
             check_pixels(alpha, "alpha", ())
+            alpha = np.asarray(alpha)  # a masked array would make a plane that does not decode
             if alpha.shape != image.shape[:2]:
                 raise ValueError(f"alpha must have the image's sides, got {alpha.shape}")
             plane = b"" if alpha.min() == 255 else encode_alpha(alpha)

@@ -34,7 +34,7 @@ from genaccel.codec.format.bitstream import (
     model_in_words,
 )
 from genaccel.codec.format.half_size import RESIZING_BYTES_PER_PIXEL, halved, resized
-from genaccel.codec.format.limits import CodecLimits, timed
+from genaccel.codec.format.limits import CodecLimits, check_whole, timed
 from genaccel.codec.format.metadata import PhotoMetadata
 from genaccel.codec.memory_estimate import MemoryEstimate
 from genaccel.codec.tiling import Tiling, decode_tiles, encode_tiles, feature_tiles
@@ -297,16 +297,17 @@ class ImageCodec:
             on_step: Of refinement: called with the steps that are done, and how many there are.
 
         Raises:
-            TypeError: If the image or alpha is not uint8.
+            TypeError: If the image or alpha is not uint8, or the metadata no :class:`PhotoMetadata`.
             ValueError: If one has another shape, no pixels, or a longer side; or the metadata has more than 16 KiB.
             OptionError: If an option needs an entropy model and there is none, or a metric that is not installed.
             LimitExceededError: If it is larger than the limits allow, or takes longer (TimeLimitError).
             TargetSizeError: If it does not fit the size that the options give.
         """
         self._check_image(image, options.half_size)
+        image = np.asarray(image)  # subclasses, such as masked arrays, compute otherwise
         sections = Sections.of(image, alpha, metadata)
         if alpha is not None:
-            image = fill_hidden(image, alpha)
+            image = fill_hidden(image, np.asarray(alpha))
         if options.has_target:
             return self.encode_within(image, options, sections=sections, on_step=on_step)
         static = options.static_tables or self._entropy_coder is None
@@ -391,6 +392,8 @@ class ImageCodec:
     def _parse(
         self, data: bytes, prefix: int | None, truncated: bool, seed: int | None
     ) -> tuple[Bitstream, DecodedPrefix]:
+        if seed is not None:
+            check_whole("seed", seed)
         stream = Bitstream.from_bytes(data, self.limits.max_pixels, truncated=truncated)
         if stream.model_digest != self._digests.get(stream.version):
             here = self._digests.get(stream.version)
@@ -475,6 +478,7 @@ class ImageCodec:
             UnknownModelError: If another model wrote it.
             LimitExceededError: If the image is larger than the limits allow, or takes longer (TimeLimitError).
             OptionError: If there are not so many slices, or the file has none.
+            TypeError: If the data are no bytes, or prefix or seed no whole number.
         """
         stream, decoded = self._parse(data, prefix, truncated, seed)
         height, width = stream.coded_sides

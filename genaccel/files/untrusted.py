@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +53,9 @@ def read_bounded_bytes(path: Path, max_bytes: int) -> bytes:
 def read_json(path: Path, *, infinity: bool = False) -> Any:
     """The content of a JSON file: finite numbers, of at most 20 digits if they are whole, and no deep nesting.
 
+    No object may have a key twice, of which readers take one or the other, and no text half a surrogate pair, which
+    nobody can print.
+
     Args:
         path: The file, of at most 16 MiB.
         infinity: Take ``Infinity`` and ``NaN``, too, as Python writes them.
@@ -68,6 +72,7 @@ def read_json(path: Path, *, infinity: bool = False) -> Any:
             parse_constant=float if infinity else _refuse_constant,
             parse_float=_finite,
             parse_int=_whole,
+            object_pairs_hook=_distinct,
         )
     except RecursionError:
         raise ValueError(f"{path} is damaged: it is nested too deeply") from None
@@ -75,6 +80,11 @@ def read_json(path: Path, *, infinity: bool = False) -> Any:
         raise ValueError(f"{path} is damaged: {error}") from error
     if _is_deep(content):
         raise ValueError(f"{path} is damaged: it is nested too deeply")
+    if b"\\ud" in data.lower():
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{path} is damaged: it has half a surrogate pair") from None
     return content
 
 
@@ -153,6 +163,14 @@ def shown(value: object) -> str:
     """
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"{shown(repeated)} is there twice")
+    return found
 
 
 def _refuse_constant(name: str) -> None:

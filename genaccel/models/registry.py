@@ -51,6 +51,9 @@ _OWN_KEYS = ("type", "version", "parts")
 # Where diffusers finds the classes of components, too.
 _COMPONENT_LIBRARIES = ("diffusers", "transformers")
 
+# Of a network, ours have some 100 MB: a file of holes, which takes no room, would be hashed for minutes.
+_MAX_PART_BYTES = 2**32
+
 Model = TypeVar("Model", bound="nn.Module")
 
 
@@ -204,6 +207,10 @@ def check_model_folder(folder: str | os.PathLike[str], model_type: str) -> None:
     """
     path = Path(folder)
     for name, part in _read_config(path, model_type).get("parts", {}).items():
+        if model_type != "pipeline" and _size(_part_path(path, name, part)) > _MAX_PART_BYTES:
+            raise ModelFolderError(
+                f"{_part_path(path, name, part)} is larger than {_MAX_PART_BYTES >> 30} GiB"
+            )
         if _digest(_part_path(path, name, part)) != part["sha256"]:
             raise ModelFolderError(
                 f"{_part_path(path, name, part)} is not the {name} that this model was saved with: parts of different "
@@ -316,10 +323,16 @@ def _part_path(path: Path, name: str, part: Mapping[str, Any]) -> Path:
         )
     found = Path(os.path.normpath(path / text))
     if not found.exists():
-        raise FileNotFoundError(f"{path} lacks its part {name}: there is no {found}")
+        raise FileNotFoundError(f"{path} lacks its part {shown(name)}")
     if not (found.is_file() or (found.is_dir() and found.resolve().is_relative_to(root))):
         raise ModelFolderError(f"{found} is no part of {path}: it leads elsewhere, or is no file")
     return found
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _digest(path: Path) -> str:

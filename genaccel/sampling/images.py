@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from genaccel.files.images import ReadPolicy, read_image
+from genaccel.files.images import LoadedImage, ReadPolicy, read_image
 from genaccel.files.samples import RANGE_TOLERANCE
 
 Images = list[NDArray[np.uint8]]
@@ -49,8 +49,7 @@ def to_pixels(images: Any) -> Images:
     """Images of any kind that diffusers pipelines take or give.
 
     Args:
-        images: A PIL image, read as :func:`genaccel.files.images.read_image` reads it; an array ``[..., H, W, C]``; a tensor ``[..., C, H, W]``; or a list of these. One channel is
-            grey, three are sRGB; uint8, or floating point in [0, 1].
+        images: As for :func:`to_loaded`, opaque.
 
     Returns:
         Arrays ``[H, W, 3]``, one an image.
@@ -59,8 +58,24 @@ def to_pixels(images: Any) -> Images:
         TypeError: If it is nothing of the kind.
         ValueError: If a shape or a range is another, or a PIL image is transparent, deep or damaged.
     """
+    return [image.pixels for image in to_loaded(images, _POLICY)]
+
+
+def to_loaded(images: Any, policy: ReadPolicy) -> list[LoadedImage]:
+    """Images of any kind that diffusers pipelines take or give, with what PIL images hold besides.
+
+    Args:
+        images: A PIL image, read as :func:`genaccel.files.images.read_image` reads it; an array ``[..., H, W, C]``; a
+            tensor ``[..., C, H, W]``; or a list of these. One channel is grey, three are sRGB, and four sRGB and alpha,
+            if the policy keeps that; uint8, or floating point in [0, 1].
+        policy: What to do about what pixels do not hold.
+
+    Raises:
+        TypeError: If it is nothing of the kind.
+        ValueError: If a shape or a range is another, or a PIL image is damaged, too large, or refused by the policy.
+    """
     if isinstance(images, Image.Image):
-        return [read_image(images, _POLICY).pixels]
+        return [read_image(images, policy)]
     if isinstance(images, Tensor):
         if images.ndim < 3:
             raise ValueError(
@@ -68,15 +83,15 @@ def to_pixels(images: Any) -> Images:
             )
         # NumPy has no bfloat16.
         wide = images.detach().float() if images.is_floating_point() else images.detach()
-        return to_pixels(wide.movedim(-3, -1).cpu().numpy())
+        return to_loaded(wide.movedim(-3, -1).cpu().numpy(), policy)
     if isinstance(images, np.ndarray):
         if images.ndim < 3:
             raise ValueError(
                 f"image arrays must be [H, W, C] or stacks of these, got {images.shape}"
             )
-        return [_of_array(image) for image in images.reshape(-1, *images.shape[-3:])]
+        return [_of_array(image, policy) for image in images.reshape(-1, *images.shape[-3:])]
     if isinstance(images, Sequence) and not isinstance(images, str | bytes):
-        return list(itertools.chain.from_iterable(to_pixels(image) for image in images))
+        return list(itertools.chain.from_iterable(to_loaded(image, policy) for image in images))
     raise TypeError(
         f"images must be PIL images, arrays, tensors or lists of them, got {type(images).__name__}"
     )
@@ -86,9 +101,9 @@ def from_pixels(images: Sequence[NDArray[np.uint8]], output_type: str) -> Any:
     """Images as a diffusers pipeline gives them.
 
     Args:
-        images: ``[H, W, 3]`` each.
+        images: ``[H, W, 3]`` each, or ``[H, W, 4]`` with alpha.
         output_type: ``"pil"`` for a list; ``"np"`` for float32 ``[N, H, W, 3]`` and ``"pt"`` for ``[N, 3, H, W]``, both in
-            [0, 1], or a list of single ones where their sizes differ.
+            [0, 1], or a list of single ones where their sizes differ, or some alone have alpha.
 
     Raises:
         ValueError: For another ``output_type``.
@@ -113,12 +128,23 @@ def _are_alike(arrays: Sequence[NDArray[Any]]) -> bool:
     return len({array.shape for array in arrays}) == 1
 
 
-def _of_array(image: NDArray[Any]) -> NDArray[np.uint8]:
-    if image.shape[-1] not in (1, 3):
-        raise ValueError(f"images must have one or three channels, got shape {image.shape}")
+def _of_array(image: NDArray[Any], policy: ReadPolicy) -> LoadedImage:
+    takes_alpha = policy.transparency == "keep"
+    if image.shape[-1] not in ((1, 3, 4) if takes_alpha else (1, 3)):
+        numbers = "one, three or four" if takes_alpha else "one or three"
+        raise ValueError(f"images must have {numbers} channels, got shape {image.shape}")
     if image.dtype != np.uint8:
         image = _rounded(image)
-    return np.ascontiguousarray(image if image.shape[-1] == 3 else image.repeat(3, axis=-1))
+    colours, alpha = image[..., :3], image[..., 3] if image.shape[-1] == 4 else None
+    if alpha is not None:
+        alpha = None if (alpha == 255).all() else np.ascontiguousarray(alpha)
+    return LoadedImage(
+        pixels=np.ascontiguousarray(
+            colours if colours.shape[-1] == 3 else colours.repeat(3, axis=-1)
+        ),
+        notes=(),
+        alpha=alpha,
+    )
 
 
 def _rounded(image: NDArray[Any]) -> NDArray[np.uint8]:

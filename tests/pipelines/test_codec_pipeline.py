@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from full_metadata import FULL
 from hand_made_images import LINEAR, icc, stored
 from PIL import Image
 from tiny_codec import TINY_EFFICIENT
 
 import genaccel.pipelines.codec_pipeline
+from genaccel.codec.exif_xmp import write_metadata
 from genaccel.codec.format.limits import CodecLimits
+from genaccel.codec.format.metadata import PhotoMetadata
 from genaccel.codec.image_codec import ImageCodec
 from genaccel.errors import (
     BitstreamError,
@@ -138,12 +141,10 @@ def test_no_images(pipe, pixels):
         pipe.encode(torch.full((3, 4, 4), torch.nan))
     with pytest.raises(ValueError, match="uint8 or floating point"):
         pipe.encode(pixels.astype(np.int64))
-    with pytest.raises(ValueError, match="one or three channels"):
+    with pytest.raises(ValueError, match="one, three or four channels"):
         pipe.encode(np.zeros((4, 4, 2), np.uint8))
     with pytest.raises(ValueError, match=r"\[C, H, W\]"):
         pipe.encode(torch.zeros(4, 4))
-    with pytest.raises(ValueError, match="transparent"):
-        pipe.encode(Image.new("RGBA", (4, 4), (0, 0, 0, 128)))
     with pytest.raises(ValueError, match="8-bit RGB"):
         pipe.encode(Image.new("I", (4, 4)))
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
@@ -279,3 +280,39 @@ def test_pillow_images_are_encoded_as_their_files_are(pipe, picture):
     (data,) = pipe.encode(Image.open(stream))
     assert data == pipe.codec.encode(read_image(stream).pixels)
     assert pipe.decode(data)[0].size == (64, 96)
+
+
+def test_transparent_images_there_and_back(pipe, pixels):
+    alpha = pixels[1, ..., 0]
+    rgba = np.dstack((pixels[0], alpha))
+    opaque = np.dstack((pixels[0], np.full_like(alpha, 255)))
+    (data,) = pipe.encode(Image.fromarray(rgba))
+    assert data == pipe.codec.encode(pixels[0], alpha=alpha)
+    kinds = [rgba, torch.from_numpy(rgba).movedim(-1, 0), rgba.astype(np.float32) / 255]
+    assert [pipe.encode(kind) for kind in kinds] == [[data]] * 3
+    assert pipe.encode(opaque) == pipe.encode(pixels[0])
+    (image,) = pipe.decode(data)
+    assert image.mode == "RGBA"
+    assert np.array_equal(np.asarray(image)[..., 3], alpha)
+    array = pipe.decode(data, "np")
+    assert np.array_equal((array * 255).round()[0], np.asarray(image))
+    assert pipe.decode(data, "pt").shape == (1, 4, 24, 40)
+    both = pipe([image, Image.fromarray(pixels[0])])
+    assert [made.mode for made in both.images] == ["RGBA", "RGB"]
+    assert [each.shape[-1] for each in pipe.decode(both.files, "np")] == [4, 3]
+
+
+def test_metadata_of_pillow_images_is_carried_where_it_is_asked_for(pipe, pixels):
+    stored_in = write_metadata(FULL)
+    image = Image.fromarray(pixels[0])
+    image.info |= {"exif": b"Exif\0\0" + stored_in.exif, "xmp": stored_in.xmp}
+    plain = pipe.encode(pixels[0])
+    assert pipe.encode(image) == plain
+    assert pipe.encode(pixels[0], keep_metadata=True, keep_gps=True) == plain
+    (data,) = pipe.encode(image, keep_metadata=True, keep_gps=True)
+    assert pipe.codec.decode_file(data).metadata == FULL
+    output = pipe(image, keep_gps=True)
+    (carried,) = (pipe.codec.decode_file(data).metadata for data in output.files)
+    assert carried == PhotoMetadata(position=FULL.position)
+    again = pipe.encode(pipe.decode(data), keep_metadata=True, keep_gps=True)
+    assert pipe.codec.decode_file(again[0]).metadata == FULL

@@ -24,7 +24,7 @@ from genaccel import _coder, ops
 from genaccel.codec.coding.missing_slices import DEFAULT_SEED, draws, most_likely, pick
 from genaccel.codec.coding.window_chunks import WindowChunks
 from genaccel.codec.coding.window_grid import PADDING_INDEX, WindowGrid
-from genaccel.codec.format.limits import check_time
+from genaccel.codec.format.limits import check_time, check_whole
 from genaccel.errors import BitstreamError, OptionError
 from genaccel.models.integer_entropy_model import WINDOWS_AT_ONCE, IntegerEntropyModel
 
@@ -120,7 +120,7 @@ class EntropyIndexCoder:
     def _require_slices(self, num_slices: int | None) -> int:
         if num_slices is None:
             return self.num_slices
-        if not 1 <= num_slices <= self.num_slices:
+        if not 1 <= check_whole("number of slices", num_slices) <= self.num_slices:
             raise OptionError(
                 f"number of slices must be in [1, {self.num_slices}], got {num_slices}"
             )

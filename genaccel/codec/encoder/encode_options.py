@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from genaccel.codec.format.limits import check_real, check_whole
+
 # Squared distances are at most 4, so that far below it only bits count; float32 overflows far above it.
 _MOST_RDO = 1e6
 _MOST_REFINE = 10_000  # steps: hours for the smallest image
@@ -33,6 +35,7 @@ class EncodeOptions:
             in half the time.
 
     Raises:
+        TypeError: If a value is no number, or none that is whole where it must be.
         ValueError: If a value is out of range, or two of them exclude each other.
     """
 
@@ -45,6 +48,12 @@ class EncodeOptions:
     static_tables: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("rdo", "bits_per_pixel"):
+            if getattr(self, name) is not None:
+                check_real(name, getattr(self, name))
+        for name in ("target_bytes", "num_slices", "refine"):
+            if getattr(self, name) is not None or name == "refine":
+                check_whole(name, getattr(self, name))
         if not 0 <= self.rdo < math.inf:
             raise ValueError(f"rdo must be finite and not negative, got {self.rdo}")
         if self.rdo > _MOST_RDO:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -30,8 +31,24 @@ DEFAULT_FREE_PIXELS = 2**21
 _FREE_BYTES = 1024
 _PIXELS_PER_BYTE = 2**16
 
+_LONGEST_SECONDS = 1e9  # whole numbers have no bound, floating-point ones do
+
 # When the work on the file at hand has to be done, by the monotonic clock.
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
+
+
+def check_whole(name: str, value: object) -> int:
+    """A whole number as it is, of NumPy too; raises TypeError for anything else, true and false among it."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be a whole number, got {value!r:.60}")
+    return int(value)
+
+
+def check_real(name: str, value: object) -> float:
+    """A number as it is, or TypeError; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r:.60}")
+    return value  # type: ignore[return-value]  # what compares as a float does
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +63,10 @@ class CodecLimits:
             1024 allows for 65,536 more.
         timeout_seconds: Time for encoding or decoding one image; None: no bound. It is looked at between slices,
             tiles and steps, so it is overrun by one of these.
+
+    Raises:
+        TypeError: If a value is no number.
+        ValueError: If one is out of range.
     """
 
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -55,6 +76,8 @@ class CodecLimits:
     timeout_seconds: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("max_pixels", "max_memory_bytes", "free_pixels"):
+            check_whole(name, getattr(self, name))
         if not 1 <= self.max_pixels <= MAX_PIXELS:
             raise ValueError(f"max_pixels must be in [1, {MAX_PIXELS}], got {self.max_pixels}")
         if self.max_memory_bytes < 1:
@@ -62,7 +85,10 @@ class CodecLimits:
         if self.free_pixels < 1:
             raise ValueError(f"free_pixels must be positive, got {self.free_pixels}")
         # Written so that it is false for what is not a number.
-        if self.timeout_seconds is not None and not self.timeout_seconds > 0:
+        if (
+            self.timeout_seconds is not None
+            and not check_real("timeout_seconds", self.timeout_seconds) > 0
+        ):
             raise ValueError(f"timeout_seconds must be positive, got {self.timeout_seconds}")
 
     @classmethod
@@ -128,7 +154,7 @@ def timed(work: Callable[Concatenate[_L, _P], _R]) -> Callable[Concatenate[_L, _
         seconds = limited.limits.timeout_seconds
         if seconds is None:
             return work(limited, *args, **kwargs)
-        end, outer = time.monotonic() + seconds, _deadline.get()
+        end, outer = time.monotonic() + min(seconds, _LONGEST_SECONDS), _deadline.get()
         token = _deadline.set(end if outer is None else min(end, outer))
         try:
             return work(limited, *args, **kwargs)

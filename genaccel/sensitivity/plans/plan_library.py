@@ -96,7 +96,12 @@ class PlanLibrary:
         index = self.folder / INDEX_NAME
         if index.is_file():
             try:
-                self.entries = [PlanEntry(**values) for values in read_json(index, infinity=True)]
+                content = read_json(index, infinity=True)
+                if not isinstance(content, list):
+                    raise ValueError("it must hold a list")
+                self.entries = [PlanEntry(**values) for values in content]
+                if len({os.path.normpath(e.folder) for e in self.entries}) < len(content):
+                    raise ValueError("it names a folder twice")
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{index} is no index of plans: {error}") from None
         elif (self.folder / PLAN_NAME).is_file():
@@ -119,7 +124,8 @@ class PlanLibrary:
             ValueError: If it is damaged, or its folder is a link out of the library.
         """
         folder = self.folder / entry.folder
-        if not folder.resolve().is_relative_to(self.folder.resolve()):
+        # Path.resolve raises RuntimeError where links go round in a circle.
+        if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(self.folder)):
             raise ValueError(f"{folder} leads out of the library, and is not followed")
         return Plan.from_pretrained(folder)
 
