@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,7 +152,7 @@ def _pairs_of(subject: Subject, trusted: Sequence[Path]) -> tuple[Mapping[str, I
 
 
 def _is_within(path: Path, roots: Sequence[Path]) -> bool:
-    resolved = path.resolve()
+    resolved = Path(os.path.realpath(path))  # of links in a circle, too
     return any(resolved.is_relative_to(root) for root in roots)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +84,7 @@ class PictureStore:
         Raises:
             ValueError: If the path leads out of the folder, or the file is no readable picture.
         """
-        path = (folder / file).resolve()
+        path = Path(os.path.realpath(folder / file))  # of links in a circle, too
         # A run that somebody sent must not be able to put this user's other files on a page.
         if not path.is_relative_to(folder.resolve()):
             raise ValueError(f"the picture {file!r} is outside of the run's folder {folder}")

@@ -323,7 +323,9 @@ def _part_path(path: Path, name: str, part: Mapping[str, Any]) -> Path:
         )
     found = Path(os.path.normpath(path / text))
     if not found.exists():
-        raise FileNotFoundError(f"{path} lacks its part {shown(name)}")
+        raise FileNotFoundError(
+            f"{path} lacks its part {shown(name)}: there is no {os.fspath(found)!r}"
+        )
     if not (found.is_file() or (found.is_dir() and found.resolve().is_relative_to(root))):
         raise ModelFolderError(f"{found} is no part of {path}: it leads elsewhere, or is no file")
     return found

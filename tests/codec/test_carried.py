@@ -234,3 +234,17 @@ def test_every_cut_of_a_file_with_sections_is_refused():
 def test_sections_that_are_too_large_are_not_written(change):
     with pytest.raises(ValueError, match=r"too large|at most 16384"):
         dataclasses.replace(STREAM, **change)
+
+
+def test_masked_arrays_are_what_they_hold(entropy_codec, picture, mask):
+    masked = np.ma.masked_less(mask, 100)
+    image = np.ma.masked_less(picture(64, 96), 100)
+    data = entropy_codec.encode(image, alpha=masked)
+    assert data == entropy_codec.encode(picture(64, 96), alpha=mask)
+    np.testing.assert_array_equal(entropy_codec.decode_file(data).alpha, mask)
+
+
+@pytest.mark.parametrize("metadata", ["Ada", {"author": "Ada"}, b"Ada"])
+def test_metadata_of_another_kind(entropy_codec, picture, metadata):
+    with pytest.raises(TypeError, match="metadata must be PhotoMetadata, got"):
+        entropy_codec.encode(picture(8, 8), metadata=metadata)

@@ -262,3 +262,33 @@ def test_strips_equal_the_whole():
         in_strips = model.decode(maps)
     whole = model.decode(maps).detach()  # with gradients there are no strips
     torch.testing.assert_close(in_strips, whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [True, 1.5, float("nan"), "9", None, [9]])
+def test_numbers_of_another_type_are_refused(entropy_codec, picture, value):
+    for name in ("max_pixels", "max_memory_bytes", "free_pixels"):
+        with pytest.raises(TypeError, match=f"{name} must be a whole number"):
+            CodecLimits(**{name: value})
+    for name in ("target_bytes", "num_slices", "refine"):
+        if value is not None or name == "refine":
+            with pytest.raises(TypeError, match=f"{name} must be a whole number"):
+                EncodeOptions(**{name: value})
+    if value is None:
+        return
+    if not isinstance(value, float):
+        for options, name in ((CodecLimits, "timeout_seconds"), (EncodeOptions, "bits_per_pixel")):
+            with pytest.raises(TypeError, match=f"{name} must be a number"):
+                options(**{name: value})
+    data = entropy_codec.encode(picture(8, 8))
+    for name in ("prefix", "seed"):
+        with pytest.raises(TypeError, match="must be a whole number"):
+            entropy_codec.decode(data, **{name: value})
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 10**400])
+def test_there_may_be_all_the_time_in_the_world(entropy_codec, picture, seconds):
+    limits = CodecLimits(timeout_seconds=seconds)
+    codec = ImageCodec(
+        entropy_codec.model, entropy_model=entropy_codec.entropy_model, limits=limits
+    )
+    assert codec.decode(codec.encode(picture(8, 8))).shape == (8, 8, 3)

@@ -328,3 +328,20 @@ def test_an_entropy_model_that_was_put_into_a_listed_model_is_refused(copy_of, n
         ImageCodec.from_pretrained(folder)
     record_parts(folder)
     assert ImageCodec.from_pretrained(folder).entropy_model is not None
+
+
+def test_a_part_that_would_be_hashed_for_minutes_is_refused(codec_folder):
+    record_parts(codec_folder)
+    os.truncate(codec_folder / INTEGER_ENTROPY_FOLDER / "model.safetensors", 2**40)
+    begun = time.process_time()
+    with pytest.raises(UnknownModelError, match="is larger than 4 GiB"):
+        ImageCodec.from_pretrained(codec_folder)
+    assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize("more", [b'"type": "autoencoder"', b'"x": "\\ud800"', b'"\\uDFFF": {}'])
+def test_what_readers_of_json_differ_on_is_refused(copy_of, more):
+    folder = copy_of("efficient")
+    text = (folder / "config.json").read_bytes().rstrip()
+    (folder / "config.json").write_bytes(text[:-1] + b"," + more + b"}")
+    refused(folder, "is there twice|half a surrogate pair")

@@ -135,7 +135,7 @@ def test_parts_of_different_models_are_refused_in_one_sentence(tmp_path, folder)
     with pytest.raises(ValueError, match="entropy is not the entropy that this model was saved"):
         check_model_folder(folder, "autoencoder")
     shutil.rmtree(folder / "entropy")
-    with pytest.raises(FileNotFoundError, match="lacks its part entropy"):
+    with pytest.raises(FileNotFoundError, match="lacks its part 'entropy'"):
         check_model_folder(folder, "autoencoder")
 
 
@@ -246,7 +246,7 @@ def test_another_pipelines_autoencoder_is_refused(make_pipeline):
 def test_a_shared_autoencoder_is_loaded_from_the_other_model(make_pipeline, tmp_path):
     first, second = make_pipeline("first", 0), make_pipeline("second", 1)
     shutil.rmtree(second / "vae")
-    with pytest.raises(FileNotFoundError, match="lacks its part vae"):
+    with pytest.raises(FileNotFoundError, match="lacks its part 'vae'"):
         record_parts(second)
     record_parts(second, shared={"vae": first / "vae"})
     assert (
@@ -260,7 +260,7 @@ def test_a_shared_autoencoder_is_loaded_from_the_other_model(make_pipeline, tmp_
     with pytest.raises(ValueError, match="vae is not the vae"):
         check_model_folder(second, "pipeline")
     shutil.rmtree(tmp_path / "first")
-    with pytest.raises(FileNotFoundError, match="lacks its part vae"):
+    with pytest.raises(FileNotFoundError, match="lacks its part 'vae'"):
         shared_components(second)
 
 

@@ -270,3 +270,24 @@ def test_tokens_of_layers_that_have_none_do_not_fit(make_plan):
 
     assert fits_structure(plan, structure(64, 64, 64, 64))
     assert not fits_structure(plan, structure(64, 64, 0, 64))
+
+
+def test_links_in_a_circle_are_passed_over(library):
+    (library.folder / "circle").symlink_to("circle")
+    write_index(library, folder="circle")
+    read = PlanLibrary(library.folder)
+    assert read.choose(SensitivityConfig(speedup=2.0), "transformer") is None
+    assert len(read.damaged) == 1
+
+
+@pytest.mark.parametrize("folders", [["first", "first"], ["first", "./first"], ["a/", "a"]])
+def test_an_index_that_names_a_folder_twice_is_refused(library, folders):
+    """One plan would be read as often as it is named."""
+    entry = dataclasses.asdict(library.entries[0])
+    index = [entry | {"folder": folder} for folder in folders]
+    (library.folder / INDEX_NAME).write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="names a folder twice"):
+        PlanLibrary(library.folder)
+    (library.folder / INDEX_NAME).write_text("{}")
+    with pytest.raises(ValueError, match="must hold a list"):
+        PlanLibrary(library.folder)
