@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from diffusers import DiffusionPipeline, DiTPipeline
+from PIL import Image
 
 import genaccel.pipelines.dit_compression
 from genaccel.codec.format.limits import CodecLimits
@@ -62,6 +63,16 @@ def test_other_output_types_are_the_stock_pipelines(tiny_dit, pipe):
         theirs = stock(**tiny_dit.call(output_type=output_type)).images
         assert np.array_equal(np.stack(ours), np.stack(theirs))
     assert pipe._loaded_codec is None
+
+
+def test_layers_keep_their_alpha(tiny_dit, codec, monkeypatch):
+    layer = np.dstack([np.full((16, 16), value, np.uint8) for value in (200, 100, 50)])
+    alpha = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    made = [Image.fromarray(np.dstack((layer, alpha)))]
+    monkeypatch.setattr(DiTPipeline, "numpy_to_pil", staticmethod(lambda images: made))
+    pipe = tiny_dit.build(DiTCompressionPipeline).set_codec(codec)
+    (data,) = pipe(**tiny_dit.call(**ASKED)).images
+    assert data == codec.encode(layer, alpha=alpha)
 
 
 def test_as_a_tuple_and_by_position(tiny_dit, pipe):
