@@ -124,6 +124,8 @@ def parse_colour(text: str) -> Colour:
     colour = ImageColor.getrgb(text)
     if len(colour) != 3:
         raise ValueError(f"background must be an opaque colour, got {text!r}")
+    if not all(0 <= part <= 255 for part in colour):
+        raise ValueError(f"red, green and blue of a background must be in 0 to 255, got {text!r}")
     return colour
 
 
