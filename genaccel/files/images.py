@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, UnidentifiedImageError
 
 from genaccel.errors import BitstreamError, LimitExceededError, UnsupportedImageError
+from genaccel.files.bmp_bit_fields import bit_fields
 from genaccel.files.colour import RgbEncoding, from_encoding, from_profile, without_profile
 from genaccel.files.declared_colours import EXIF_FOLDER, INTEROPERABILITY_FOLDER, declared_colours
 from genaccel.files.formats import IMAGE_FORMATS, ImageFormat, recognised
@@ -237,6 +238,10 @@ def _open(stream: BinaryIO, policy: ReadPolicy) -> tuple[Image.Image, JxlParts |
     stream.seek(0)
     kind = recognised(head)
     parts = None
+    fields = bit_fields(stream) if "BMP" in policy.formats else None
+    if fields is not None:
+        _check_size((fields.width, fields.height), policy)
+        return fields.read(stream), None
     if kind is not None and kind.package is not None and kind.name in policy.formats:
         _add_to_pillow(kind)
         formats = [kind.name]
