@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +61,7 @@ class BitFields:
         return image
 
 
-def _channel(words: NDArray[np.unsignedinteger], mask: int) -> NDArray[np.uint8]:
+def _channel(words: NDArray[np.unsignedinteger[Any]], mask: int) -> NDArray[np.uint8]:
     """The bits of a mask, of which there are at most 8, spread over [0, 255]."""
     lowest = mask & -mask
     largest = mask // lowest

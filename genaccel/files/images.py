@@ -25,7 +25,7 @@ from genaccel.files.bmp_bit_fields import bit_fields
 from genaccel.files.colour import RgbEncoding, from_encoding, from_profile, without_profile
 from genaccel.files.declared_colours import EXIF_FOLDER, INTEROPERABILITY_FOLDER, declared_colours
 from genaccel.files.formats import IMAGE_FORMATS, ImageFormat, recognised
-from genaccel.files.image_headers import HeaderFacts, JxlParts, jxl_parts
+from genaccel.files.image_headers import HeaderFacts, JxlParts, bmp_profile, jxl_parts
 from genaccel.files.samples import facts_of, split_alpha, to_8_bits
 
 Colour = tuple[int, int, int]
@@ -241,7 +241,9 @@ def _open(stream: BinaryIO, policy: ReadPolicy) -> tuple[Image.Image, JxlParts |
     fields = bit_fields(stream) if "BMP" in policy.formats else None
     if fields is not None:
         _check_size((fields.width, fields.height), policy)
-        return fields.read(stream), None
+        image = fields.read(stream)
+        image.info["icc_profile"] = bmp_profile(stream)
+        return image, None
     if kind is not None and kind.package is not None and kind.name in policy.formats:
         _add_to_pillow(kind)
         formats = [kind.name]
@@ -264,6 +266,10 @@ def _open(stream: BinaryIO, policy: ReadPolicy) -> tuple[Image.Image, JxlParts |
         )
         raise BitstreamError(f"not an image of a known format ({', '.join(titles)})") from error
     _check_size(image.size, policy)
+    if image.format == "BMP":
+        position = stream.tell()
+        image.info["icc_profile"] = bmp_profile(stream)
+        stream.seek(position)
     return image, parts
 
 

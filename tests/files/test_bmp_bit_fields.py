@@ -3,6 +3,7 @@ import io
 import struct
 
 import pytest
+from hand_made_images import LINEAR, icc
 
 from genaccel.errors import BitstreamError, LimitExceededError, UnsupportedImageError
 from genaccel.files.images import ReadPolicy, read_image, read_size
@@ -79,3 +80,20 @@ def test_hostile_headers():
     for length in range(70):
         with pytest.raises(BitstreamError):
             read_image(io.BytesIO(whole[:length]))
+
+
+@pytest.mark.parametrize("name", ["R5G6B5", "X8B8G8R8"])
+def test_an_embedded_profile_counts(name):
+    bits, masks = LAYOUTS[name]
+    half = sum((mask // 2) & mask for mask in masks[:3])
+    plain = bmp(bits, masks, [half] * 3, 124)
+    grey = int(read_image(plain).pixels[0, 0, 0])
+    profile = icc("sRGB", curve=LINEAR)
+    whole = bytearray(plain.getvalue())
+    whole[70:74] = b"DEBM"
+    whole[126:134] = struct.pack("<II", len(whole) - 14, len(profile))
+    image = read_image(io.BytesIO(bytes(whole) + profile))
+    assert image.pixels[0, 0, 0] > grey + 40
+    assert image.notes == ("colours were converted from sRGB to sRGB",)
+    cut_off = read_image(io.BytesIO(bytes(whole)))
+    assert cut_off.pixels[0, 0, 0] == grey
