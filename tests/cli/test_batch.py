@@ -375,7 +375,7 @@ def test_a_worker_that_dies_as_soon_as_its_file_is_written_costs_no_file(
         jobs.append(batch.Job(source=f"{seed}.png", target=f"out/{seed}.gac", makes_folders=True))
     (tmp_path / "out").mkdir()
     (tmp_path / "out/1.gac").write_bytes(b"old")
-    given = {"device": "cpu", "max_pixels": 2**20, "max_memory": None, "processes": 2}
+    given = {"device": "cpu", "limits": {"max_pixels": 2**20}, "max_memory": None, "processes": 2}
     given |= {"threads": 1, "rate_control": EncodeOptions(), "show_steps": False}
     open_work = partial(open_dying, str(model_folder), overwrite=False, **given)
     found = {o.item.target: o for o in batch._outcomes(jobs, open_work, workers=2)}
