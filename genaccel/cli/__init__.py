@@ -89,4 +89,7 @@ def genaccel_command(
 def main() -> None:
     """Entry point of the ``genaccel`` script."""
     set_up_process()
-    app(prog_name="genaccel")
+    try:
+        app(prog_name="genaccel")
+    except OSError as error:  # of help that is written to a full disk, before there is a command
+        sys.exit(f"error: {error}")

@@ -16,13 +16,13 @@ import typer
 
 from genaccel.cli.exit_codes import ExitCode, exit_code, said
 from genaccel.cli.options import STREAM
-from genaccel.cli.streams import shown, standard_input, standard_output
+from genaccel.cli.streams import remark, shown, standard_input, standard_output
 from genaccel.files.atomic import check_folder, check_target, remove_partial
 from genaccel.files.folders import walk_folder
 from genaccel.files.workers import OpenWork, Outcome, as_failure, map_in_workers
 
 if TYPE_CHECKING:
-    from genaccel.codec.batch.file_codec import FileReport
+    from genaccel.codec.batch.file_report import FileReport
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,12 +220,15 @@ def _twins(targets: Collection[str]) -> dict[str, str]:
 
 def _emit(line: str, jobs: Sequence[Job]) -> None:
     # Standard output belongs to the data when a result goes there.
-    typer.echo(line, err=any(job.target == STREAM for job in jobs))
+    if any(job.target == STREAM for job in jobs):
+        remark(line)
+    else:
+        typer.echo(line)
 
 
 def _print_report(report: FileReport, as_json: bool, jobs: Sequence[Job]) -> None:
     for note in report.notes:
-        typer.echo(shown(f"note: {report.input}: {note}"), err=True)
+        remark(shown(f"note: {report.input}: {note}"))
     if as_json:
         _emit(json.dumps({"status": "ok", **dataclasses.asdict(report)}), jobs)
     else:
@@ -249,7 +252,7 @@ def without_existing(plan: Plan) -> Plan:
     left = [job for job in plan.jobs if not _is_there(job)]
     count = len(plan.jobs)
     if len(left) < count:
-        typer.echo(f"{count - len(left)} of {count} files are there already", err=True)
+        remark(f"{count - len(left)} of {count} files are there already")
     return dataclasses.replace(plan, jobs=left)
 
 
@@ -309,24 +312,29 @@ def run_jobs(
     """
     jobs = plan.jobs
     for sentence in plan.left_out:
-        typer.echo(shown(sentence), err=True)
+        remark(shown(sentence))
     for path, reason in plan.unreadable.items():
-        typer.echo(shown(f"error: {path}: {reason}"), err=True)
+        remark(shown(f"error: {path}: {reason}"))
         if as_json:
             _emit(_error_object(path, None, reason, ExitCode.FAILURE), jobs)
+    unsaid = None
     if dry_run:
         failed = sum(not _would_be_done(job, plan, as_json, overwrite) for job in jobs)
     elif jobs:
-        failed = _run(plan, open_work, verb, as_json, overwrite, workers)
+        failed, unsaid = _run(plan, open_work, verb, as_json, overwrite, workers)
     else:
         failed = 0
     if failed:
         would = "would fail" if dry_run else "failed"
-        typer.echo(f"{failed} of {len(jobs)} files {would}", err=True)
+        remark(f"{failed} of {len(jobs)} files {would}")
     if plan.unreadable:
-        typer.echo(f"{len(plan.unreadable)} left out that could not be read", err=True)
+        remark(f"{len(plan.unreadable)} left out that could not be read")
+    if unsaid is not None:
+        remark(f"error: reports could not be written to standard output: {unsaid.strerror}")
     if failed or plan.unreadable:
         raise typer.Exit(ExitCode.PARTIAL_FAILURE if plan.is_batch else ExitCode.FAILURE)
+    if unsaid is not None:
+        raise typer.Exit(ExitCode.FAILURE)
 
 
 def _would_be_done(job: Job, plan: Plan, as_json: bool, overwrite: bool) -> bool:
@@ -336,7 +344,7 @@ def _would_be_done(job: Job, plan: Plan, as_json: bool, overwrite: bool) -> bool
             Path(job.source).stat()
         job.check(overwrite=overwrite)
     except OSError as error:
-        typer.echo(shown(f"error: {job.source}: {error}"), err=True)
+        remark(shown(f"error: {job.source}: {error}"))
         if as_json:
             _emit(_error_object(job.source, job.target, f"{error}", ExitCode.FAILURE), plan.jobs)
         return False
@@ -357,40 +365,53 @@ def _run(
     as_json: bool,
     overwrite: bool,
     workers: int,
-) -> int:
-    """Do the jobs; the number of those that failed."""
+) -> tuple[int, OSError | None]:
+    """Do the jobs; the number of those that failed, and why a batch's reports could not be written."""
     from tqdm import tqdm
 
     jobs = plan.jobs
     if not plan.is_batch:  # before a model is loaded
         for job in jobs:
             job.check(overwrite=overwrite)
-    failed = 0
+    failed, unsaid = 0, None
     outcomes = _outcomes(jobs, open_work, workers=workers)
     # None: only where standard error is a terminal.
     disable = None if len(jobs) > 1 else True
     with closing(outcomes), tqdm(total=len(jobs), desc=verb, unit="file", disable=disable) as bar:
         for outcome in outcomes:
             with bar.external_write_mode():  # or lines and the bar would run into each other
-                failed += not _is_done(outcome, plan, as_json=as_json)
+                failed += outcome.error is not None
+                try:
+                    _report_outcome(outcome, plan, as_json=as_json)
+                except BrokenPipeError:
+                    raise
+                except OSError as error:  # as of a full disk, which is no fault of the files
+                    if not plan.is_batch:
+                        raise
+                    unsaid = error
             bar.update()
-    return failed
+    return failed, unsaid
 
 
-def _is_done(outcome: Outcome[Job, FileReport], plan: Plan, *, as_json: bool) -> bool:
-    """Report an outcome; whether it is a good one."""
+def _report_outcome(outcome: Outcome[Job, FileReport], plan: Plan, *, as_json: bool) -> None:
+    """Report an outcome.
+
+    Raises:
+        Exception: That of a job alone.
+        OSError: If standard output cannot be written to.
+    """
     job, error = outcome.item, outcome.error
     if error is None:
         assert outcome.result is not None
         _print_report(outcome.result, as_json, plan.jobs)
-        return True
+        return
     code = exit_code(error)
     if code is None and not plan.is_batch:
         raise error
+    if plan.is_batch:
+        remark(shown(f"error: {job.source}: {said(error)}"))
     if as_json:
         object_ = _error_object(job.source, job.target, said(error), code or ExitCode.FAILURE)
         _emit(object_, plan.jobs)
     if not plan.is_batch:
         raise error
-    typer.echo(shown(f"error: {job.source}: {said(error)}"), err=True)
-    return False

@@ -15,7 +15,7 @@ from genaccel.cli.batch import Job, plan_jobs, run_jobs, without_existing
 from genaccel.codec.format.limits import DEFAULT_FREE_PIXELS, DEFAULT_MAX_PIXELS, CodecLimits
 
 if TYPE_CHECKING:
-    from genaccel.codec.batch.file_codec import FileReport
+    from genaccel.codec.batch.file_report import FileReport
 
 app = typer.Typer()
 

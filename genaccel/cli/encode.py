@@ -17,7 +17,7 @@ from genaccel.cli.batch import Job, plan_jobs, run_jobs, without_existing
 from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS, CodecLimits
 
 if TYPE_CHECKING:
-    from genaccel.codec.batch.file_codec import FileReport
+    from genaccel.codec.batch.file_report import FileReport
     from genaccel.codec.encoder.encode_options import EncodeOptions
     from genaccel.codec.encoder.latent_refinement import StepReport
 

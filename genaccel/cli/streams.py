@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+from contextlib import suppress
 from typing import BinaryIO, NoReturn
 
 import typer
@@ -32,6 +33,8 @@ def set_up_process() -> None:
             # The lowest free number is this one; the wrong way round, so that whoever uses it is told.
             os.open(os.devnull, os.O_WRONLY if descriptor == 0 else os.O_RDONLY)
             os.set_inheritable(descriptor, True)
+    if sys.stderr is None:  # which libraries write to without a look, progress bars first of all
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
@@ -64,6 +67,12 @@ def standard_output() -> BinaryIO:
     if sys.stdout.isatty():
         raise typer.BadParameter("refusing to write binary data to a terminal")
     return sys.stdout.buffer
+
+
+def remark(line: str) -> None:
+    """Say a line on standard error; a full disk behind it ends no work, as there is nobody left to tell."""
+    with suppress(OSError):
+        typer.echo(line, err=True)
 
 
 def shown(name: object) -> str:

@@ -401,6 +401,6 @@ def _name_target(error: OSError, path: Path, target: Path, partial: Path | None)
         raise _no_folder(path)
     # An open file gives no name, os.open a string, and Path's methods a path.
     is_hidden = error.filename is not None and str(error.filename).startswith(str(partial))
-    if is_hidden or error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_hidden or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         error.filename = str(path)
         del error.filename2  # None would be told too: "'photo.gac' -> None"

@@ -62,6 +62,19 @@ def png_facts(stream: BinaryIO) -> HeaderFacts:
     return HeaderFacts(bits=bits, code_points=code_points)
 
 
+def bmp_profile(stream: BinaryIO) -> bytes:
+    """The ICC profile in a BMP file (BITMAPV5HEADER, PROFILE_EMBEDDED); nothing if there is none."""
+    stream.seek(0)
+    head = stream.read(14 + 124)
+    profile = b""
+    if len(head) == 138 and head[:2] == b"BM" and head[70:74] == b"DEBM":
+        offset, length = struct.unpack_from("<II", head, 126)
+        stream.seek(14 + offset)
+        profile = stream.read(min(length, _MAX_META_BYTES))
+    stream.seek(0)
+    return profile
+
+
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Boxes of ISO/IEC 14496-12, 4.2, by name, up to the first that is cut off."""
     position = 0

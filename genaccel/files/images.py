@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, UnidentifiedImageError
 
 from genaccel.errors import BitstreamError, LimitExceededError, UnsupportedImageError
+from genaccel.files.bmp_bit_fields import bit_fields
 from genaccel.files.colour import RgbEncoding, from_encoding, from_profile, without_profile
 from genaccel.files.declared_colours import EXIF_FOLDER, INTEROPERABILITY_FOLDER, declared_colours
 from genaccel.files.formats import IMAGE_FORMATS, ImageFormat, recognised
-from genaccel.files.image_headers import HeaderFacts, JxlParts, jxl_parts
+from genaccel.files.image_headers import HeaderFacts, JxlParts, bmp_profile, jxl_parts
 from genaccel.files.samples import facts_of, split_alpha, to_8_bits
 
 Colour = tuple[int, int, int]
@@ -124,6 +125,8 @@ def parse_colour(text: str) -> Colour:
     colour = ImageColor.getrgb(text)
     if len(colour) != 3:
         raise ValueError(f"background must be an opaque colour, got {text!r}")
+    if not all(0 <= part <= 255 for part in colour):
+        raise ValueError(f"red, green and blue of a background must be in 0 to 255, got {text!r}")
     return colour
 
 
@@ -235,6 +238,12 @@ def _open(stream: BinaryIO, policy: ReadPolicy) -> tuple[Image.Image, JxlParts |
     stream.seek(0)
     kind = recognised(head)
     parts = None
+    fields = bit_fields(stream) if "BMP" in policy.formats else None
+    if fields is not None:
+        _check_size((fields.width, fields.height), policy)
+        image = fields.read(stream)
+        image.info["icc_profile"] = bmp_profile(stream)
+        return image, None
     if kind is not None and kind.package is not None and kind.name in policy.formats:
         _add_to_pillow(kind)
         formats = [kind.name]
@@ -257,6 +266,10 @@ def _open(stream: BinaryIO, policy: ReadPolicy) -> tuple[Image.Image, JxlParts |
         )
         raise BitstreamError(f"not an image of a known format ({', '.join(titles)})") from error
     _check_size(image.size, policy)
+    if image.format == "BMP":
+        position = stream.tell()
+        image.info["icc_profile"] = bmp_profile(stream)
+        stream.seek(position)
     return image, parts
 
 

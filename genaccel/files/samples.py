@@ -78,7 +78,8 @@ def split_alpha(
         return image.getchannel("L"), image.getchannel("A")
     if image.mode == "RGBA":
         return image.convert("RGB"), image.getchannel("A")
-    mask = _mask(image, key, facts) if image.mode in ("1", "L", "RGB") or _is_16(image) else None
+    bits = None if stream is None or image.format != "PNG" else facts.bits
+    mask = _mask(image, key, bits) if image.mode in ("1", "L", "RGB") or _is_16(image) else None
     if mask is not None:
         return image, mask
     rgba = image.convert("RGBA")
@@ -89,23 +90,42 @@ def _is_16(image: Image.Image) -> bool:
     return image.mode.startswith("I;16")
 
 
-def _mask(image: Image.Image, key: object, facts: HeaderFacts) -> Image.Image | None:
-    """Alpha of an image in which one grey or colour is transparent."""
+def _mask(image: Image.Image, key: object, bits: int | None) -> Image.Image | None:
+    """Alpha of an image in which one grey or colour is transparent.
+
+    Args:
+        image: Decoded.
+        key: That grey or colour, as a sample of the file; where those have less than 16 bits, the lower ones count
+            (W3C PNG, third edition, 11.3.1.1).
+        bits: Of the file's samples; None if that is closed by now.
+    """
     if image.mode == "RGB":
         if not isinstance(key, tuple) or len(key) != 3:
             return None
-        # Of a 16-bit file that is closed by now, upper bytes are all that is left.
-        shift = 8 if max(key) > 255 else 0
-        equal = (np.asarray(image) == np.array(key) >> shift).all(axis=2)
+        samples = np.asarray(image)
+        equal = (samples == np.array(key) & 255).all(axis=2)
+        if bits is None and max(key) > 255:
+            # Of a 16-bit file that is closed by now, upper bytes are all that is left.
+            upper = (samples == np.array(key) >> 8).all(axis=2)
+            equal = upper if upper.any() else equal
     else:
         if not isinstance(key, int):
             return None
         samples = np.asarray(image if _is_16(image) else image.convert("L"))
-        if image.format == "PNG" and image.mode == "L" and facts.bits < 8:
-            largest = 2**facts.bits - 1  # the key is a sample of the file, and Pillow spreads those
-            key = (key & largest) * (255 // largest)
+        if image.mode == "L" and image.format in ("PNG", None):  # None: a copy
+            largest = 2 ** (bits or _likely_bits(samples, key)) - 1
+            key = (key & largest) * (255 // largest)  # as Pillow spreads the samples
         equal = samples == key
     return _opaque_but(equal)
+
+
+def _likely_bits(samples: NDArray[np.uint8], key: int) -> int:
+    """Bits of a file's grey samples, by what Pillow has made of them and by a grey that is among them."""
+    for bits in (2, 4):
+        step = 255 // (2**bits - 1)
+        if 0 < key < 2**bits and not (samples % step).any():
+            return bits
+    return 8
 
 
 def _opaque_but(transparent: NDArray[np.bool_]) -> Image.Image:

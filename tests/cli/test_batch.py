@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches whose files fail in every way, and places where results cannot go."""
 
+import errno
 import importlib
 import json
 import os
@@ -99,20 +100,16 @@ def test_what_is_in_the_way_of_a_folder_stops_its_files_alone(
     assert (tmp_path / "out/a.gac").is_file()
 
 
-def test_names_that_cannot_be_printed(photos, photo, model_folder, tmp_path):
-    shutil.copy(photos / "a.png", photos / NOT_UTF8)
-    shutil.copy(photos / "a.png", photos / "new\nline\x1b[31m.png")
-    shutil.copy(photos / "a.png", photos / "größe 😀.png")
-    for encoding, jobs, options in (("utf-8", 1, []), ("ascii", 2, ["--json", "--force"])):
+def test_names_that_cannot_be_printed(encode, photos, tmp_path):
+    for name in (NOT_UTF8, "new\nline\x1b[31m.png", "größe 😀.png"):
+        shutil.copy(photos / "a.png", photos / name)
+    for encoding, options in (("utf-8", []), ("ascii", ["--json"])):
         command = [sys.executable, "-m", "genaccel.cli", "encode", "in", "--out-dir", "out"]
+        path = os.pathsep.join(p for p in sys.path if p)
         done = subprocess.run(
-            [*command, "--model", str(model_folder), "--jobs", str(jobs), *options],
+            [*command, "--dry-run", *options],
             cwd=tmp_path,
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-                "PYTHONIOENCODING": encoding,
-            },
+            env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": encoding},
             capture_output=True,
             check=False,
             timeout=120,
@@ -126,6 +123,29 @@ def test_names_that_cannot_be_printed(photos, photo, model_folder, tmp_path):
             assert b"not-\\udcff-utf8.png -> out" in done.stdout
             assert b"new\\nline\\x1b[31m.png" in done.stdout
             assert "größe 😀.png".encode() in done.stdout
+    done = encode("in", "--out-dir", "out")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "in/not-\\udcff-utf8.png -> out/not-\\udcff-utf8.gac: 33x31" in done.stdout
+    assert len(os.listdir(tmp_path / "out")) == len(done.stdout.splitlines()) == 5
+
+
+def test_a_full_disk_behind_the_reports_ends_no_batch(encode, photos, tmp_path, monkeypatch):
+    (photos / "m.png").write_text("no image")
+
+    def emit(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(batch, "_emit", emit)
+    result = encode("in", "--out-dir", "out", "--json")
+    assert result.exit_code == 6
+    assert "1 of 3 files failed" in result.stderr
+    assert "error: in/m.png: not an image" in result.stderr
+    words = "error: reports could not be written to standard output: No space left on device"
+    assert words in result.stderr
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.gac", "z.gac"]
+    (photos / "m.png").unlink()
+    assert encode("in", "--out-dir", "all").exit_code == 1
+    assert sorted(os.listdir(tmp_path / "all")) == ["a.gac", "z.gac"]
 
 
 def test_what_is_left_out_is_said_and_what_cannot_be_read_is_code_6(
@@ -355,7 +375,7 @@ def test_a_worker_that_dies_as_soon_as_its_file_is_written_costs_no_file(
         jobs.append(batch.Job(source=f"{seed}.png", target=f"out/{seed}.gac", makes_folders=True))
     (tmp_path / "out").mkdir()
     (tmp_path / "out/1.gac").write_bytes(b"old")
-    given = {"device": "cpu", "max_pixels": 2**20, "max_memory": None, "processes": 2}
+    given = {"device": "cpu", "limits": {"max_pixels": 2**20}, "max_memory": None, "processes": 2}
     given |= {"threads": 1, "rate_control": EncodeOptions(), "show_steps": False}
     open_work = partial(open_dying, str(model_folder), overwrite=False, **given)
     found = {o.item.target: o for o in batch._outcomes(jobs, open_work, workers=2)}

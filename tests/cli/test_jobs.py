@@ -3,6 +3,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from genaccel.cli import options
 from genaccel.cli.options import threads_of_each
+from genaccel.codec.batch.file_report import FileReport
 
 MANY = 24
 
@@ -47,6 +49,26 @@ def test_threads_are_shared(monkeypatch):
     assert threads_of_each(8, 3) == 2
     assert threads_of_each(2, 8) == 1
     assert threads_of_each(None, 1000) == 1
+
+
+def test_whoever_collects_reports_of_workers_loads_no_torch():
+    report = FileReport(
+        **dict.fromkeys(("input", "output", "model", "model_digest"), ""),
+        **dict.fromkeys(("width", "height", "file_bytes", "payload_bytes", "alpha_bytes"), 1),
+        metadata_bytes=0,
+        bits_per_pixel=1.0,
+        coding_seconds=0.0,
+        notes=(),
+    )
+    code = (
+        "import pickle, sys\n"
+        "import genaccel.cli.encode, genaccel.cli.decode\n"
+        "print(pickle.loads(sys.stdin.buffer.read()).width, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps(report), capture_output=True, check=True
+    )
+    assert done.stdout.split() == [b"1", b"False"]
 
 
 def test_a_batch_in_two_processes_is_the_batch_in_one(run, photo, model_folder, tmp_path):

@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 
-from genaccel.cli.streams import shown, standard_input, standard_output
+from genaccel.cli.streams import remark, shown, standard_input, standard_output
 
 
 def start(arguments, folder, closed=(), **options):
@@ -37,13 +38,14 @@ def test_streams_that_are_closed_are_said(monkeypatch):
 
 
 def test_without_any_stream_files_are_made_and_hold_nothing_else(photo, model_folder, tmp_path):
-    arguments = ["encode", photo("a.png"), "a.gac", "--model", model_folder]
+    photos = [photo("a.png"), photo("b.png")]
+    arguments = ["encode", *photos, "--out-dir", ".", "--model", model_folder]
     assert start(arguments, tmp_path, closed=(0, 1, 2)).wait(120) == 0
-    with start(["encode", "-", "b.gac"], tmp_path, closed=(0,), stderr=subprocess.PIPE) as none:
+    with start(["encode", "-", "c.gac"], tmp_path, closed=(0,), stderr=subprocess.PIPE) as none:
         assert none.communicate(timeout=120)[1] == b"error: standard input is closed\n"
     assert none.returncode == 1
     assert (tmp_path / "a.gac").read_bytes()[1:4] == b"GAC"
-    assert sorted(os.listdir(tmp_path)) == ["a.gac", "a.png"]
+    assert sorted(os.listdir(tmp_path)) == ["a.gac", "a.png", "b.gac", "b.png"]
 
 
 def test_termination_is_143_and_leaves_no_half_file(tmp_path):
@@ -68,6 +70,25 @@ def test_termination_is_143_and_leaves_no_half_file(tmp_path):
         process.terminate()
     assert process.returncode == 128 + signal.SIGTERM
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_behind_standard_output_is_said_in_a_line(tmp_path):
+    with open("/dev/full", "wb") as full:
+        process = start(["--help"], tmp_path, stdout=full, stderr=subprocess.PIPE)
+        with process:
+            assert process.communicate(timeout=120)[1].startswith(b"error: [Errno 28] No space")
+    assert process.returncode == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_remarks_to_a_full_disk_end_nothing(monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        remark("a note")
+        monkeypatch.undo()
+        with suppress(OSError):
+            full.close()
 
 
 def test_names_are_shown_in_one_line():

@@ -451,6 +451,6 @@ def test_files_are_read_by_path(tmp_path, picture):
 def test_colours():
     assert parse_colour("white") == (255, 255, 255)
     assert parse_colour("#ff8000") == (255, 128, 0)
-    for text in ("no colour", "#ff800080"):
-        with pytest.raises(ValueError, match="colo"):
+    for text in ("no colour", "#ff800080", "rgb(300,0,0)", "rgb(110%,0%,0%)"):
+        with pytest.raises(ValueError, match=r"colo|background"):
             parse_colour(text)

@@ -46,6 +46,37 @@ def test_one_colour_is_transparent_to_its_last_bit(bits):
         read_image(file, REDUCE)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_transparent_grey_is_found_where_pillow_has_decoded_the_file(bits):
+    top = 2**bits - 1
+    for grey in (0, 1, top):
+        file = png(np.array([[[0], [top], [1]]]), bits, 0, [(b"tRNS", struct.pack(">H", grey))])
+        decoded = Image.open(file)
+        decoded.load()
+        for image in (decoded, decoded.copy()):
+            assert read_image(image, KEEP).alpha.tolist() == [
+                [0 if sample == grey else 255 for sample in (0, top, 1)]
+            ]
+
+
+def test_an_index_of_gif_that_no_pixel_has_makes_nothing_transparent():
+    image = Image.fromarray(np.array([[0, 255]], np.uint8))
+    image.format, image.info["transparency"] = "GIF", 3
+    assert read_image(image, KEEP).alpha is None
+
+
+@pytest.mark.parametrize(("colour_type", "layout"), [(0, ">H"), (2, ">3H")])
+@pytest.mark.parametrize("is_decoded", [False, True])
+def test_stray_high_bits_of_a_transparent_colour_do_not_count(colour_type, layout, is_decoded):
+    channels = 1 if colour_type == 0 else 3
+    samples = np.array([[[7] * channels, [9] * channels]])
+    key = struct.pack(layout, *[0x8107] * channels)
+    image = Image.open(png(samples, 8, colour_type, [(b"tRNS", key)]))
+    if is_decoded:
+        image.load()
+    assert read_image(image, KEEP).alpha.tolist() == [[0, 255]]
+
+
 def test_a_turned_image_keeps_its_transparent_colour_in_place():
     samples = np.array([[[0x1234] * 3, [0x1235] * 3]], np.uint16)
     orientation = b"MM\0*" + struct.pack(">IHHHIHH4x", 8, 1, 0x0112, 3, 1, 6, 0)

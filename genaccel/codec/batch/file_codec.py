@@ -7,10 +7,10 @@ import io
 import os
 import stat
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from genaccel.codec.batch.file_report import FileReport
 from genaccel.codec.carried import DecodedImage
 from genaccel.codec.coding.missing_slices import DEFAULT_SEED
 from genaccel.codec.encoder.encode_options import EncodeOptions
@@ -31,35 +31,6 @@ if TYPE_CHECKING:
 _MAX_IMAGE_BYTES = 2**30 + 2**27
 _REMEDIES = {"depth": "--reduce-depth keeps the upper 8 bits"}
 _WHITE = (255, 255, 255)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileReport:
-    """Report on one coded file: sizes in bytes and pixels, model and time.
-
-    Attributes:
-        bits_per_pixel: Bits of the whole ``.gac`` file over the image's pixels.
-        model: Name or folder of the model.
-        coding_seconds: Seconds of encoding or decoding, the range coder included, without loading the model, reading
-            and writing.
-        alpha_bytes: Of the ``.gac`` file's alpha plane, which is no part of the payload.
-        metadata_bytes: Of its metadata.
-        notes: Changes to the image on the way, and what was left out, a sentence each.
-    """
-
-    input: str
-    output: str
-    width: int
-    height: int
-    file_bytes: int
-    payload_bytes: int
-    alpha_bytes: int
-    metadata_bytes: int
-    bits_per_pixel: float
-    model: str
-    model_digest: str
-    coding_seconds: float
-    notes: tuple[str, ...]
 
 
 def _status(source: Path | BinaryIO) -> os.stat_result | None:
