@@ -68,6 +68,8 @@ class ArchiveMember:
             raise LimitExceededError(
                 f"it unpacks to {entry.file_size:,} bytes, over the limit of {_MAX_MEMBER_BYTES:,}"
             )
+        if entry.flag_bits & 1:
+            raise BitstreamError("it does not unpack: it is encrypted")
         try:
             return archive.read(entry)  # never more than file_size
         except _UNREADABLE as error:
@@ -141,9 +143,11 @@ def _archived_images(path: Path) -> FoundImages:
     num_others = 0
     for index, entry in enumerate(entries):
         inner = PurePosixPath(entry.filename)
-        if entry.is_dir() or any(part.startswith(".") for part in inner.parts):
+        if entry.is_dir():
             continue
-        if inner.suffix.lower() in IMAGE_SUFFIXES:
+        # A path that leads up is a name like any other, since nothing is unpacked.
+        is_hidden = any(part.startswith(".") and part != ".." for part in inner.parts)
+        if inner.suffix.lower() in IMAGE_SUFFIXES and not is_hidden:
             files.append(ArchiveMember(path, index, entry.filename))
         else:
             num_others += 1

@@ -83,8 +83,12 @@ def listing(names: Sequence[str], most: int = _NAMES_SHOWN) -> str:
     return f"{shown} and {rest} more" if rest > 0 else shown
 
 
+# Of the bidirectional algorithm: they would turn the order of what stands behind a name, such as its value.
+_REORDERING = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+
+
 def printable(name: str) -> str:
-    """A name in one line: control characters, line breaks and bytes of no character as their escapes.
+    """A name in one line: what controls a terminal or reorders a line, and bytes of no character, as their escapes.
 
     Example:
         >>> printable("a\\nb [seed=1].png")
@@ -92,7 +96,7 @@ def printable(name: str) -> str:
     """
     return "".join(
         c.encode("unicode_escape").decode()
-        if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")
+        if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in _REORDERING
         else c
         for c in name
     )

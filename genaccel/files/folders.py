@@ -74,7 +74,7 @@ def walk_folder(
         folder: Where to look.
         suffixes: Extensions to take, in lower case, such as ``.png``; None for any kind of file.
         follow_links: Walk through links to folders too, after all else and each folder once, so that none leads in
-            a circle and no file is met twice.
+            a circle and no file is met twice; but not to folders above this one.
 
     Raises:
         NotADirectoryError: If ``folder`` is not a folder.
@@ -97,8 +97,12 @@ def walk_folder(
         else:
             links.sort(reverse=True)
             current = links.pop()
-            if os.path.realpath(current) in walked:
+            target = Path(os.path.realpath(current))
+            if str(target) in walked:
                 left_out[current] = "a link to a folder that is walked through already"
+                continue
+            if Path(os.path.realpath(root)).is_relative_to(target):
+                left_out[current] = f"a link to a folder that holds {root} itself"
                 continue
         walked.add(os.path.realpath(current))
         try:

@@ -11,7 +11,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from genaccel.cli import app
-from genaccel.eval.commands import check_output
+from genaccel.eval._pairs.summary import summarise
+from genaccel.eval.commands import check_output, print_values
+from genaccel.eval.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
 # Markup of Rich that closes nothing, that is a style, a link, an emoji; and what no terminal should be sent.
@@ -127,3 +129,14 @@ def test_a_sweep_refuses_its_folder_before_it_loads_networks(tmp_path: Path) -> 
     for out, message in ((tmp_path / "file", "no folder"), (tmp_path, "exists already")):
         _, stderr = _run("rate-distortion", "nowhere", "--codec", "none:1", "--out", out, code=2)
         assert message in " ".join(stderr.replace("│", " ").split())
+
+
+def test_no_name_turns_the_order_of_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"\u202egnp": 12.5, "\u2066x\u2069": 3.0, "\U0001f469\u200d\U0001f680": 4.0}
+    print_values(METRICS["psnr"].metric, values, summarise(values.values()))
+    shown = capsys.readouterr().out
+    assert "\\u202egnp" in shown
+    assert "\\u2066x\\u2069" in shown
+    assert (
+        "\U0001f469\u200d\U0001f680" in shown
+    )  # letters and emoji that are joined stay as they are

@@ -45,6 +45,7 @@ def test_distance_grows_with_distortion(tmp_path: Path) -> None:
     values = []
     for name in ("clean", "q30", "q5"):
         arguments = ["eval", "fd-mobilenet-v2", str(tmp_path / "clean"), str(tmp_path / name)]
+        arguments += ["--features-cache", str(tmp_path / "features")]
         result = CliRunner().invoke(app, [*arguments, "--json"])
         assert result.exit_code == 0, result.output
         record = json.loads(result.stdout)

@@ -46,9 +46,11 @@ def test_it_is_the_number_of_pytorch_fid(
     # More images than features: a singular product has no square root that the two could agree on.
     real = picture_folder("parity_a", 70, seed=0)
     fake = picture_folder("parity_b", 66, seed=1, contrast=0.8)
-    expected = fid_score.calculate_fid_given_paths(
-        [str(real), str(fake)], 20, "cpu", 64, num_workers=0
-    )
+    theirs = [tmp_path / "real.npz", tmp_path / "fake.npz"]
+    for folder, npz in zip((real, fake), theirs, strict=True):
+        fid_score.save_fid_stats([str(folder), str(npz)], 20, "cpu", 64, num_workers=0)
+    moments = [np.load(npz)[name] for npz in theirs for name in ("mu", "sigma")]
+    expected = fid_score.calculate_frechet_distance(*moments)
     options = ["--weights", inception_weights, "--dimensions", 64, "--workers", 0, "--json"]
     stdout, stderr = _run("fid", real, fake, *options)
     record = json.loads(stdout)
@@ -60,10 +62,8 @@ def test_it_is_the_number_of_pytorch_fid(
     assert record["value"] == pytest.approx(expected, rel=1e-5, abs=0)
     assert "66 images are too few" in stderr
 
-    # Statistics that it saved stand for the folder.
-    npz = tmp_path / "theirs.npz"
-    fid_score.save_fid_stats([str(real), str(npz)], 20, "cpu", 64, num_workers=0)
-    stdout, _ = _run("fid", npz, fake, *options)
+    # Statistics that it saved stand for the folders.
+    stdout, _ = _run("fid", *theirs, *options)
     assert json.loads(stdout)["value"] == pytest.approx(expected, rel=1e-5, abs=0)
 
 
@@ -208,6 +208,7 @@ def test_sets_that_share_images_have_no_limit(
         # The same pixels in another format, under another name.
         Image.open(path).save(part / f"copy-{path.stem}.bmp")
     options = ["--weights", inception_weights, "--dimensions", 64, "--json"]
+    options += ["--features-cache", part.parent / "shared-features"]
     for other, count in ((folder, 36), (part, 32)):
         stdout, stderr = _run("fid", folder, other, *options)
         record = json.loads(stdout)

@@ -151,3 +151,16 @@ def test_trees_deeper_than_paths_can_be_are_left_out_by_name(tmp_path):
     ((path, reason),) = found.left_out.items()
     assert "File name too long" in reason
     assert found.unreadable == {path}
+
+
+def test_links_to_folders_above_are_not_followed(tmp_path):
+    root = tmp_path / "real"
+    (root / "sub").mkdir(parents=True)
+    (tmp_path / "generated").mkdir()
+    for path in (root / "a.png", tmp_path / "generated" / "b.png"):
+        path.touch()
+    (root / "sub" / "up").symlink_to(tmp_path)
+    (root / "beside").symlink_to("../generated")
+    found = walk_folder(root, {".png"}, follow_links=True)
+    assert found.files == [root / "a.png", root / "beside" / "b.png"]
+    assert found.left_out == {root / "sub" / "up": f"a link to a folder that holds {root} itself"}

@@ -75,12 +75,12 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 def test_no_file_unpacks_to_more_memory_than_there_are_features(tmp_path: Path) -> None:
     path = tmp_path / "bomb.npz"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in ("mu", "sigma"):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
                 for _ in range(600):
                     stream.write(bytes(2**20))
-    assert path.stat().st_size < 2**21
+    assert path.stat().st_size < 2**23
     with pytest.raises(ValueError, match="its arrays take more than 1024 MiB"):
         Statistics.load(path)
 

@@ -76,8 +76,8 @@ def test_all_that_is_wrong_is_said_before_any_feature(
         (["--save-statistics", tmp_path / "none" / "x.npz"], "there is no folder"),
         (["--save-statistics", tmp_path / "statistics"], "must end in .npz"),
         (["--save-statistics", tmp_path], "must end in .npz"),
-        (["--save-features", tmp_path / "old.npz" / "x.npz"], "is not a folder"),
-        ([folders[1], "--features-cache", tmp_path / "old.npz"], "is not a folder"),
+        (["--save-features", tmp_path / "old.npz" / "x.npz"], "is no folder"),
+        ([folders[1], "--features-cache", tmp_path / "old.npz"], "is no folder"),
         (
             ["--save-features", tmp_path / "x.npz", "--save-statistics", tmp_path / "x.npz"],
             "give one of the two",
