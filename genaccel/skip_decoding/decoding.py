@@ -11,16 +11,25 @@ this seed, token for token.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from genaccel.skip_decoding.acceptance import Relaxation, accept_by_rejection, accept_greedily
 from genaccel.skip_decoding.cached_rows import CachedRows
 from genaccel.skip_decoding.draft_tree import TreeShape, accepted_path
-from genaccel.skip_decoding.sampling import SamplingRule, draw, perturbed
+from genaccel.skip_decoding.sampling import SamplingRule, draw, keyed_uniform, perturbed
+from genaccel.skip_decoding.skipping import (
+    decaying_weights,
+    path_similarity,
+    skips_by_similarity,
+    skips_uniformly,
+    unverified_length,
+)
 
 ROOT = TreeShape(())
 
@@ -115,6 +124,7 @@ class DecodingReport:
         rounds: Of a sequence with guesses, summed over sequences.
         drafted_tokens: Guesses, summed over sequences.
         accepted_tokens: Guesses that were drawn.
+        unverified_tokens: Guesses that were committed without verification.
         generated_tokens: Of all sequences.
         acceptance_histogram: How many rounds of a sequence accepted 0, 1, 2, ... guesses.
         draft_seconds: Wall time in the drafter.
@@ -126,6 +136,7 @@ class DecodingReport:
     rounds: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    unverified_tokens: int = 0
     generated_tokens: int = 0
     acceptance_histogram: list[int] = field(default_factory=list)
     draft_seconds: float = 0.0
@@ -141,6 +152,11 @@ class DecodingReport:
     def draft_acceptance_rate(self) -> float:
         """Share of the guesses that were drawn."""
         return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else 0.0
+
+    @property
+    def unverified_fraction(self) -> float:
+        """Share of the tokens that no forward of the target has judged."""
+        return self.unverified_tokens / self.generated_tokens if self.generated_tokens else 0.0
 
     @property
     def overhead_seconds(self) -> float:
@@ -163,7 +179,7 @@ class Decoded:
     """Tokens and what they cost.
 
     Attributes:
-        tokens: ``[S, T]``; behind its end a sequence has ``pad_token``.
+        tokens: ``[S, T]``; behind its end a sequence has the padding of the options.
         lengths: Tokens of each, its end of sequence counted.
         report: What it cost.
     """
@@ -171,6 +187,76 @@ class Decoded:
     tokens: Tensor
     lengths: Tensor
     report: DecodingReport
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SkipRule:
+    """When a round commits guesses without verification (VVS, arXiv:2511.13587).
+
+    The target reads them with the next tree, so that its memory is whole; it does not take them back.
+
+    Attributes:
+        interval: Every so many rounds one is skipped, at least 2.
+        threshold: Instead of an interval: skip where the paths' guesses look as alike as this (0.65 to 0.7 is sensible).
+        unit_codes: Code words of length 1, ``[K, C]``; needed for a threshold.
+    """
+
+    interval: int | None = 2
+    threshold: float | None = None
+    unit_codes: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.interval is None) == (self.threshold is None):
+            raise ValueError("give an interval or a threshold for skipping, not both")
+        if self.interval is not None and self.interval < 2:
+            raise ValueError(f"interval must be at least 2, got {self.interval}")
+        if self.threshold is not None and self.unit_codes is None:
+            raise ValueError("a threshold of similarity needs the code words")
+
+    def is_due(self, round_number: int, num_tokens: int, guesses: Tensor) -> bool:
+        """Whether to skip a round that does not follow a skipped one.
+
+        Args:
+            round_number: From 0, skipped ones counted.
+            num_tokens: That the shortest sequence has.
+            guesses: Tokens of the paths, without the root, ``[S, P, D]``, -1 behind the end.
+        """
+        if self.interval is not None:
+            return skips_uniformly(round_number, self.interval, num_tokens)
+        assert self.threshold is not None
+        assert self.unit_codes is not None
+        weights = decaying_weights(guesses.shape[2])
+        similarities = [
+            path_similarity(paths, self.unit_codes, weights=weights) for paths in guesses
+        ]
+        mean = sum(similarities) / len(similarities)
+        return skips_by_similarity(
+            mean, self.threshold, has_just_skipped=False, num_tokens=num_tokens
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodingOptions:
+    """How tokens are drawn.
+
+    Attributes:
+        seed: Of the noise.
+        end_tokens: After one of these a sequence ends.
+        pad_token: What stands behind its end.
+        relaxation: Accept more guesses than the distribution allows, within a bound.
+        skip: Commit some without verification.
+    """
+
+    seed: int = 0
+    end_tokens: tuple[int, ...] = ()
+    pad_token: int = 0
+    relaxation: Relaxation | None = None
+    skip: SkipRule | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the tokens are those that the target alone draws."""
+        return self.relaxation is None and self.skip is None
 
 
 @torch.inference_mode()
@@ -182,12 +268,10 @@ def decode(
     rule: SamplingRule,
     max_new_tokens: int,
     drafter: Drafter | None = None,
-    seed: int = 0,
+    options: DecodingOptions = DecodingOptions(),
     sequence_numbers: Tensor | None = None,
     negative_prompts: Tensor | None = None,
     negative_is_token: Tensor | None = None,
-    end_tokens: tuple[int, ...] = (),
-    pad_token: int = 0,
     on_tokens: Callable[[int, int], object] | None = None,
 ) -> Decoded:
     """Draw tokens after prompts.
@@ -199,13 +283,11 @@ def decode(
         rule: The distribution.
         max_new_tokens: At most, at least 1.
         drafter: Guesses; without one, tokens are drawn one by one.
-        seed: Of the noise.
+        options: Seed, ends, and what may differ from the target's own tokens.
         sequence_numbers: ``[S]``; sequences of one prompt with different numbers differ, and a sequence is the same in
             every batch. By default 0, 1, 2, ...
         negative_prompts: Of the unconditional branch, ``[S, K]``; needed if the rule has guidance.
         negative_is_token: False for their padding.
-        end_tokens: After one of these a sequence ends.
-        pad_token: What stands behind its end.
         on_tokens: Called after each round with the tokens of the shortest sequence that goes on and their largest
             number; what it raises ends the decoding.
 
@@ -217,9 +299,8 @@ def decode(
     count = len(prompts)
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-    device = prompts.device
     if sequence_numbers is None:
-        sequence_numbers = torch.arange(count, device=device)
+        sequence_numbers = torch.arange(count, device=prompts.device)
     if rule.is_guided:
         if negative_prompts is None:
             raise ValueError(
@@ -233,28 +314,18 @@ def decode(
         prompts, is_token = _stacked(prompts, is_token, negative, negative_mask)
     begin = time.perf_counter()
     report = DecodingReport()
-    result = torch.full((count, max_new_tokens), pad_token, dtype=torch.long, device=device)
-    lengths = torch.zeros(count, dtype=torch.long, device=device)
+    decoding = _Decoding(model, rule, drafter, options, sequence_numbers, max_new_tokens, report)
     if count:
-        _decode_rows(
-            model,
-            prompts,
-            is_token,
-            rule,
-            drafter,
-            seed,
-            sequence_numbers,
-            torch.tensor(end_tokens, dtype=torch.long, device=device),
-            result,
-            lengths,
-            report,
-            on_tokens,
-            pad_token,
-        )
+        decoding.begin(prompts, is_token)
+    while len(decoding.active):
+        decoding.round()
+        if on_tokens is not None and len(decoding.active):
+            on_tokens(int(decoding.lengths[decoding.active].min()), max_new_tokens)
+    lengths = decoding.lengths
     report.generated_tokens = int(lengths.sum())
     report.total_seconds = time.perf_counter() - begin
     longest = int(lengths.max()) if count else 0
-    return Decoded(tokens=result[:, :longest], lengths=lengths, report=report)
+    return Decoded(tokens=decoding.result[:, :longest], lengths=lengths, report=report)
 
 
 def _checked_prompts(prompts: Tensor, is_token: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
@@ -289,108 +360,196 @@ def _stacked(
     )
 
 
-def _decode_rows(
-    model: Any,
-    prompts: Tensor,
-    is_token: Tensor,
-    rule: SamplingRule,
-    drafter: Drafter | None,
-    seed: int,
-    numbers: Tensor,
-    ends: Tensor,
-    result: Tensor,
-    lengths: Tensor,
-    report: DecodingReport,
-    on_tokens: Callable[[int, int], object] | None,
-    pad_token: int,
-) -> None:
-    """Fill ``result`` and ``lengths``."""
-    count, limit = result.shape
-    device = prompts.device
-    branches = 2 if rule.is_guided else 1
-    with_features = drafter is not None and drafter.needs_features
-    target = CachedRows(model, with_features=with_features)
+class _Decoding:
+    """One call of :func:`decode`: what has been drawn, and the memory of both models.
 
-    def timed(call: Callable[[], Any], name: str) -> Any:
-        start = time.perf_counter()
-        output = call()
-        setattr(report, name, getattr(report, name) + time.perf_counter() - start)
-        return output
+    ``result`` ``[S, T]`` and ``lengths`` ``[S]`` are of all sequences; ``active`` has the numbers of those that go on.
+    """
 
-    output = timed(lambda: target.prefill(prompts, is_token), "target_seconds")
-    report.target_forwards += 1
-    if drafter is not None:
-        timed(lambda: drafter.begin(prompts, is_token, Noise(rule, seed, numbers)), "draft_seconds")
-    weights = rule.log_weights(rule.combine(output.logits)[:, -1])
-    result[:, 0] = draw(weights, seed, numbers, torch.zeros_like(numbers))
-    lengths += 1
-    active = torch.arange(count, device=device)
-
-    def going_on() -> Tensor:
-        """Of the active sequences, those that have not ended."""
-        length = lengths[active]
-        last = result[active, length - 1]
-        return ((length < limit) & ~torch.isin(last, ends)).nonzero().flatten()
-
-    def narrow(rest: Tensor) -> Tensor:
-        nonlocal active
-        if len(rest) == len(active):
-            return active
-        rows = torch.cat([rest + branch * len(active) for branch in range(branches)])
-        target.select(rows)
-        if drafter is not None:
-            drafter.select(rest, rows)
-        active = active[rest]
-        return active
-
-    narrow(going_on())
-    while len(active):
-        length = lengths[active]
-        # The root needs no guess behind it once it is the last token but one.
-        depth = limit - int(length.min()) - 1
-        shape, tokens = ROOT, result[active, length - 1][:, None]
-        if drafter is not None and depth > 0:
-            history = result[active]
-            shape, tokens = timed(
-                lambda h=history, n=length, d=depth: drafter.guess(h, n, d), "draft_seconds"
-            )
-        rows = tokens.repeat(branches, 1)
-        output = timed(lambda r=rows, s=shape: target.read(r, s), "target_seconds")
-        report.target_forwards += 1
-        depths = torch.tensor(shape.depths, device=device)
-        weights = rule.log_weights(rule.combine(output.logits))  # [S, N, V]
-        drawn = draw(
-            weights,
-            seed,
-            numbers[active][:, None].expand(-1, shape.num_nodes),
-            length[:, None] + depths,
+    def __init__(
+        self,
+        model: Any,
+        rule: SamplingRule,
+        drafter: Drafter | None,
+        options: DecodingOptions,
+        numbers: Tensor,
+        limit: int,
+        report: DecodingReport,
+    ) -> None:
+        device = numbers.device
+        self.rule, self.drafter, self.options, self.report = rule, drafter, options, report
+        self.numbers, self.limit = numbers, limit
+        self.branches = 2 if rule.is_guided else 1
+        self.target = CachedRows(
+            model, with_features=drafter is not None and drafter.needs_features
         )
-        path, reached = accepted_path(shape, tokens, drawn)
-        emitted = drawn.gather(1, path.clamp(min=0))  # [S, D]
-        # Nothing behind the end, be it a token or the limit.
-        is_end = torch.isin(emitted, ends)
-        before_end = is_end.long().cumsum(1) - is_end.long() == 0
-        steps = torch.arange(path.shape[1], device=device)
-        is_new = (steps < reached[:, None]) & before_end & (length[:, None] + steps < limit)
-        counts = is_new.sum(1)
-        # Drawn tokens go behind those that are there; what is not new is padding again.
-        wide = torch.nn.functional.pad(result[active], (0, path.shape[1]), value=pad_token)
-        wide.scatter_(1, length[:, None] + steps, torch.where(is_new, emitted, pad_token))
-        result[active] = wide[:, :limit]
-        lengths[active] = length + counts
-        target.keep(path.repeat(branches, 1), counts.repeat(branches))
+        self.ends = torch.tensor(options.end_tokens, dtype=torch.long, device=device)
+        self.result = torch.full(
+            (len(numbers), limit), options.pad_token, dtype=torch.long, device=device
+        )
+        self.lengths = torch.zeros(len(numbers), dtype=torch.long, device=device)
+        self.active = torch.arange(len(numbers), device=device)
+        self.round_number = 0
+        # Tokens before the root that the target has not read: those of a round without verification.
+        self.num_pending = 0
+
+    def begin(self, prompts: Tensor, is_token: Tensor) -> None:
+        """Read the prompts and draw the first token of each."""
+        with self._timed("target_seconds"):
+            output = self.target.prefill(prompts, is_token)
+        self.report.target_forwards += 1
+        if self.drafter is not None:
+            noise = Noise(self.rule, self.options.seed, self.numbers)
+            with self._timed("draft_seconds"):
+                self.drafter.begin(prompts, is_token, noise)
+        weights = self.rule.log_weights(self.rule.combine(output.logits)[:, -1])
+        places = torch.zeros_like(self.numbers)
+        self.result[:, 0] = draw(weights, self.options.seed, self.numbers, places)
+        self.lengths += 1
+        self._drop_ended()
+
+    def round(self) -> None:
+        """Draw some tokens of each sequence that goes on."""
+        length = self.lengths[self.active]
+        # A root that is the last token but one needs no guess behind it.
+        depth = self.limit - int(length.min()) - 1
+        shape, tokens = ROOT, self.result[self.active, length - 1][:, None]
+        has_guessed = self.drafter is not None and depth > 0
+        if self.drafter is not None and has_guessed:
+            with self._timed("draft_seconds"):
+                shape, tokens = self.drafter.guess(self.result[self.active], length, depth)
+        skipped = self._skip(shape, tokens, length) if has_guessed else None
+        round_ = self._verify(shape, tokens, length) if skipped is None else skipped
+        self.round_number += 1
+        if self.drafter is not None and has_guessed:
+            with self._timed("draft_seconds"):
+                self.drafter.learn(round_)
+        self._drop_ended()
+
+    def _verify(self, shape: TreeShape, tokens: Tensor, length: Tensor) -> Round:
+        """Read the tree, behind what an unverified round has left, and draw after its nodes."""
+        pending = self.num_pending
+        rows, whole = tokens, shape
+        if pending:
+            columns = length[:, None] - 1 - pending + torch.arange(pending, device=length.device)
+            rows = torch.cat((self.result[self.active].gather(1, columns), tokens), 1)
+            whole = shape.behind_chain(pending)
+        with self._timed("target_seconds"):
+            output = self.target.read(rows.repeat(self.branches, 1), whole)
+        self.report.target_forwards += 1
+        logits = self.rule.combine(output.logits)[:, pending:]  # [S, N, V]
+        path, drawn = self._accepted(shape, tokens, logits, length)
+        counts = self._emit(drawn.gather(1, path.clamp(min=0)), (path >= 0).sum(1), length)
+        before = torch.arange(pending, device=path.device).expand(len(path), -1)
+        self.target.keep(
+            torch.cat((before, torch.where(path >= 0, path + pending, -1)), 1).repeat(
+                self.branches, 1
+            ),
+            (counts + pending).repeat(self.branches),
+        )
+        self.num_pending = 0
         if shape.num_nodes > 1:
-            report.count((counts - 1).tolist(), shape.num_nodes - 1)
-        if drafter is not None and depth > 0:
-            round_ = Round(
-                shape=shape,
-                tokens=tokens,
-                drawn=drawn,
-                path=path,
-                counts=counts,
-                features=output.features,
-            )
-            timed(lambda r=round_: drafter.learn(r), "draft_seconds")
-        narrow(going_on())
-        if on_tokens is not None and len(active):
-            on_tokens(int(lengths[active].min()), limit)
+            self.report.count((counts - 1).tolist(), shape.num_nodes - 1)
+        features = None if output.features is None else output.features[:, pending:]
+        return Round(
+            shape=shape, tokens=tokens, drawn=drawn, path=path, counts=counts, features=features
+        )
+
+    def _accepted(
+        self, shape: TreeShape, tokens: Tensor, logits: Tensor, length: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Nodes that were reached, ``[S, D]``, and the token after each node, ``[S, N]``."""
+        numbers, seed = self.numbers[self.active], self.options.seed
+        weights = self.rule.log_weights(logits)
+        depths = torch.tensor(shape.depths, device=length.device)
+        places = length[:, None] + depths
+        drawn = draw(weights, seed, numbers[:, None].expand_as(places), places)
+        relaxation = self.options.relaxation
+        if relaxation is None:
+            return accepted_path(shape, tokens, drawn)[0], drawn
+        path = torch.full((len(tokens), shape.max_depth + 1), -1, device=tokens.device)
+        # Another stream than that of the tokens.
+        uniforms = keyed_uniform(~seed, numbers, length, shape.num_nodes).tolist()
+        for sequence in range(len(tokens)):
+            if self.rule.temperature == 0:
+                nodes = accept_greedily(
+                    shape, tokens[sequence], logits[sequence], relaxation=relaxation
+                )
+            else:
+                accepted = accept_by_rejection(
+                    shape,
+                    tokens[sequence],
+                    weights[sequence],
+                    iter(uniforms[sequence]),
+                    relaxation=relaxation,
+                )
+                nodes = accepted.path
+                place = numbers[sequence, None], places[sequence, nodes[-1], None]
+                drawn[sequence, nodes[-1]] = draw(accepted.residual.log()[None], seed, *place)
+            path[sequence, : len(nodes)] = torch.tensor(nodes, device=path.device)
+            drawn[sequence, list(nodes[:-1])] = tokens[sequence, list(nodes[1:])]
+        return path, drawn
+
+    def _skip(self, shape: TreeShape, tokens: Tensor, length: Tensor) -> Round | None:
+        """Commit guesses without a look of the target, if it is time to; None if not."""
+        rule, num_tokens = self.options.skip, int(length.min())
+        if rule is None or self.num_pending:  # never two in a row
+            return None
+        paths = shape.paths().to(tokens.device)  # [P, D] nodes, the root first
+        guesses = torch.where(paths >= 0, tokens[:, paths.clamp(min=0)], -1)[
+            :, :, 1:
+        ]  # [S, P, D - 1]
+        if not rule.is_due(self.round_number, num_tokens, guesses):
+            return None
+        seed = ~self.options.seed
+        uniform = keyed_uniform(seed, self.numbers[self.active], length, 1)[:, 0]
+        chosen = (uniform * len(paths)).long()
+        path_lengths = (paths[:, 1:] >= 0).sum(1)
+        # The same number in a whole batch, so that its trees hang behind chains of one length.
+        count = min(unverified_length(path_lengths, int(path)) for path in chosen)
+        count = min(count, self.limit - int(length.max()))
+        if count < 1:
+            return None
+        path = paths[chosen, :count]
+        emitted = guesses[torch.arange(len(chosen)), chosen, :count]
+        reached = torch.full_like(length, count)
+        counts = self._emit(emitted, reached, length)
+        self.num_pending = count
+        self.report.unverified_tokens += int(counts.sum())
+        drawn = torch.full_like(tokens, -1).scatter_(1, path, emitted)
+        return Round(
+            shape=shape, tokens=tokens, drawn=drawn, path=path, counts=counts, features=None
+        )
+
+    def _emit(self, emitted: Tensor, reached: Tensor, length: Tensor) -> Tensor:
+        """Append tokens ``[S, D]``, of each sequence the first ``reached``, up to its end; returns how many."""
+        # Nothing behind the end, be it a token or the limit.
+        is_end = torch.isin(emitted, self.ends)
+        is_before_end = is_end.long().cumsum(1) - is_end.long() == 0
+        steps = torch.arange(emitted.shape[1], device=emitted.device)
+        is_new = (steps < reached[:, None]) & is_before_end & (length[:, None] + steps < self.limit)
+        counts = is_new.sum(1)
+        pad = self.options.pad_token
+        wide = torch.nn.functional.pad(self.result[self.active], (0, emitted.shape[1]), value=pad)
+        wide.scatter_(1, length[:, None] + steps, torch.where(is_new, emitted, pad))
+        self.result[self.active] = wide[:, : self.limit]
+        self.lengths[self.active] = length + counts
+        return counts
+
+    def _drop_ended(self) -> None:
+        length = self.lengths[self.active]
+        last = self.result[self.active, length - 1]
+        rest = ((length < self.limit) & ~torch.isin(last, self.ends)).nonzero().flatten()
+        if len(rest) == len(self.active):
+            return
+        rows = torch.cat([rest + branch * len(self.active) for branch in range(self.branches)])
+        self.target.select(rows)
+        if self.drafter is not None:
+            self.drafter.select(rest, rows)
+        self.active = self.active[rest]
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        setattr(self.report, name, getattr(self.report, name) + time.perf_counter() - begin)

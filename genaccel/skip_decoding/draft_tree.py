@@ -97,6 +97,22 @@ class TreeShape:
             mask[node] |= mask[parent]
         return mask
 
+    def paths(self) -> Tensor:
+        """Nodes from the root to each leaf, int64 ``[leaves, max_depth + 1]``, -1 behind the leaf."""
+        inner = set(self.parents)
+        rows = []
+        for leaf in range(self.num_nodes):
+            if leaf not in inner:
+                nodes = [leaf]
+                while nodes[-1]:
+                    nodes.append(self.parents[nodes[-1] - 1])
+                rows.append(nodes[::-1] + [-1] * (self.max_depth + 1 - len(nodes)))
+        return torch.tensor(rows)
+
+    def behind_chain(self, length: int) -> TreeShape:
+        """The tree with a chain of ``length`` nodes before its root."""
+        return TreeShape((*range(length), *(parent + length for parent in self.parents)))
+
     def cut(self, max_depth: int) -> TreeShape:
         """The part of the tree that is no deeper; its nodes keep their order, not their numbers."""
         number = {0: 0}

@@ -11,7 +11,7 @@ from torch import Tensor
 pytest.importorskip("transformers")
 
 from genaccel.skip_decoding.cached_rows import CachedRows
-from genaccel.skip_decoding.decoding import Drafter, decode
+from genaccel.skip_decoding.decoding import DecodingOptions, Drafter, decode
 from genaccel.skip_decoding.draft_tree import TreeShape, accepted_path
 from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
 from genaccel.skip_decoding.sampling import SamplingRule, draw
@@ -78,7 +78,13 @@ def test_plain_decoding_is_the_specification(target: Any, rule: SamplingRule) ->
     prompts, is_token = prompts_of(3)
     negative = torch.tensor([[5, 7]]).expand(3, -1)
     found = decode(
-        target, prompts, is_token, rule=rule, max_new_tokens=10, seed=3, negative_prompts=negative
+        target,
+        prompts,
+        is_token,
+        rule=rule,
+        max_new_tokens=10,
+        options=DecodingOptions(seed=3),
+        negative_prompts=negative,
     )
     for number in range(3):
         prompt = prompts[number][is_token[number]]
@@ -99,7 +105,7 @@ def test_no_drafter_changes_a_token(target: Any, rule: SamplingRule, count: int)
             is_token,
             rule=rule,
             max_new_tokens=24,
-            seed=11,
+            options=DecodingOptions(seed=11),
             drafter=drafter,
             negative_prompts=negative,
             negative_is_token=negative_is_token,
@@ -120,19 +126,33 @@ def test_no_drafter_changes_a_token(target: Any, rule: SamplingRule, count: int)
 def test_a_sequence_is_the_same_in_every_batch(target: Any) -> None:
     prompts, is_token = prompts_of(3)
     rule = SamplingRule()
-    both = decode(target, prompts, is_token, rule=rule, max_new_tokens=12, seed=5)
+    both = decode(
+        target,
+        prompts,
+        is_token,
+        rule=rule,
+        max_new_tokens=12,
+        options=DecodingOptions(seed=5),
+    )
     alone = decode(
         target,
         prompts[2:],
         is_token[2:],
         rule=rule,
         max_new_tokens=12,
-        seed=5,
+        options=DecodingOptions(seed=5),
         sequence_numbers=torch.tensor([2]),
         drafter=JacobiDrafter(3),
     )
     assert torch.equal(alone.tokens[0], both.tokens[2])
-    other = decode(target, prompts[2:], is_token[2:], rule=rule, max_new_tokens=12, seed=6)
+    other = decode(
+        target,
+        prompts[2:],
+        is_token[2:],
+        rule=rule,
+        max_new_tokens=12,
+        options=DecodingOptions(seed=6),
+    )
     assert not torch.equal(other.tokens[0], both.tokens[2])
 
 
@@ -140,16 +160,21 @@ def test_a_sequence_is_the_same_in_every_batch(target: Any) -> None:
 def test_sequences_end_each_at_its_own_end(target: Any, name: str) -> None:
     prompts, is_token = prompts_of(8)
     rule, ends = SamplingRule(), (3, 4, 5)
-    free = decode(target, prompts, is_token, rule=rule, max_new_tokens=40, seed=2)
+    free = decode(
+        target,
+        prompts,
+        is_token,
+        rule=rule,
+        max_new_tokens=40,
+        options=DecodingOptions(seed=2),
+    )
     found = decode(
         target,
         prompts,
         is_token,
         rule=rule,
         max_new_tokens=40,
-        seed=2,
-        end_tokens=ends,
-        pad_token=VOCABULARY,
+        options=DecodingOptions(seed=2, end_tokens=ends, pad_token=VOCABULARY),
         drafter=DRAFTERS[name](target),
     )
     lengths = []
@@ -168,13 +193,19 @@ def test_sequences_end_each_at_its_own_end(target: Any, name: str) -> None:
 @pytest.mark.parametrize("name", sorted(DRAFTERS))
 def test_the_limit_may_lie_inside_a_tree(target: Any, name: str, limit: int) -> None:
     prompts = torch.tensor([[7]])
-    plain = decode(target, prompts, rule=SamplingRule(), max_new_tokens=limit, seed=1)
+    plain = decode(
+        target,
+        prompts,
+        rule=SamplingRule(),
+        max_new_tokens=limit,
+        options=DecodingOptions(seed=1),
+    )
     found = decode(
         target,
         prompts,
         rule=SamplingRule(),
         max_new_tokens=limit,
-        seed=1,
+        options=DecodingOptions(seed=1),
         drafter=DRAFTERS[name](target),
     )
     assert torch.equal(found.tokens, plain.tokens)
