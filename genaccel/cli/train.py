@@ -241,6 +241,11 @@ SUBCOMMANDS = (
         "Train an autoregressive generator of image tokens, a `LlamaForCausalLM`",
     ),
     _recipe(
+        "drafter",
+        "genaccel.skip_decoding.training:DrafterTraining",
+        "Train a drafter for an autoregressive generator",
+    ),
+    _recipe(
         "dit",
         "genaccel.training.recipes.class_dit:ClassDitTraining",
         "Train a class-conditional diffusion transformer, a `DiTPipeline`",

@@ -64,12 +64,13 @@ class CachedRows:
             )
         self.starts = self.ends = torch.zeros(0, dtype=torch.long)
         self._columns = 0  # of the cache, without rows that wait for keep()
-        self._rows = 0  # that wait
 
     def __len__(self) -> int:
         return len(self.starts)
 
-    def _forward(self, tokens: Tensor, visible: Tensor, positions: Tensor, last: int) -> RowOutput:
+    def _forward(
+        self, tokens: Tensor, visible: Tensor, positions: Tensor, last: int, inputs: Any
+    ) -> RowOutput:
         dtype = self._model.dtype
         mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
         mask = mask.masked_fill(~visible, torch.finfo(dtype).min)[:, None]  # [B, 1, R, columns]
@@ -81,6 +82,7 @@ class CachedRows:
             logits_to_keep=last,
             output_hidden_states=self._with_features,
             **{self._cache_name: self._cache},
+            **inputs,
         )
         features = output.hidden_states[-1][:, -last:] if self._with_features else None
         logits = output.logits
@@ -88,15 +90,19 @@ class CachedRows:
             logits=logits if logits.dtype == torch.float64 else logits.float(), features=features
         )
 
-    def prefill(self, tokens: Tensor, is_token: Tensor) -> RowOutput:
+    def prefill(
+        self, tokens: Tensor, is_token: Tensor, *, last: int = 1, **inputs: Tensor
+    ) -> RowOutput:
         """Read prompts that end in the same column.
 
         Args:
             tokens: ``[B, L]``, L at least 1, padded on the left.
             is_token: False for padding, bool ``[B, L]``.
+            last: Rows to give logits and features of, from the end.
+            inputs: What else the model's forward takes, of the same rows.
 
         Returns:
-            For the last row of each.
+            For the last rows of each.
         """
         length = tokens.shape[1]
         self.starts = length - is_token.sum(1)
@@ -106,11 +112,24 @@ class CachedRows:
         visible = (columns[:, None] >= columns) & is_token[:, None, :]
         # Padding sees itself: a row that sees nothing has no softmax.
         visible |= torch.eye(length, dtype=torch.bool, device=tokens.device)
-        output = self._forward(tokens, visible, positions, 1)
+        output = self._forward(tokens, visible, positions, last, inputs)
         self._columns = length
         return output
 
-    def read(self, tokens: Tensor, shape: TreeShape, *, after: int = 0) -> RowOutput:
+    def begin_empty(self, count: int, device: torch.device) -> None:
+        """Start sequences that have no prompt."""
+        self.starts = self.ends = torch.zeros(count, dtype=torch.long, device=device)
+        self._columns = 0
+
+    def read(
+        self,
+        tokens: Tensor,
+        shape: TreeShape,
+        *,
+        after: int = 0,
+        root_is_kept: bool = False,
+        **inputs: Tensor,
+    ) -> RowOutput:
         """Logits after the nodes of a tree that hangs behind each sequence's last kept row.
 
         Args:
@@ -118,15 +137,19 @@ class CachedRows:
             shape: Of the tree.
             after: Rows of an earlier ``read``, not yet kept, that are a part of the tree: its first nodes. Only the
                 nodes from there on are computed, and ``tokens`` are only theirs.
+            root_is_kept: The tree's root is the last kept row itself, and no row of the tree; ``after`` counts it.
+            inputs: What else the model's forward takes, of the same rows.
 
         Returns:
             For the nodes that are computed.
         """
+        first = 1 if root_is_kept else 0
+        after = max(after, first)
         count = shape.num_nodes - after
         device = tokens.device
         columns = torch.arange(self._columns, device=device)
         kept = (columns >= self.starts[:, None]) & (columns < self.ends[:, None])  # [B, columns]
-        ancestors = shape.ancestor_mask()[after:].to(device)
+        ancestors = shape.ancestor_mask()[after:, first:].to(device)
         visible = torch.cat(
             (
                 kept[:, None].expand(-1, count, -1),
@@ -134,11 +157,16 @@ class CachedRows:
             ),
             2,
         )
-        depths = torch.tensor(shape.depths[after:], device=device)
+        depths = torch.tensor(shape.depths[after:], device=device) - first
         positions = (self.ends - self.starts)[:, None] + depths
-        output = self._forward(tokens, visible, positions, count)
-        self._rows = shape.num_nodes
-        return output
+        return self._forward(tokens, visible, positions, count, inputs)
+
+    def forget(self) -> None:
+        """Forget all rows that were not kept."""
+        for layer in self._cache.layers:
+            if layer.is_initialized:
+                layer.keys = layer.keys[:, :, : self._columns]
+                layer.values = layer.values[:, :, : self._columns]
 
     def keep(self, path: Tensor, counts: Tensor) -> None:
         """Keep some of the rows of the last tree, in their order, and forget the others.
@@ -153,7 +181,7 @@ class CachedRows:
         sources = self._columns + torch.where(is_kept, path, path[:, :1])
         targets = self.ends[:, None] + torch.where(is_kept, places, 0)
         self.ends = self.ends + counts
-        self._columns, self._rows = int(self.ends.max()), 0
+        self._columns = int(self.ends.max())
         for layer in self._cache.layers:
             for name in ("keys", "values"):
                 states = getattr(layer, name)  # [B, heads, columns, channels]

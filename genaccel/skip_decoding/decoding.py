@@ -44,7 +44,8 @@ class Round:
         drawn: Token after each node, ``[S, N]``.
         path: Nodes that were reached, ``[S, D]``, -1 behind the last.
         counts: Their number, ``[S]``.
-        features: Of the target's rows, ``[B, N, C]``; None if the drafter does not ask for them.
+        features: Of the target's rows, ``[B, N, C]``; None if the drafter does not ask for them, or the round was not
+            verified.
     """
 
     shape: TreeShape
@@ -93,8 +94,17 @@ class Drafter(Protocol):
 
     needs_features: bool
 
-    def begin(self, prompts: Tensor, is_token: Tensor, noise: Noise) -> None:
-        """Prompts ``[B, L]``, padded on the left; with guidance the conditional ones, then the unconditional."""
+    def begin(
+        self, prompts: Tensor, is_token: Tensor, noise: Noise, features: Tensor | None
+    ) -> None:
+        """Start a decoding.
+
+        Args:
+            prompts: ``[B, L]``, padded on the left; with guidance the conditional ones, then the unconditional.
+            is_token: False for padding, ``[B, L]``.
+            noise: By what the target's tokens will be drawn.
+            features: Of the prompts' rows, ``[B, L, C]``; None if the drafter does not ask for them.
+        """
 
     def guess(self, history: Tensor, lengths: Tensor, depth: int) -> tuple[TreeShape, Tensor]:
         """A tree and its tokens.
@@ -396,12 +406,13 @@ class _Decoding:
     def begin(self, prompts: Tensor, is_token: Tensor) -> None:
         """Read the prompts and draw the first token of each."""
         with self._timed("target_seconds"):
-            output = self.target.prefill(prompts, is_token)
+            rows = prompts.shape[1] if self.drafter and self.drafter.needs_features else 1
+            output = self.target.prefill(prompts, is_token, last=rows)
         self.report.target_forwards += 1
         if self.drafter is not None:
             noise = Noise(self.rule, self.options.seed, self.numbers)
             with self._timed("draft_seconds"):
-                self.drafter.begin(prompts, is_token, noise)
+                self.drafter.begin(prompts, is_token, noise, output.features)
         weights = self.rule.log_weights(self.rule.combine(output.logits)[:, -1])
         places = torch.zeros_like(self.numbers)
         self.result[:, 0] = draw(weights, self.options.seed, self.numbers, places)

@@ -38,7 +38,9 @@ class JacobiDrafter:
         self.length, self.row_length = length, row_length
         self._ahead: Tensor | None = None  # [S, length] for the places behind the root, -1 for none
 
-    def begin(self, prompts: Tensor, is_token: Tensor, noise: Noise) -> None:
+    def begin(
+        self, prompts: Tensor, is_token: Tensor, noise: Noise, features: Tensor | None
+    ) -> None:
         """Forget the last decoding."""
         self._ahead = None
 
@@ -90,7 +92,9 @@ class ModelDrafter:
         self._tokens: Tensor | None = None
         self._num_read = 0
 
-    def begin(self, prompts: Tensor, is_token: Tensor, noise: Noise) -> None:
+    def begin(
+        self, prompts: Tensor, is_token: Tensor, noise: Noise, features: Tensor | None
+    ) -> None:
         """Read the prompts."""
         vocabulary = self._model.config.vocab_size
         if int(prompts.max()) >= vocabulary:

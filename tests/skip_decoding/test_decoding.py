@@ -14,6 +14,11 @@ from genaccel.skip_decoding.cached_rows import CachedRows
 from genaccel.skip_decoding.decoding import DecodingOptions, Drafter, decode
 from genaccel.skip_decoding.draft_tree import TreeShape, accepted_path
 from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
+from genaccel.skip_decoding.feature_drafter import (
+    FeatureDrafter,
+    FeatureDrafterNetwork,
+    FeatureDrafterParams,
+)
 from genaccel.skip_decoding.sampling import SamplingRule, draw
 from tests.skip_decoding.tiny_models import VOCABULARY, draft_of, tiny_llama
 
@@ -22,8 +27,19 @@ DRAFTERS: dict[str, Callable[[Any], Drafter]] = {
     "row above": lambda target: JacobiDrafter(6, row_length=4),
     "model, chain": lambda target: ModelDrafter(draft_of(target)),
     "model, tree": lambda target: ModelDrafter(draft_of(target), widths=(3, 2, 1)),
+    "features, chain": lambda target: FeatureDrafter(feature_network(target), target),
+    "features, tree": lambda target: FeatureDrafter(
+        feature_network(target), target, widths=(3, 2, 1)
+    ),
     "another model": lambda target: ModelDrafter(tiny_llama(layers=1, seed=9), widths=(2, 2)),
 }
+
+
+def feature_network(target: Any) -> FeatureDrafterNetwork:
+    torch.manual_seed(7)
+    return FeatureDrafterNetwork(FeatureDrafterParams.for_target(target.config)).double().eval()
+
+
 RULES = {
     "all": SamplingRule(),
     "top k": SamplingRule(top_k=10),

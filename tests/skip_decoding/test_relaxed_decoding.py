@@ -19,12 +19,18 @@ from genaccel.skip_decoding.cached_rows import CachedRows
 from genaccel.skip_decoding.decoding import (
     DecodingOptions,
     DecodingReport,
+    Drafter,
     SkipRule,
     _Decoding,
     decode,
 )
 from genaccel.skip_decoding.draft_tree import TreeShape
 from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
+from genaccel.skip_decoding.feature_drafter import (
+    FeatureDrafter,
+    FeatureDrafterNetwork,
+    FeatureDrafterParams,
+)
 from genaccel.skip_decoding.sampling import SamplingRule
 from tests.skip_decoding.tiny_models import VOCABULARY, draft_of, tiny_llama
 
@@ -160,18 +166,21 @@ def test_relaxation_accepts_more(target: Any) -> None:
     ],
     ids=["every second", "every third", "alike"],
 )
-@pytest.mark.parametrize("kind", ["chain", "tree", "jacobi"])
+@pytest.mark.parametrize("kind", ["chain", "tree", "jacobi", "features"])
 def test_the_memory_is_whole_after_a_skip(
     target: Any, kind: str, skip: SkipRule, guidance_scale: float
 ) -> None:
     prompts = torch.randint(1, VOCABULARY, (2, 5), generator=torch.Generator().manual_seed(1))
     rule = SamplingRule(guidance_scale=guidance_scale)
     widths = {"chain": (1, 1, 1), "tree": (3, 2, 1)}
-    drafter = (
-        JacobiDrafter(4)
-        if kind == "jacobi"
-        else ModelDrafter(draft_of(target), widths=widths[kind])
-    )
+    drafter: Drafter
+    if kind == "jacobi":
+        drafter = JacobiDrafter(4)
+    elif kind == "features":
+        params = FeatureDrafterParams.for_target(target.config)
+        drafter = FeatureDrafter(FeatureDrafterNetwork(params).double().eval(), target)
+    else:
+        drafter = ModelDrafter(draft_of(target), widths=widths[kind])
     report = DecodingReport()
     branches = 2 if rule.is_guided else 1
     decoding = _Decoding(

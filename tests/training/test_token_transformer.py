@@ -215,3 +215,43 @@ def test_what_can_not_be_is_said(tokenizer: Path, data: Path, tmp_path: Path) ->
         replace(VQ, min_scale=0.9, max_scale=0.5)
     with pytest.raises(ValueError, match="channels must be multiples of 8"):
         replace(VQ, channels=(8, 12))
+
+
+def test_a_drafter_learns_a_generators_features(
+    tokenizer: Path, data: Path, tmp_path: Path
+) -> None:
+    from genaccel.skip_decoding.decoding import decode
+    from genaccel.skip_decoding.feature_drafter import FeatureDrafter, FeatureDrafterNetwork
+    from genaccel.skip_decoding.sampling import SamplingRule
+    from genaccel.skip_decoding.training import DrafterConfig, DrafterTraining
+
+    generator = TokenTransformerTraining(
+        AR, LOOP, tokenizer=tokenizer, data=data, run=tmp_path / "ar", cpu=True
+    )
+    generator.train()
+    training = DrafterTraining(
+        DrafterConfig(), LOOP, target=tmp_path / "ar", run=tmp_path / "drafter", cpu=True
+    )
+    _, parts = training.loss(training.batch(range(2)), torch.Generator().manual_seed(0))
+    assert 0 < float(parts["acceptance"]) < 1 < float(parts["acceptance_length"]) < 5
+    training.train()
+    training.export()
+    network = FeatureDrafterNetwork.from_pretrained(tmp_path / "drafter/drafter")
+    target = load_token_transformer(tmp_path / "ar")
+    rule = SamplingRule(allowed=(0, 16), guidance_scale=2.0)
+    prompts, free = torch.tensor([[16], [17]]), torch.tensor([[18], [18]])
+    plain, drafted = (
+        decode(
+            target,
+            prompts,
+            rule=rule,
+            max_new_tokens=20,
+            negative_prompts=free,
+            drafter=drafter,
+        )
+        for drafter in (None, FeatureDrafter(network.float(), target))
+    )
+    assert torch.equal(drafted.tokens, plain.tokens)
+    other = AR.build(vocabulary=21, length=256)
+    with pytest.raises(ValueError, match="16 channels and 19 tokens, and this model has 16 and 21"):
+        FeatureDrafter(network, other)

@@ -35,7 +35,7 @@ from genaccel.training.run_folder import CONFIG_NAME, RunFolder
 
 LOOP = LoopConfig(steps=20_000, batch_size=16, learning_rate=6e-4, weight_decay=0.05)
 
-_TOKENS_NAME = "tokens.safetensors"
+TOKENS_NAME = "tokens.safetensors"
 _HELD_OUT_NAME = "held-out-tokens.safetensors"
 _ENCODED_AT_ONCE = 16
 
@@ -188,7 +188,7 @@ class TokenTransformerTraining(TrainingLoop):
         config, device = self.token_config, self.accelerator.device
         self._tokenizer.to(device)
         for name, dataset, count in (
-            (_TOKENS_NAME, self.dataset, config.num_crops),
+            (TOKENS_NAME, self.dataset, config.num_crops),
             (_HELD_OUT_NAME, None, config.held_out_crops),
         ):
             path = self.run.path / name
@@ -200,7 +200,7 @@ class TokenTransformerTraining(TrainingLoop):
                 )
                 write_atomically(path, save(encoded), overwrite=True)
         del self._tokenizer
-        stored = load_file(self.run.path / _TOKENS_NAME)
+        stored = load_file(self.run.path / TOKENS_NAME)
         self.tokens, self.labels = stored["tokens"], stored["labels"]
 
     def batch(self, numbers: range) -> tuple[Tensor, Tensor]:
@@ -231,7 +231,7 @@ class TokenTransformerTraining(TrainingLoop):
         with replaced_folder(out) as fresh:
             model.half().save_pretrained(fresh)
         told = [f"wrote {out}"]
-        for name, title in ((_TOKENS_NAME, "learned"), (_HELD_OUT_NAME, "held-out")):
+        for name, title in ((TOKENS_NAME, "learned"), (_HELD_OUT_NAME, "held-out")):
             if (self.run.path / name).is_file():
                 nll = _likelihood(model.float(), load_file(self.run.path / name), self)
                 told.append(f"{nll:.4f} nats a token of {title} crops")
