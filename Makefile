@@ -7,9 +7,9 @@ BIN := $(VENV)/bin
 PINNED := --constraint constraints.txt
 NATIVE := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
 BUILD_TOOLS := pip torch torchvision scikit-build-core pybind11 ninja
-PACKAGE := .[ar,bench,codec,dev,eval,train]
+PACKAGE := .[ar,bench,codec,dev,eval,formats,train]
 
-.PHONY: setup demo test test-latest lint format bench constraints test-abi clean
+.PHONY: setup demo test test-latest sanitize lint format bench fuzz constraints test-abi clean
 setup: $(VENV)/built
 
 # torch first: the build asks it for its headers, so the package is built without isolation.
@@ -38,10 +38,14 @@ test-latest:
 	rm -rf .venv-latest
 	$(MAKE) VENV=.venv-latest PINNED= test
 
+# The coder and the CPU code, built with sanitizers, and some 300,000 hostile inputs: four minutes.
+sanitize: setup
+	$(BIN)/python bench/sanitize.py --json bench/results/sanitize.json
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+	find csrc tests/native -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
 	# The tree as it is installed, so that users get the types that are checked here.
 	rm -rf build/typed && mkdir -p build/typed/genaccel && ln -s $(CURDIR)/genaccel/* $(CURDIR)/eval $(CURDIR)/pipelines build/typed/genaccel/
 	MYPYPATH=build/typed $(BIN)/mypy -p genaccel
@@ -50,10 +54,15 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
+	find csrc tests/native -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 
 bench: setup
 	for script in $$(grep -l '^if __name__' bench/*.py); do $(BIN)/python $$script --json bench/results/$$(basename $$script .py).json; done
+
+# Damaged files for everything that reads files, with new ones each time; what fails is kept in build/fuzz/failures.
+HOURS ?= 4
+fuzz: setup
+	$(BIN)/python bench/fuzz.py --hours $(HOURS) --resume
 
 # What was newest three weeks ago: time enough for others to find what is broken.
 constraints:

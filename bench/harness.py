@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from genaccel.eval.results import environment
+from genaccel.eval.results import environment, source_commit
 from genaccel.files.atomic import write_json
 
 # Folders that a benchmark's figures depend on.
@@ -45,13 +44,16 @@ class Bench:
         Args:
             name: Name of the benchmark.
             description: Description in its help.
-            options: By name: type, default, default of a quick run, help.
+            options: By name: type, default, default of a quick run, help; a bool is a flag.
         """
         parser = argparse.ArgumentParser(description=description)
         parser.add_argument("--quick", action="store_true", help="under 50 s on 2 cores")
         parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
         for option, (kind, default, _, text) in (options or {}).items():
-            parser.add_argument(f"--{option}", type=kind, help=f"{text} (default {default})")
+            if kind is bool:
+                parser.add_argument(f"--{option}", action="store_true", help=text)
+            else:
+                parser.add_argument(f"--{option}", type=kind, help=f"{text} (default {default})")
         arguments = parser.parse_args()
         chosen = {
             option: getattr(arguments, option)
@@ -112,8 +114,8 @@ class Bench:
 
     def finish(self, versions_of: Sequence[str] = ()) -> None:
         """Print the tables and the bars, and write the JSON file."""
-        described = environment(versions_of) | {"commit": _commit()}
-        console = Console(width=None if Console().is_terminal else 160)
+        described = environment(versions_of) | {"commit": source_commit(_MEASURED)}
+        console = Console(width=None if Console().is_terminal else 160, markup=False, emoji=False)
         console.print("  ".join(f"{k} {v}" for k, v in described.items()), highlight=False)
         for title, rows in (("", self.rows), *self.tables.items()):
             if rows:
@@ -133,23 +135,6 @@ class Bench:
             print(
                 f"bar {bar['name']} value={value} target={bar['target']} {'ok' if bar['ok'] else 'short'}"
             )
-
-
-def _commit() -> str:
-    """The commit of the checkout, with a plus where what is measured differs from it; "unknown" outside of one."""
-    root = Path(__file__).parents[1]
-
-    def git(*arguments: str) -> str:
-        found = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
-        )
-        return found.stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", *_MEASURED)
-        return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -34,7 +34,7 @@ from genaccel.eval.metrics import Metric
 from genaccel.eval.ms_ssim import ms_ssim_of_images
 from genaccel.eval.ssimulacra2 import ssimulacra2_of_images
 from genaccel.files.atomic import write_json
-from genaccel.files.images import write_image
+from genaccel.files.image_writer import write_image
 from genaccel.models.oxford_vgg16 import INSTALL_COMMAND, OxfordVgg16
 from genaccel.models.restoration import SCALES, Restoration, lanczos_enlarged
 from genaccel.sampling.costs import median_cost

@@ -17,6 +17,7 @@ from genaccel.eval.commands import Device, Weights
 from genaccel.eval.devices import device_by_name, exact_convolutions
 from genaccel.eval.metrics import METRICS
 from genaccel.models.dists import Dists
+from genaccel.models.torchvision_weights import find_weights, identify_weights
 
 
 class DistsOfImages(FeatureDistance[Dists]):
@@ -46,13 +47,20 @@ def main(
     """DISTS between two folders of images, matched by file stem."""
     full_size = METRICS["dists"].metric
     metric = Dists.from_pretrained(weights, resize=resize).to(device_by_name(device))
+    digest, warnings = identify_weights("vgg16", find_weights("vgg16", weights))
     return PairedMetric(
         metric=full_size
         if resize is None
         else full_size.variant(f"r{resize}", f"resized to {resize}"),
         function=DistsOfImages(metric),
-        settings={"device": device, "resize": resize, "weights": str(weights or "vgg16")},
+        settings={
+            "device": device,
+            "resize": resize,
+            "weights": str(weights or "vgg16"),
+            "weights_sha256": digest,
+        },
         packages=["DISTS-pytorch"],
+        warnings=warnings,
     )
 
 

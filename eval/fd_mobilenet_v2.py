@@ -14,11 +14,11 @@ import typer
 from torch import Tensor, nn
 
 from genaccel.eval._sets.extractors import Extractor, Prepare, load_weights, make_extractor
+from genaccel.eval._sets.frechet_metric import Kid, frechet_metric
 from genaccel.eval._sets.set_metrics import SetMetric, set_command
 from genaccel.eval.commands import Device, Weights
-from genaccel.eval.fid import frechet_value
 from genaccel.eval.metrics import METRICS
-from genaccel.models.torchvision_weights import find_weights
+from genaccel.models.torchvision_weights import find_weights, identify_weights
 
 _SIDE = 224
 _DIMENSIONS = 1280
@@ -66,12 +66,14 @@ def load_mobilenet_v2(weights: Path | None = None, *, device: str = "cpu") -> Ex
     path = _find(weights)
     network = mobilenet_v2(weights=None)
     load_weights(network.load_state_dict, path, "torchvision's MobileNetV2")
+    sha256, warnings = identify_weights("mobilenet_v2", path)
     return make_extractor(
         f"mobilenet_v2/{_DIMENSIONS}",
         _PooledFeatures(network.features),
         dimensions=_DIMENSIONS,
         prepare=Prepare(side=_SIDE, resize="antialias", mean=_MEAN, deviation=_DEVIATION),
-        weights=path,
+        sha256=sha256,
+        warnings=warnings,
         device=device,
     )
 
@@ -93,13 +95,10 @@ def _find(weights: Path | None) -> Path:
 
 
 @set_command
-def main(weights: Weights = None, device: Device = "cpu") -> SetMetric:
+def main(weights: Weights = None, device: Device = "cpu", kid: Kid = False) -> SetMetric:
     """FD-mobilenet_v2 between two sets of images; not FID, and not comparable with it."""
-    return SetMetric(
-        metric=METRICS["fd-mobilenet-v2"].metric,
-        extractor=load_mobilenet_v2(weights, device=device),
-        function=frechet_value,
-    )
+    extractor = load_mobilenet_v2(weights, device=device)
+    return frechet_metric(METRICS["fd-mobilenet-v2"].metric, extractor, with_kid=kid)
 
 
 if __name__ == "__main__":

@@ -6,28 +6,23 @@ The network's weights are found where pytorch-fid keeps them, or downloaded once
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from genaccel.eval._sets.extractors import Extractor, Prepare, Resize, load_weights, make_extractor
-from genaccel.eval._sets.frechet import (
-    FEW_IMAGES,
-    few_images_warning,
-    frechet_distance,
-    frechet_limit,
-)
-from genaccel.eval._sets.set_features import SetFeatures
-from genaccel.eval._sets.set_metrics import (
-    SetMetric,
-    SetValue,
-    set_command,
-)
-from genaccel.eval.commands import Device, Weights
+from genaccel.eval._sets.frechet_metric import Kid, frechet_metric
+from genaccel.eval._sets.set_metrics import SetMetric, set_command
+from genaccel.eval._sets.set_values import frechet_value
+from genaccel.eval._sets.vision_transformers import TITLES, load_vision_transformer
+from genaccel.eval.commands import Device, WeightsOrFolder
 from genaccel.eval.metrics import METRICS
 from genaccel.models.fid_inception import INPUT_SIDE, FidDimensions, FidInception
-from genaccel.models.torchvision_weights import find_weights
+from genaccel.models.torchvision_weights import find_weights, identify_weights
+
+__all__ = ["ResizeOption", "frechet_value", "load_inception", "main"]
 
 ResizeOption = Annotated[
     Literal["bilinear", "antialias", "bicubic"],
@@ -65,54 +60,45 @@ def load_inception(
         raise FileNotFoundError(f"{error}; fd-mobilenet-v2 works offline") from error
     network = FidInception(dimensions)
     load_weights(network.load_published, path, "the Inception-v3 of FID")
+    sha256, warnings = identify_weights("fid_inception", path)
     return make_extractor(
         f"inception-2015-12-05/{dimensions}",
         network,
         dimensions=dimensions,
         prepare=Prepare(side=INPUT_SIDE, resize=resize),
-        weights=path,
+        sha256=sha256,
+        warnings=warnings,
         device=device,
     )
 
 
-def frechet_value(real: SetFeatures, fake: SetFeatures) -> SetValue:
-    """Frechet distance of two sets; for few generated images also its limit for many.
-
-    Raises:
-        ValueError: If the numbers of features differ.
-    """
-    value = frechet_distance(real.statistics, fake.statistics)
-    counts = [features.statistics.num_images for features in (real, fake)]
-    known = [count for count in counts if count is not None]
-    warnings = few_images_warning(min(known)) if known else []
-    details: dict[str, float | int | str | None] = {}
-    num_fake = counts[1]
-    if fake.features is not None and num_fake is not None and num_fake < FEW_IMAGES:
-        limit = frechet_limit(real.statistics, fake.features)
-        if limit is not None:
-            details = {"at_infinitely_many_images": limit.value, "bias": limit.bias}
-    return SetValue(value=value, details=details, warnings=warnings)
-
-
 @set_command
 def main(
-    weights: Weights = None,
+    features: Annotated[
+        Literal["inception", "dinov2", "clip"],
+        typer.Option(help="Network; the others take --weights FOLDER and are named in the result."),
+    ] = "inception",
+    weights: WeightsOrFolder = None,
     device: Device = "cpu",
     resize: ResizeOption = "bilinear",
     dimensions: Annotated[
         int, typer.Option(help="Features of the network: 2048 (FID), 768, 192 or 64.")
     ] = 2048,
+    kid: Kid = False,
 ) -> SetMetric:
     """FID between two sets of images; the same number as pytorch-fid's."""
-    extractor = load_inception(weights, device=device, resize=resize, dimensions=dimensions)  # type: ignore[arg-type]
     fid = METRICS["fid"].metric
-    return SetMetric(
-        metric=fid
-        if dimensions == 2048
-        else fid.variant(str(dimensions), f"{dimensions} features"),
-        extractor=extractor,
-        function=frechet_value,
-    )
+    if features == "inception":
+        extractor = load_inception(weights, device=device, resize=resize, dimensions=dimensions)  # type: ignore[arg-type]
+        metric = (
+            fid if dimensions == 2048 else fid.variant(str(dimensions), f"{dimensions} features")
+        )
+    else:
+        if dimensions != 2048:
+            raise ValueError(f"--dimensions is for inception, and {TITLES[features]} has its own")
+        extractor = load_vision_transformer(features, weights, device=device, resize=resize)
+        metric = replace(fid, key=f"fd_{features}", title=f"FD-{TITLES[features]}")
+    return frechet_metric(metric, extractor, with_kid=kid)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import io
 import os
-from pathlib import Path
 
 from genaccel.errors import BitstreamError, LimitExceededError, UnsupportedImageError
+from genaccel.eval.image_sets import ArchiveMember, ImageFile
 from genaccel.files.images import LoadedImage, ReadPolicy, read_image
 
 # Far above any photograph, and still a bound on what a hostile file can make us allocate.
@@ -23,20 +24,21 @@ _MAX_WORKERS = 8
 UNUSABLE = (BitstreamError, LimitExceededError, UnsupportedImageError, OSError)
 
 
-def load_image(path: Path, *, convert: bool = False) -> LoadedImage:
+def load_image(path: ImageFile, *, convert: bool = False) -> LoadedImage:
     """Read an image as upright 8-bit sRGB ``[H, W, 3]``; grey images become three equal channels.
 
     Args:
-        path: File of any format that :func:`genaccel.files.images.read_image` reads.
+        path: File of any format that :func:`genaccel.files.images.read_image` reads, or one inside of a .zip.
         convert: Put transparent images on white and reduce deep samples to 8 bits, instead of refusing.
 
     Raises:
         BitstreamError: If the file does not decode.
         LimitExceededError: If it has more than 2**28 pixels.
-        UnsupportedImageError: If it is transparent or deep, and ``convert`` is off.
+        UnsupportedImageError: If it is transparent or deep, and ``convert`` is off; or of a high dynamic range.
         OSError: If the file cannot be opened.
     """
-    return read_image(path, _CONVERTING if convert else _STRICT)
+    source = io.BytesIO(path.read_bytes()) if isinstance(path, ArchiveMember) else path
+    return read_image(source, _CONVERTING if convert else _STRICT)
 
 
 def decoding_workers(count: int) -> int:

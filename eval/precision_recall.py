@@ -16,14 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genaccel.eval._sets.set_features import SetFeatures
-from genaccel.eval._sets.set_metrics import SetMetric, SetValue, set_command
-from genaccel.eval.commands import Device, Weights
+from genaccel.eval._sets.set_metrics import SetMetric, set_command
+from genaccel.eval._sets.set_values import SetValue
+from genaccel.eval.commands import Device, WeightsOrFolder
 from genaccel.eval.fid import ResizeOption
 from genaccel.eval.kid import Features, load_features
 from genaccel.eval.metrics import METRICS
 
 # Rows of the distance matrix in memory at a time: 50,000 columns take 400 MB.
 _ROWS = 1024
+# Of a row's length: what its distance to an equal one may come out as, and how far features of one image lie apart.
+_NOISE = 2e-3
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,12 +39,16 @@ class ManifoldScores:
         recall: Real images within the generated manifold.
         density: Real balls that a generated image lies in, over k; may exceed 1.
         coverage: Real balls that hold a generated image.
+        real_points: Real images that are repeated more than k times: their balls are points, which hold what is equal.
+        fake_points: Generated ones.
     """
 
     precision: float
     recall: float
     density: float
     coverage: float
+    real_points: int = 0
+    fake_points: int = 0
 
 
 def manifold_scores(
@@ -64,19 +72,29 @@ def manifold_scores(
     x, y = torch.from_numpy(real), torch.from_numpy(fake)
     real_radius = _radii(x, neighbours)  # [N]
     fake_radius = _radii(y, neighbours)  # [M]
+    real_points = _points(x, real_radius, neighbours)
+    fake_points = _points(y, fake_radius, neighbours)
     in_real = torch.zeros(len(y))  # real balls around each generated image
     covered, recalled = [], []
     for start in range(0, len(x), _ROWS):
-        distance = torch.cdist(x[start : start + _ROWS], y)  # [R, M]
-        inside = distance < real_radius[start : start + _ROWS, None]
+        rows = slice(start, start + _ROWS)
+        distance = torch.cdist(x[rows], y)  # [R, M]
+        inside = distance < real_radius[rows, None]
+        within_fake = distance < fake_radius
+        if real_points.any() or fake_points.any():
+            same = _equal(x[rows], y)
+            inside = torch.where(real_points[rows, None], same, inside)
+            within_fake = torch.where(fake_points, same, within_fake)
         in_real += inside.sum(0)
         covered.append(inside.any(1))
-        recalled.append((distance < fake_radius).any(1))
+        recalled.append(within_fake.any(1))
     return ManifoldScores(
         precision=float((in_real > 0).double().mean()),
         recall=float(torch.cat(recalled).double().mean()),
         density=float(in_real.double().mean() / neighbours),
         coverage=float(torch.cat(covered).double().mean()),
+        real_points=int(real_points.sum()),
+        fake_points=int(fake_points.sum()),
     )
 
 
@@ -90,10 +108,28 @@ def _radii(x: Tensor, neighbours: int) -> Tensor:
     return torch.cat(found)
 
 
+def _points(x: Tensor, radius: Tensor, neighbours: int) -> Tensor:
+    """Rows whose k nearest others are all equal to them, ``[N]``."""
+    points = torch.zeros(len(x), dtype=torch.bool)
+    # Distances in single precision, of a matrix product, are no better than this.
+    candidates = torch.nonzero(radius <= _NOISE * x.norm(dim=1)).flatten()
+    for rows in candidates.split(_ROWS):
+        points[rows] = _equal(x[rows], x).sum(1) > neighbours
+    return points
+
+
+def _equal(x: Tensor, y: Tensor) -> Tensor:
+    """Whether rows are equal but for what the place of an image in a batch changes, ``[N, M]``."""
+    a, b = x.double(), y.double()
+    squared = a.square().sum(1)  # [N]
+    distance = squared[:, None] + b.square().sum(1) - 2 * a @ b.T
+    return distance <= (_ROUNDING * squared.sqrt()[:, None]).square()
+
+
 @set_command
 def main(
     features: Features = "inception",
-    weights: Weights = None,
+    weights: WeightsOrFolder = None,
     device: Device = "cpu",
     resize: ResizeOption = "bilinear",
     neighbours: Annotated[int, typer.Option(min=1, help="The k of the nearest neighbours.")] = 5,
@@ -103,7 +139,15 @@ def main(
 
     def evaluate(real: SetFeatures, fake: SetFeatures) -> SetValue:
         scores = manifold_scores(real.of_each_image, fake.of_each_image, neighbours=neighbours)
-        return SetValue(value=scores.precision, details=asdict(scores))
+        details = asdict(scores)
+        points = {"real": details.pop("real_points"), "generated": details.pop("fake_points")}
+        warnings = [
+            f"{count} of the {len(features.of_each_image)} {name} images are repeated more than {neighbours} "
+            "times: their balls are points, which hold equal images alone"
+            for (name, count), features in zip(points.items(), (real, fake), strict=True)
+            if count
+        ]
+        return SetValue(value=scores.precision, details=details, warnings=warnings)
 
     return SetMetric(
         metric=METRICS["precision-recall"].metric.variant(features),

@@ -7,7 +7,7 @@ metric cannot judge, is left out of all of them, and named.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,8 +25,10 @@ from genaccel.eval.commands import (
     Device,
     Label,
     Strict,
+    check_output,
     exit_if_skipped,
     usage_errors,
+    verbatim_console,
 )
 from genaccel.eval.metrics import METRICS, PAIRED_METRICS
 from genaccel.eval.results import record, to_json
@@ -105,6 +107,9 @@ def rate_distortion(
     names, skipped = common_images(results)
     meanings = [paired.metric for paired in metrics]
     codecs = codec_records(results, meanings, names)
+    for codec in codecs:
+        for point in codec["points"]:
+            point["pooled"] = _pooled(point["images"].values(), metrics)
     content = record(
         "rate_distortion",
         label=label,
@@ -132,6 +137,17 @@ def rate_distortion(
     write_atomically(out / RUN_FILE, to_json(content).encode() + b"\n", overwrite=overwrite)
     finish(out)
     return content
+
+
+def _pooled(
+    images: Collection[Mapping[str, float]], metrics: Sequence[PairedMetric]
+) -> dict[str, float]:
+    """The further numbers of each metric from all images of a point."""
+    return {
+        name: function([image[paired.metric.key] for image in images])
+        for paired in metrics
+        for name, function in paired.pooled.items()
+    }
 
 
 def main(
@@ -163,6 +179,8 @@ def main(
 ) -> None:
     """Rate-distortion points and BD-rates of codecs, from real files, with pictures."""
     with usage_errors(UnknownModelError):
+        # Before networks and images are read.
+        check_output(out / RUN_FILE, overwrite=force, parents=True)
         points = [p for text in codec for p in parse_codec(text, device=device, convert=convert)]
         content = rate_distortion(
             points,
@@ -190,12 +208,16 @@ def _significant(value: float) -> str:
     return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
 
 
+def _mean_of(point: Mapping[str, Any], key: str) -> str:
+    """A mean, with a plus where infinite values are left out of it."""
+    return _significant(point["metrics"][key]) + "+" * (key in point["num_infinite"])
+
+
 def _print_tables(content: Mapping[str, Any]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = verbatim_console()
     metrics = content["metrics"]
     # Headings of several lines and no rules between the columns: three metrics fit into 80 columns.
     points = Table(
@@ -220,11 +242,13 @@ def _print_tables(content: Mapping[str, Any]) -> None:
                 "" if i else codec["codec"],
                 point["setting"],
                 f"{point['bits_per_pixel']:.4f}",
-                *(_significant(point["metrics"][key]) for key in metrics),
+                *(_mean_of(point, key) for key in metrics),
                 *("-" if time is None else f"{1000 * time:.0f}" for time in times),
             )
         points.add_section()
     console.print(points)
+    if any(point["num_infinite"] for codec in content["codecs"] for point in codec["points"]):
+        console.print("+ some images are equal to their originals; the mean is that of the others")
     if not content["bd_rates"]:
         return
     anchor = content["settings"]["anchor"]

@@ -9,7 +9,10 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterable, Mapping
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +55,37 @@ def _processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def source_commit(paths: Sequence[str] = ("csrc", "eval", "genaccel", "pipelines")) -> str:
+    """The commit of the checkout that genaccel is imported from, with a plus where files differ from it.
+
+    Args:
+        paths: Files and folders of the checkout that count, as git's pathspecs.
+
+    Returns:
+        Ten digits, or ``"unknown"`` outside of a checkout.
+    """
+    root = Path(genaccel.__file__).parents[1]
+
+    def git(*arguments: str) -> str:
+        found = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
+        )
+        return found.stdout.strip()
+
+    try:
+        # An installed package may lie inside of somebody else's checkout.
+        git("ls-files", "--error-unmatch", "genaccel/__init__.py")
+        changed = git("status", "--porcelain", "--", *paths)
+        return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _command() -> str:
+    """What this process was called with, without the folder of the program."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv[0] else ""
+
+
 def record(
     kind: RecordKind,
     *,
@@ -73,6 +107,8 @@ def record(
         "genaccel_eval": RECORD_VERSION,
         "kind": kind,
         "label": label,
+        "command": _command(),
+        "commit": source_commit(),
         "environment": environment(packages),
         "settings": dict(settings or {}),
         **content,
@@ -80,13 +116,18 @@ def record(
 
 
 def to_json(content: Mapping[str, Any]) -> str:
-    """JSON text; infinities and NaN, which JSON lacks, become null."""
+    """JSON text; infinities, which JSON lacks, become the texts ``"Infinity"`` and ``"-Infinity"``, and NaN null.
+
+    The texts are those of protobuf's mapping to JSON; ``float`` and JavaScript's ``Number`` read them.
+    """
     return json.dumps(_finite(content), indent=1, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        if math.isinf(value):
+            return "Infinity" if value > 0 else "-Infinity"
+        return None if math.isnan(value) else value
     if isinstance(value, Mapping):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -19,7 +19,7 @@ from PIL import Image
 from genaccel.eval._pairs.image_tensors import require_same_shape, require_side
 from genaccel.eval._pairs.pair_metrics import PairedMetric, paired_command
 from genaccel.eval.metrics import METRICS
-from genaccel.files.images import encode_image
+from genaccel.files.image_writer import encode_image
 
 # Below it the reference compares nothing, and would find any two images equal.
 MIN_SIDE = 8

@@ -14,6 +14,7 @@ import typer
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from genaccel.eval._pairs.summary import summarise
 from genaccel.eval._pairs.video_frames import FrameSource
 from genaccel.eval.commands import AsJson, Label, exit_if_skipped, print_values, usage_errors
 from genaccel.eval.metrics import METRICS
@@ -118,13 +119,14 @@ def warping_error(
                 _checked_flow(find_flow(a, b), luma.shape)
                 for a, b in ((luma_before, luma), (luma, luma_before))
             )
-            used = ~occluded(forward, backward)
             name = f"{index - 1}-{index}"
-            if used.any():
+            if not (np.isfinite(forward).all() and np.isfinite(backward).all()):
+                skipped[name] = "the optical flow is not finite"
+            elif not (used := ~occluded(forward, backward)).any():
+                skipped[name] = "no pixel is visible in both frames"
+            else:
                 pairs[name] = _difference(previous, frame, forward, used)
                 shares.append(float(used.mean()))
-            else:
-                skipped[name] = "no pixel is visible in both frames"
         previous, luma_before = frame, luma
     if index < 1:
         raise ValueError(f"a warping error needs at least two frames, got {index + 1}")
@@ -302,6 +304,7 @@ def main(
             max_frames=max_frames,
             num_frames=None if frames.files is None else len(frames.files),
         )
+    summary = summarise(result.pairs.values())
     if as_json:
         content = record(
             "paired",
@@ -314,13 +317,13 @@ def main(
             },
             packages=["scikit-image", "scipy"],
             metric=METRIC.to_dict(),
-            mean=result.mean,
+            **summary.to_dict(),
             images=result.pairs,
             skipped=result.skipped,
         )
         print(to_json(content))
     else:
-        print_values(METRIC, result.pairs, result.mean, of="frames", digits=6)
+        print_values(METRIC, result.pairs, summary, of="frames", digits=6)
         source = "processed" if original is None else "original"
         share = f"{result.used_share:.1%} of the pixels compared"
         print(f"{flow} flow of the {source} video; {share}")

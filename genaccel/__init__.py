@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from genaccel.acceleration import disable, enable, is_enabled
+    from genaccel.files.images import read_image
     from genaccel.sensitivity.config import PlannerOptions, SensitivityConfig
 
 __version__ = "0.1.0"
@@ -21,9 +22,10 @@ _HOMES = {
     "disable": "genaccel.acceleration",
     "enable": "genaccel.acceleration",
     "is_enabled": "genaccel.acceleration",
+    "read_image": "genaccel.files.images",
 }
 
-__all__ = ["PlannerOptions", "SensitivityConfig", "disable", "enable", "is_enabled"]
+__all__ = ["PlannerOptions", "SensitivityConfig", "disable", "enable", "is_enabled", "read_image"]
 
 
 def __getattr__(name: str) -> Any:

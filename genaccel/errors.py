@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import unicodedata
 from collections.abc import Sequence
 
 # Before the rest is only counted.
@@ -17,8 +19,16 @@ class UnknownModelError(LookupError):
     """A file or a user names a model that is not installed here, or differs from the one installed."""
 
 
+class ModelFolderError(UnknownModelError, ValueError):
+    """A model's folder is damaged, of another type or version, or holds parts that do not belong together."""
+
+
 class LimitExceededError(ValueError):
-    """An image or a file asks for more pixels or memory than the caller allowed."""
+    """An image or a file asks for more pixels, memory or time than the caller allowed."""
+
+
+class TimeLimitError(LimitExceededError):
+    """Work on an image took longer than the caller allowed."""
 
 
 class UnsupportedImageError(ValueError):
@@ -41,6 +51,26 @@ class WorkerDiedError(RuntimeError):
     """A worker process was killed, or crashed, on a file."""
 
 
+# What torch, safetensors, the C++ library and the dynamic linker say where they get no memory, all by another type.
+_NO_MEMORY = (
+    "cannot allocate memory",
+    "can't allocate memory",
+    "bad_alloc",
+    "out of memory",
+    "failed to map segment",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was no memory for something, whatever its type."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    if not isinstance(error, RuntimeError | OSError | ImportError):
+        return False
+    text = f"{error}".lower()
+    return any(words in text for words in _NO_MEMORY)
+
+
 def listing(names: Sequence[str], most: int = _NAMES_SHOWN) -> str:
     """The first names, and how many more there are.
 
@@ -51,3 +81,18 @@ def listing(names: Sequence[str], most: int = _NAMES_SHOWN) -> str:
     shown = ", ".join(names[:most])
     rest = len(names) - most
     return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def printable(name: str) -> str:
+    """A name in one line: control characters, line breaks and bytes of no character as their escapes.
+
+    Example:
+        >>> printable("a\\nb [seed=1].png")
+        'a\\\\nb [seed=1].png'
+    """
+    return "".join(
+        c.encode("unicode_escape").decode()
+        if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")
+        else c
+        for c in name
+    )

@@ -30,7 +30,8 @@ from genaccel.eval._rate.operating_points import (
     code_with,
     parse_codec,
 )
-from genaccel.files.images import AS_STORED, encode_image, read_image
+from genaccel.files.image_writer import encode_image
+from genaccel.files.images import AS_STORED, read_image
 
 HALF = ", half size"
 STATIC = ", static tables"

@@ -89,7 +89,6 @@ Tensor integer_rms_norm(const Tensor& x, int64_t gain, int64_t epsilon) {
 Tensor integer_rotate_normalize(const Tensor& x, const Tensor& rotations) {
   const char* op = "integer_rotate_normalize";
   const auto* in = checked<int16_t>(x, {kAnySize, kAnySize, kAnySize, kAnySize}, x, op, "x");
-  const int64_t rows = x.size(0) * x.size(1);
   const int64_t channels = x.size(3);
   check_range(channels, 2, fixed_point::kMaxChannels, op, "channels");
   STD_TORCH_CHECK(channels % 2 == 0, op, ": channels must be even, got ", channels);
@@ -97,6 +96,10 @@ Tensor integer_rotate_normalize(const Tensor& x, const Tensor& rotations) {
       checked<int16_t>(rotations, {x.size(1), channels / 2, 2}, x, op, "rotations");
   Tensor out =
       torch::stable::new_empty(x, {x.size(0), x.size(1), x.size(2), channels}, ScalarType::Char);
+  if (out.numel() == 0) {
+    return out;  // of any number of rows, which may not even fit 64 bits
+  }
+  const int64_t rows = x.size(0) * x.size(1);
   const RotateNormalize problem{in,        angles,    mutable_elements<int8_t>(out),
                                 x.size(1), x.size(2), channels};
   launch(
@@ -124,6 +127,9 @@ Tensor integer_attention(const Tensor& query, const Tensor& key, const Tensor& v
   check_range(channels, 1, kMaxHeadChannels, op, "channels");
   check_range(gain, 1, kMaxOutputGain, op, "gain");
   Tensor out = torch::stable::empty_like(query);
+  if (out.numel() == 0) {
+    return out;
+  }
   const Attention problem{queries,
                           keys,
                           values,
@@ -152,6 +158,9 @@ Tensor integer_gate(const Tensor& x, const Tensor& table, int64_t shift) {
   const auto* activations = checked<int16_t>(table, {kTableSize}, x, op, "table");
   check_range(shift, 1, kMaxGateShift, op, "shift");
   Tensor out = torch::stable::new_empty(x, {rows, channels}, ScalarType::Char);
+  if (out.numel() == 0) {
+    return out;
+  }
   const Gate problem{in, activations, mutable_elements<int8_t>(out), channels,
                      static_cast<int>(shift)};
   launch(

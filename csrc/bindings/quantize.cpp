@@ -12,12 +12,13 @@ namespace genaccel {
 namespace {
 
 constexpr int64_t kRowsPerTask = 64;  // a task is at least some 10 microseconds of search
+constexpr int64_t kMaxCodes = int64_t{1} << 30;  // the search counts in int, to whole vectors
 
 void check_codes(const Tensor& features, const Tensor& codebook, const char* op) {
   check_shape(features, {kAnySize, kAnySize}, op, "features");
   check_shape(codebook, {kAnySize, features.size(1)}, op, "codebook");
   check_same_kind(features, codebook, op, "codebook");
-  check_range(codebook.size(0), 1, INT32_MAX, op, "code words");
+  check_range(codebook.size(0), 1, kMaxCodes, op, "code words");
 }
 
 Tensor new_indices(const Tensor& features) {

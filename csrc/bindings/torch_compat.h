@@ -66,11 +66,17 @@ void dispatch_floating(const Tensor& tensor, const char* op, const F& f) {
 }
 
 // The tensor's elements as this library's types, of the size that the caller has dispatched on.
+// torch.frombuffer makes tensors that begin anywhere.
 template <typename T>
 const T* elements(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
+  const void* data = tensor.const_data_ptr();
+  STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(data) % alignof(T) == 0,
+                  "a tensor must be aligned to its elements of ", alignof(T),
+                  " bytes: clone it first");
+  return static_cast<const T*>(data);
 }
 
+// Of a tensor that this library has made.
 template <typename T>
 T* mutable_elements(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());

@@ -20,15 +20,14 @@ void ByteEncoder::push_cdfs(const int32_t* symbols, int64_t count, const int32_t
   items.reserve(count);
   for (int64_t i = 0; i < count; ++i) {
     const int32_t* row = cdfs + i * (alphabet_size + 1);
-    const int32_t symbol = symbols[i];
+    const int32_t symbol = read_once(symbols + i);
     if (symbol < 0 || symbol >= alphabet_size) {
       throw std::invalid_argument("symbols must be in [0, " + std::to_string(alphabet_size) +
                                   "), got " + std::to_string(symbol));
     }
     check_cdf_row(row, alphabet_size, precision);
-    const auto start = static_cast<uint32_t>(row[symbol]);
-    const auto frequency = static_cast<uint32_t>(row[symbol + 1]) - start;
-    items.push_back({make_encode_entry(start, frequency, precision), precision});
+    const Interval interval = interval_of(row, symbol, precision);
+    items.push_back({make_encode_entry(interval.start, interval.frequency, precision), precision});
   }
   items_.insert(items_.end(), items.begin(), items.end());
 }
@@ -72,9 +71,8 @@ void ByteDecoder::pull_cdfs(int32_t* symbols, int64_t count, const int32_t* cdfs
     check_cdf_row(row, alphabet_size, precision);
     const uint32_t slot = state_ & mask;
     const int64_t symbol = find_symbol(row, alphabet_size, slot);
-    const auto start = static_cast<uint32_t>(row[symbol]);
-    const auto frequency = static_cast<uint32_t>(row[symbol + 1]) - start;
-    state_ = decode_advance(state_, slot, start, frequency, precision);
+    const Interval interval = interval_of(row, symbol, precision);
+    state_ = decode_advance(state_, slot, interval.start, interval.frequency, precision);
     while (state_ < kByteStart) {
       if (position_ == data_.size()) {
         throw StreamError("stream ends before its symbols do");

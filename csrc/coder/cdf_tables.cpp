@@ -2,7 +2,6 @@
 #include "coder/cdf_tables.h"
 
 #include <algorithm>
-#include <functional>
 #include <stdexcept>
 #include <string>
 
@@ -16,10 +15,12 @@ EncodeEntry make_encode_entry(uint32_t start, uint32_t frequency, int precision)
 }
 
 void check_cdf_row(const int32_t* row, int64_t alphabet_size, int precision) {
-  if (row[0] != 0 || row[alphabet_size] != int32_t{1} << precision) {
+  const int32_t first = read_once(row);
+  const int32_t last = read_once(row + alphabet_size);
+  if (first != 0 || last != int32_t{1} << precision) {
     throw std::invalid_argument(
         "each cdf must run from 0 to 2^precision = " + std::to_string(1 << precision) + ", got " +
-        std::to_string(row[0]) + " to " + std::to_string(row[alphabet_size]));
+        std::to_string(first) + " to " + std::to_string(last));
   }
   int32_t falls = 0;
   for (int64_t s = 0; s < alphabet_size;
@@ -27,11 +28,16 @@ void check_cdf_row(const int32_t* row, int64_t alphabet_size, int precision) {
     falls |= static_cast<int32_t>(row[s] >= row[s + 1]);
   }
   if (falls != 0) {
-    const int64_t s =
-        std::adjacent_find(row, row + alphabet_size + 1, std::greater_equal<>()) - row;
-    throw std::invalid_argument("each cdf must increase strictly, but symbol " + std::to_string(s) +
-                                " goes from " + std::to_string(row[s]) + " to " +
-                                std::to_string(row[s + 1]));
+    for (int64_t s = 0; s < alphabet_size; ++s) {
+      const int32_t start = read_once(row + s);
+      const int32_t end = read_once(row + s + 1);
+      if (start >= end) {
+        throw std::invalid_argument("each cdf must increase strictly, but symbol " +
+                                    std::to_string(s) + " goes from " + std::to_string(start) +
+                                    " to " + std::to_string(end));
+      }
+    }
+    throw std::invalid_argument("cdfs must not change while they are read");
   }
 }
 
@@ -51,9 +57,10 @@ CdfTables::CdfTables(const int32_t* cdfs, int64_t num_tables, int64_t alphabet_s
   }
   encode_.reserve(num_tables * alphabet_size);
   decode_.reserve(num_tables * alphabet_size);
+  std::vector<int32_t> row(alphabet_size + 1);  // a copy: nobody else writes to it
   for (int64_t table = 0; table < num_tables; ++table) {
-    const int32_t* row = cdfs + table * (alphabet_size + 1);
-    check_cdf_row(row, alphabet_size, precision);
+    std::copy_n(cdfs + table * (alphabet_size + 1), alphabet_size + 1, row.begin());
+    check_cdf_row(row.data(), alphabet_size, precision);
     for (int64_t s = 0; s < alphabet_size; ++s) {
       const auto start = static_cast<uint32_t>(row[s]);
       const auto frequency = static_cast<uint32_t>(row[s + 1] - row[s]);

@@ -6,7 +6,10 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <vector>
+
+#include "common/read_once.h"
 
 namespace genaccel::coder {
 
@@ -51,6 +54,24 @@ inline int64_t find_symbol(const int32_t* row, int64_t alphabet_size, uint32_t s
 
 // Throws std::invalid_argument unless the row runs strictly upwards from 0 to 2^precision.
 void check_cdf_row(const int32_t* row, int64_t alphabet_size, int precision);
+
+// The slots of a symbol.
+struct Interval {
+  uint32_t start;
+  uint32_t frequency;
+};
+
+// Those in a row that check_cdf_row has passed, where another thread may have written since. Throws
+// std::invalid_argument if they are none any more: a frequency of zero would divide by zero here,
+// and go on forever in a coder.
+inline Interval interval_of(const int32_t* row, int64_t symbol, int precision) {
+  const int32_t start = read_once(row + symbol);
+  const int32_t end = read_once(row + symbol + 1);
+  if (start < 0 || start >= end || end > int32_t{1} << precision) {
+    throw std::invalid_argument("cdfs must not change while they are read");
+  }
+  return {static_cast<uint32_t>(start), static_cast<uint32_t>(end) - static_cast<uint32_t>(start)};
+}
 
 class CdfTables {
  public:

@@ -10,6 +10,7 @@
 #include "coder/cdf_tables.h"
 #include "coder/crc32c.h"
 #include "coder/rans.h"
+#include "common/read_once.h"
 
 namespace py = pybind11;
 
@@ -33,6 +34,16 @@ py::array as_contiguous(const py::object& object, int dimensions, const char* na
   return array;
 }
 
+// np.frombuffer(data, np.int32, offset=1) lies anywhere.
+template <typename T>
+const T* aligned_elements(const py::array& array, const char* name) {
+  const void* data = array.data();
+  if (array.size() > 0 && reinterpret_cast<uintptr_t>(data) % alignof(T) != 0) {
+    throw py::value_error(std::string(name) + " must be aligned to its elements: copy it first");
+  }
+  return static_cast<const T*>(data);
+}
+
 template <typename T>
 bool holds(const py::array& array) {
   return array.dtype().equal(py::dtype::of<T>());
@@ -48,6 +59,7 @@ py::array_t<int32_t> as_int32(const py::object& object, int dimensions, const ch
   if (!holds<int32_t>(array)) {
     throw_bad_type(array, name, "int32");
   }
+  aligned_elements<int32_t>(array, name);
   return py::reinterpret_borrow<py::array_t<int32_t>>(array);
 }
 
@@ -80,10 +92,10 @@ void check_rows(const Rows& rows, int precision) {
 
 template <typename T>
 std::vector<uint16_t> checked_ids(const py::array& array, int64_t num_tables) {
-  const auto* ids = static_cast<const T*>(array.data());
+  const T* ids = aligned_elements<T>(array, "table_ids");
   std::vector<uint16_t> checked(array.size());
   for (size_t i = 0; i < checked.size(); ++i) {
-    const int64_t id = ids[i];
+    const int64_t id = read_once(ids + i);
     if (id < 0 || id >= num_tables) {
       throw py::value_error("table_ids must be in [0, " + std::to_string(num_tables) + "), got " +
                             std::to_string(id));

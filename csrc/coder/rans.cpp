@@ -129,16 +129,22 @@ void check_choice(const TableChoice& choice, int64_t num_tables) {
   check_table(*std::max_element(choice.each.begin(), choice.each.end()), num_tables);
 }
 
-// Narrows and checks in one reading, so that what was checked is what is used even if the caller
-// writes to its array meanwhile.
+// Narrowed and checked from copies of blocks, so that what was checked is what is used even if
+// another thread writes to the caller's array meanwhile.
 std::vector<uint16_t> checked_symbols(const int32_t* symbols, int64_t count,
                                       int64_t alphabet_size) {
+  constexpr int64_t kBlock = 1024;
+  int32_t block[kBlock];
   std::vector<uint16_t> narrow(count);
   uint32_t largest = 0;
-  for (int64_t i = 0; i < count; ++i) {  // as unsigned, negative symbols are large
-    const auto symbol = static_cast<uint32_t>(symbols[i]);
-    largest = std::max(largest, symbol);
-    narrow[i] = static_cast<uint16_t>(symbol);
+  for (int64_t first = 0; first < count; first += kBlock) {
+    const int64_t size = std::min(kBlock, count - first);
+    std::copy_n(symbols + first, size, block);
+    for (int64_t i = 0; i < size; ++i) {  // as unsigned, negative symbols are large
+      const auto symbol = static_cast<uint32_t>(block[i]);
+      largest = std::max(largest, symbol);
+      narrow[first + i] = static_cast<uint16_t>(symbol);
+    }
   }
   if (largest >= alphabet_size) {
     throw std::invalid_argument("symbols must be in [0, " + std::to_string(alphabet_size) +
@@ -174,9 +180,8 @@ void Encoder::push_cdfs(const int32_t* symbols, int64_t count, const int32_t* cd
   for (int64_t i = 0; i < count; ++i) {
     const int32_t* row = cdfs + i * (alphabet_size + 1);
     check_cdf_row(row, alphabet_size, precision);
-    const auto start = static_cast<uint32_t>(row[narrow[i]]);
-    const auto frequency = static_cast<uint32_t>(row[narrow[i] + 1]) - start;
-    entries.push_back(make_encode_entry(start, frequency, precision));
+    const Interval interval = interval_of(row, narrow[i], precision);
+    entries.push_back(make_encode_entry(interval.start, interval.frequency, precision));
   }
   segments_.push_back({nullptr, {}, {}, std::move(entries), precision});
 }
@@ -317,9 +322,8 @@ void Decoder::pull_cdfs(int32_t* symbols, int64_t count, const int32_t* cdfs, in
     uint32_t& state = states_[lane_];
     const uint32_t slot = state & mask;
     const int64_t symbol = find_symbol(row, alphabet_size, slot);
-    const auto start = static_cast<uint32_t>(row[symbol]);
-    const auto frequency = static_cast<uint32_t>(row[symbol + 1]) - start;
-    state = decode_advance(state, slot, start, frequency, precision);
+    const Interval interval = interval_of(row, symbol, precision);
+    state = decode_advance(state, slot, interval.start, interval.frequency, precision);
     if (state < kStart) {
       if (position_ == words_.size()) {
         throw StreamError("stream ends before its symbols do");

@@ -13,8 +13,9 @@ void pmf_to_cdf_cpu(const T* pmf, int32_t* cdf, int64_t begin, int64_t end, int6
   const uint64_t free_slots = (uint64_t{1} << precision) - static_cast<uint64_t>(symbols);
   std::vector<uint64_t> values(symbols);  // weights, then remainders
   std::vector<int32_t> order(symbols);
+  std::vector<T> p(symbols);  // a copy: the row is gone through twice, and must stay what it is
   for (int64_t row = begin; row < end; ++row) {
-    const T* p = pmf + row * symbols;
+    std::copy_n(pmf + row * symbols, symbols, p.begin());
     int32_t* out = cdf + row * (symbols + 1);
 
     double largest = 0;

@@ -138,12 +138,8 @@ __global__ void __launch_bounds__(kThreads, kResident)
 template <typename T>
 Status pmf_to_cdf_cuda(const T* pmf, int32_t* cdf, uint64_t* remainders, int64_t rows,
                        int64_t symbols, int precision, Stream stream) {
-  if (rows == 0) {
-    return nullptr;
-  }
-  pmf_to_cdf_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(pmf, cdf, remainders,
-                                                                          symbols, precision);
-  return launch_status();
+  return start({rows, kThreads, stream}, pmf_to_cdf_kernel<T>, pmf, cdf, remainders, symbols,
+               precision);
 }
 
 template Status pmf_to_cdf_cuda<float>(const float*, int32_t*, uint64_t*, int64_t, int64_t, int,

@@ -86,14 +86,9 @@ Status launch(const Table<T>& table, int tensors, int64_t largest, bool packed, 
   const int width = packed ? kPackWidth<T> : 1;
   // One thread for each pack of the largest tensor, and for each element that is left over.
   const int64_t threads = largest / width + width - 1;
-  const dim3 grid(static_cast<unsigned>(ceil_div(threads > 0 ? threads : 1, kThreads)),
-                  static_cast<unsigned>(tensors));
-  if (packed) {
-    predict_add_kernel<T, kPackWidth<T>><<<grid, kThreads, 0, stream>>>(table);
-  } else {
-    predict_add_kernel<T, 1><<<grid, kThreads, 0, stream>>>(table);
-  }
-  return launch_status();
+  const auto kernel = packed ? predict_add_kernel<T, kPackWidth<T>> : predict_add_kernel<T, 1>;
+  return start({ceil_div(threads > 0 ? threads : 1, kThreads), kThreads, stream, tensors}, kernel,
+               table);
 }
 
 }  // namespace

@@ -13,6 +13,11 @@ GENACCEL_HOST_DEVICE int32_t clamped(int32_t value, int32_t lowest, int32_t high
   return value < lowest ? lowest : value > highest ? highest : value;
 }
 
+// x^2 of |x| < 2^16.
+GENACCEL_HOST_DEVICE uint32_t squared(int32_t x) {
+  return static_cast<uint32_t>(x) * static_cast<uint32_t>(x);
+}
+
 GENACCEL_HOST_DEVICE int32_t to_int8(int32_t value) { return clamped(value, -128, 127); }
 
 // value / 2^shift to the nearest integer, halves upwards; 1 <= shift <= 30 and no overflow of the

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/integer.h"
+#include "common/read_once.h"
 #include "integer/integer_attention.h"
 #include "integer/simd_shared.h"
 
@@ -197,7 +198,7 @@ struct AttentionHeads {
     const Scratch s = *scratch;
     int64_t widest = 0;
     for (int64_t i = 0; i < p.tokens; ++i) {
-      widest = std::max<int64_t>(widest, p.visible[i]);
+      widest = std::max<int64_t>(widest, read_once(p.visible + i));
     }
     widest = std::min(widest, p.keys);
     const int64_t stride = p.heads * p.channels;
@@ -205,7 +206,7 @@ struct AttentionHeads {
       const int64_t batch = unit / p.heads;
       const int64_t head = unit % p.heads;
       widen_head<Isa>(p, s, batch * p.keys * stride + head * p.channels, widest);
-      const auto temperature = static_cast<uint32_t>(p.temperature[head]);
+      const auto temperature = static_cast<uint32_t>(read_once(p.temperature + head));
       const uint32_t limit = largest_below(temperature);
       for (int64_t i = 0; i < p.tokens; i += kQueries) {
         int64_t own[kQueries];
@@ -215,7 +216,7 @@ struct AttentionHeads {
           const int64_t token = std::min(i + q, p.tokens - 1);  // the last one twice does no harm
           const int64_t offset = (batch * p.tokens + token) * stride + head * p.channels;
           simd::widen<Isa>(p.query + offset, p.channels, s.query + q * s.padded, s.padded);
-          own[q] = std::min<int64_t>(p.visible[token], widest);
+          own[q] = std::clamp<int64_t>(read_once(p.visible + token), 0, widest);
           out[q] = p.out + offset;
           keys = std::max(keys, own[q]);
         }

@@ -5,6 +5,7 @@
 
 #include "common/integer.h"
 #include "common/launch.cuh"
+#include "common/read_once.h"
 #include "common/reduce.cuh"
 #include "integer/integer_attention.h"
 
@@ -30,7 +31,8 @@ __global__ void __launch_bounds__(kThreads) integer_attention_kernel(Attention p
   const int8_t* query = p.query + unit * p.channels;
   const int64_t offset = batch * p.keys * stride + head * p.channels;
   int8_t* out = p.out + unit * p.channels;
-  const int64_t keys = p.visible[token] < p.keys ? p.visible[token] : p.keys;
+  const int64_t visible = read_once(p.visible + token);
+  const int64_t keys = visible < p.keys ? visible : p.keys;
   if (keys <= 0) {
     for (int64_t c = lane; c < p.channels; c += kWarpSize) {
       out[c] = 0;
@@ -74,12 +76,8 @@ __global__ void __launch_bounds__(kThreads) integer_attention_kernel(Attention p
 
 Status integer_attention_cuda(const Attention& problem, int64_t batch, Stream stream) {
   const int64_t units = batch * problem.tokens * problem.heads;
-  if (units == 0) {
-    return nullptr;
-  }
-  const auto blocks = static_cast<unsigned>(ceil_div(units, kQueriesPerBlock));
-  integer_attention_kernel<<<blocks, kThreads, 0, stream>>>(problem, units);
-  return launch_status();
+  return start({ceil_div(units, kQueriesPerBlock), kThreads, stream}, integer_attention_kernel,
+               problem, units);
 }
 
 }  // namespace genaccel::integer

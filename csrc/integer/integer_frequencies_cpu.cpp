@@ -17,23 +17,22 @@ struct FrequencyRows {
     const int64_t count = p.group != nullptr ? p.group_size : p.symbols;
     const int64_t span = p.group != nullptr ? 1 : p.group_size;
     for (int64_t row = begin; row < end; ++row) {
-      const int32_t* logits = p.logits + row * p.symbols;
-      if (p.group != nullptr) {
-        logits += p.group[row] * p.group_size;
-      }
-      int32_t largest = logits[0];
-      for (int64_t s = 1; s < count; ++s) {
-        largest = logits[s] > largest ? logits[s] : largest;
+      // From a copy: without the largest among them, the weights could all be zero.
+      __builtin_memcpy(weights, p.row_logits(row), count * sizeof(int32_t));
+      int32_t largest = INT32_MIN;
+      for (int64_t s = 0; s < count; ++s) {
+        const auto logit = static_cast<int32_t>(weights[s]);
+        largest = logit > largest ? logit : largest;
       }
       const auto top = static_cast<uint32_t>(largest);
       int64_t s = 0;
       for (; s + simd::kInts <= count; s += simd::kInts) {
-        const auto lanes = simd::load_as<simd::Bits>(logits + s);
+        const auto lanes = simd::load_as<simd::Bits>(weights + s);
         simd::store_as(weights + s,
                        logit_weight(top, lanes, p.fraction_bits, simd::HighProduct<Isa>{}));
       }
       for (; s < count; ++s) {
-        weights[s] = logit_weight(top, static_cast<uint32_t>(logits[s]), p.fraction_bits);
+        weights[s] = logit_weight(top, weights[s], p.fraction_bits);
       }
       uint32_t weight_sum = 0;
       for (int64_t i = 0; i < count; ++i) {

@@ -38,10 +38,7 @@ __global__ void __launch_bounds__(kThreads) integer_frequencies_kernel(Frequenci
   const bool members = p.group != nullptr;
   const int64_t count = members ? p.group_size : p.symbols;
   const int64_t span = members ? 1 : p.group_size;
-  const int32_t* logits =
-      p.logits + row * p.symbols +
-      (members ? existing_group(p.group[row], p.symbols / p.group_size) * p.group_size
-               : int64_t{0});
+  const int32_t* logits = p.row_logits(row);
 
   int32_t largest = INT32_MIN;
   for (int64_t s = threadIdx.x; s < count; s += kThreads) {
@@ -90,11 +87,7 @@ __global__ void __launch_bounds__(kThreads) integer_frequencies_kernel(Frequenci
 }  // namespace
 
 Status integer_frequencies_cuda(const Frequencies& problem, int64_t rows, Stream stream) {
-  if (rows == 0) {
-    return nullptr;
-  }
-  integer_frequencies_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(problem);
-  return launch_status();
+  return start({rows, kThreads, stream}, integer_frequencies_kernel, problem);
 }
 
 }  // namespace genaccel::integer

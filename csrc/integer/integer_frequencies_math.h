@@ -24,11 +24,6 @@ GENACCEL_HOST_DEVICE U logit_weight(uint32_t largest, U logit, int fraction_bits
   return fixed_point::weight_below(largest - logit, fraction_bits, product);
 }
 
-// A GPU cannot raise an error for a group that does not exist: it takes the first one.
-GENACCEL_HOST_DEVICE int64_t existing_group(int64_t group, int64_t groups) {
-  return group >= 0 && group < groups ? group : 0;
-}
-
 GENACCEL_HOST_DEVICE int32_t start_slot(int64_t entry, uint32_t weight_before, uint32_t weight_sum,
                                         int64_t entries) {
   const uint64_t share =

@@ -40,15 +40,10 @@ __global__ void __launch_bounds__(kThreads) integer_gate_kernel(Gate p, int64_t 
 
 Status integer_gate_cuda(const Gate& problem, int64_t rows, Stream stream) {
   const int64_t count = rows * problem.channels;
-  if (count == 0) {
-    return nullptr;
-  }
   const bool packed = fits_packs<int8_t>(problem.channels, problem.x, problem.out);
   const int64_t threads = packed ? count / kPackWidth<int8_t> : count;
-  const auto blocks = static_cast<unsigned>(ceil_div(threads, kThreads));
   const auto kernel = packed ? integer_gate_kernel<kPackWidth<int8_t>> : integer_gate_kernel<1>;
-  kernel<<<blocks, kThreads, 0, stream>>>(problem, count);
-  return launch_status();
+  return start({ceil_div(threads, kThreads), kThreads, stream}, kernel, problem, count);
 }
 
 }  // namespace genaccel::integer

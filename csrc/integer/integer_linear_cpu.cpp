@@ -88,8 +88,10 @@ struct LinearRows {
     const auto next_offset = simd::load_as<Ints>(bias + simd::kInts);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
-      const Ints a = simd::scaled<Isa>(sum[r][0] + offset, factor, p.shift);
-      const Ints b = simd::scaled<Isa>(sum[r][1] + next_offset, next_factor, p.shift);
+      // The bias wraps around, as in with_bias.
+      const Ints a = simd::scaled<Isa>(simd::wrapping_sum(sum[r][0], offset), factor, p.shift);
+      const Ints b =
+          simd::scaled<Isa>(simd::wrapping_sum(sum[r][1], next_offset), next_factor, p.shift);
       T* out = p.out + (row + r) * p.outputs + first;
       if (r < count && first + kOutputs <= p.outputs) {
         store_saturated<Isa>(out, a, b);

@@ -106,18 +106,11 @@ __global__ void __launch_bounds__(kSide* kSide)
 
 template <typename T>
 Status integer_linear_cuda(const Linear<T>& problem, int64_t rows, Stream stream) {
-  if (rows == 0 || problem.outputs == 0) {
-    return nullptr;
-  }
   const int64_t row_tiles = ceil_div(rows, kTile);
   const int64_t blocks = row_tiles * ceil_div(problem.outputs, kTile);
-  if (blocks > INT32_MAX) {
-    return "too many rows for one launch";
-  }
   const bool packed = fits_packs<int8_t>(problem.inputs, problem.x, problem.weight);
-  integer_linear_kernel<T><<<static_cast<unsigned>(blocks), kSide * kSide, 0, stream>>>(
-      problem, rows, row_tiles, packed);
-  return launch_status();
+  return start({blocks, kSide * kSide, stream}, integer_linear_kernel<T>, problem, rows, row_tiles,
+               packed);
 }
 
 template Status integer_linear_cuda<int8_t>(const Linear<int8_t>&, int64_t, Stream);

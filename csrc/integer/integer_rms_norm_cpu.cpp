@@ -17,14 +17,16 @@ struct RmsNormRows {
       const int32_t* x = p.x + r * p.channels;
       int8_t* out = p.out + r * p.channels;
       uint32_t bits = 0;
+      // A copy: were an element larger afterwards, its square would be too large.
+      __builtin_memcpy(row, x, p.channels * sizeof(int32_t));
       for (int64_t c = 0; c < p.channels; ++c) {
-        bits |= magnitude(x[c]);
+        bits |= magnitude(row[c]);
       }
       const int shift = row_shift(bits);
       uint64_t sum = 0;
       for (int64_t c = 0; c < p.channels; ++c) {
-        row[c] = shifted(x[c], shift);
-        sum += static_cast<uint32_t>(row[c] * row[c]);
+        row[c] = shifted(row[c], shift);
+        sum += fixed_point::squared(row[c]);
       }
       const fixed_point::InverseNorm inverse = inverse_rms(sum, p.epsilon, shift, p.gain);
       for (int64_t c = 0; c < p.channels; ++c) {

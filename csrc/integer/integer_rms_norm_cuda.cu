@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kThreads) integer_rms_norm_kernel(RmsNorm p, i
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) {
       const int32_t value = shifted(pack.value[j], shift);
-      sum += static_cast<uint32_t>(value * value);
+      sum += fixed_point::squared(value);
     }
   }
   const fixed_point::InverseNorm inverse = inverse_rms(warp_sum(sum), p.epsilon, shift, p.gain);
@@ -61,15 +61,10 @@ __global__ void __launch_bounds__(kThreads) integer_rms_norm_kernel(RmsNorm p, i
 }  // namespace
 
 Status integer_rms_norm_cuda(const RmsNorm& problem, int64_t rows, Stream stream) {
-  if (rows == 0) {
-    return nullptr;
-  }
-  const auto blocks = static_cast<unsigned>(ceil_div(rows, kRowsPerBlock));
   const auto kernel = fits_packs<int32_t>(problem.channels, problem.x, problem.out)
                           ? integer_rms_norm_kernel<kPackWidth<int32_t>>
                           : integer_rms_norm_kernel<1>;
-  kernel<<<blocks, kThreads, 0, stream>>>(problem, rows);
-  return launch_status();
+  return start({ceil_div(rows, kRowsPerBlock), kThreads, stream}, kernel, problem, rows);
 }
 
 }  // namespace genaccel::integer

@@ -44,9 +44,10 @@ struct RotateNormalizeRows {
     for (int64_t c = 0; c < channels; c += simd::kShorts) {
       const auto pairs = simd::load_as<Ints>(head + c);
       const int32_t half = int32_t{1} << (inverse.shift - 1);
-      const Ints even = (((pairs << 16) >> 16) * inverse.mantissa + half) >> inverse.shift;
+      const Ints even = (simd::low_halves(pairs) * inverse.mantissa + half) >> inverse.shift;
       const Ints odd = ((pairs >> 16) * inverse.mantissa + half) >> inverse.shift;
-      const auto both = bit_cast<Shorts>((even & 0xffff) | (odd << 16));
+      const auto both =
+          bit_cast<Shorts>((bit_cast<Bits>(even) & 0xffffu) | (bit_cast<Bits>(odd) << 16));
       simd::store_as(out + c, simd::saturated_bytes<Isa>(both));
     }
   }
@@ -70,8 +71,7 @@ struct RotateNormalizeRows {
           const Pair pair = turned(x[2 * i], x[2 * i + 1], rotation[2 * i], rotation[2 * i + 1]);
           head[2 * i] = static_cast<int16_t>(pair.even);
           head[2 * i + 1] = static_cast<int16_t>(pair.odd);
-          sum += uint64_t{static_cast<uint32_t>(pair.even * pair.even)} +
-                 static_cast<uint32_t>(pair.odd * pair.odd);
+          sum += uint64_t{fixed_point::squared(pair.even)} + fixed_point::squared(pair.odd);
         }
         const fixed_point::InverseNorm inverse = fixed_point::inverse_norm(sum, kUnitGain);
         for (int64_t c = 0; c < p.channels; ++c) {

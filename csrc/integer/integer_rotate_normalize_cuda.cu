@@ -48,8 +48,7 @@ __global__ void __launch_bounds__(kThreads)
     turn<kPairs>(x, rotation, i, pairs);
 #pragma unroll
     for (int j = 0; j < kPairs; ++j) {
-      sum += uint64_t{static_cast<uint32_t>(pairs[j].even * pairs[j].even)} +
-             static_cast<uint32_t>(pairs[j].odd * pairs[j].odd);
+      sum += uint64_t{fixed_point::squared(pairs[j].even)} + fixed_point::squared(pairs[j].odd);
     }
   }
   for (int offset = kLanes / 2; offset > 0; offset /= 2) {
@@ -82,17 +81,12 @@ __global__ void __launch_bounds__(kThreads)
 
 Status integer_rotate_normalize_cuda(const RotateNormalize& problem, int64_t rows, Stream stream) {
   const int64_t units = rows * problem.heads;
-  if (units == 0) {
-    return nullptr;
-  }
   const bool packed =
       fits_packs<int16_t>(problem.channels, problem.x, problem.rotations, problem.out);
   const int64_t lanes = packed ? kPackLanes : kWarpSize;
-  const auto blocks = static_cast<unsigned>(ceil_div(units * lanes, kThreads));
   const auto kernel = packed ? integer_rotate_normalize_kernel<kPackPairs, kPackLanes>
                              : integer_rotate_normalize_kernel<1, kWarpSize>;
-  kernel<<<blocks, kThreads, 0, stream>>>(problem, units);
-  return launch_status();
+  return start({ceil_div(units * lanes, kThreads), kThreads, stream}, kernel, problem, units);
 }
 
 }  // namespace genaccel::integer

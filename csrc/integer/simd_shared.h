@@ -30,7 +30,17 @@ GENACCEL_HOST_DEVICE void store_as(T* to, V vector) {
   __builtin_memcpy(to, &vector, sizeof(vector));
 }
 
-// a[2i] b[2i] + a[2i + 1] b[2i + 1] per lane of 32 bits.
+// The lower halves of lanes of 32 bits, with their sign.
+GENACCEL_HOST_DEVICE Ints low_halves(Ints a) {
+  return bit_cast<Ints>(bit_cast<Bits>(a) << 16) >> 16;
+}
+
+// Sums that wrap around, as sums of unsigned numbers do.
+GENACCEL_HOST_DEVICE Ints wrapping_sum(Ints a, Ints b) {
+  return bit_cast<Ints>(bit_cast<Bits>(a) + bit_cast<Bits>(b));
+}
+
+// a[2i] b[2i] + a[2i + 1] b[2i + 1] per lane of 32 bits; 2^31, of four times -32768, wraps around.
 template <typename Isa>
 GENACCEL_HOST_DEVICE Ints pair_dot(Shorts a, Shorts b) {
 #if defined(__x86_64__)
@@ -42,7 +52,7 @@ GENACCEL_HOST_DEVICE Ints pair_dot(Shorts a, Shorts b) {
 #endif
   const auto x = bit_cast<Ints>(a);
   const auto y = bit_cast<Ints>(b);
-  return ((x << 16) >> 16) * ((y << 16) >> 16) + (x >> 16) * (y >> 16);
+  return wrapping_sum(low_halves(x) * low_halves(y), (x >> 16) * (y >> 16));
 }
 
 // fixed_point::HighProduct of lanes of 32 bits.

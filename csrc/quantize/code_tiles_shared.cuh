@@ -10,6 +10,7 @@
 
 #include "common/half.h"
 #include "common/integer.h"
+#include "common/launch.cuh"
 #include "common/pack.cuh"
 #include "common/reduce.cuh"
 
@@ -65,8 +66,8 @@ struct Cut {
     parts = tiles > 0 ? ceil_div(tiles, tiles_per_part) : 0;
   }
 
-  dim3 grid(int64_t other_blocks) const {
-    return {static_cast<unsigned>(other_blocks), static_cast<unsigned>(parts)};
+  Grid grid(int64_t other_blocks, Stream stream) const {
+    return {other_blocks, kThreads, stream, parts};
   }
 
   // The tiles of this block.
@@ -92,8 +93,8 @@ struct Geometry {
   int64_t packed_size(int64_t dim) const { return padded_codes * (dim + 1); }
 };
 
-inline unsigned thread_each(int64_t count) {
-  return static_cast<unsigned>(ceil_div(count, kThreads));
+inline Grid thread_each(int64_t count, Stream stream) {
+  return {ceil_div(count, kThreads), kThreads, stream};
 }
 
 // Whether rows of this many elements can be read four at a time: a view can start anywhere.
@@ -124,10 +125,10 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T>
-void pack_codes(const T* codebook, T* packed, int64_t num_codes, int64_t dim, cudaStream_t stream) {
+Status pack_codes(const T* codebook, T* packed, int64_t num_codes, int64_t dim, Stream stream) {
   const int64_t padded = ceil_div(num_codes, kTileCodes<T>) * kTileCodes<T>;
-  pack_codes_kernel<<<thread_each(padded), kThreads, 0, stream>>>(codebook, packed, num_codes,
-                                                                  padded, dim);
+  return start(thread_each(padded, stream), pack_codes_kernel<T>, codebook, packed, num_codes,
+               padded, dim);
 }
 
 // What every kernel reads; by value.

@@ -184,26 +184,17 @@ __global__ void __launch_bounds__(kThreads, kResident)
 }
 
 template <typename T, int kWidth>
-unsigned row_blocks(int64_t rows) {
-  return static_cast<unsigned>(ceil_div(rows * kRowLanes<T, kWidth>, kThreads));
-}
-
-template <typename T, int kWidth>
-void normalize(const T* in, T* out, int64_t rows, int64_t dim, Stream stream) {
-  normalize_kernel<T, kWidth>
-      <<<row_blocks<T, kWidth>(rows), kThreads, 0, stream>>>(in, out, rows, dim);
+Grid row_grid(int64_t rows, Stream stream) {
+  return {ceil_div(rows * kRowLanes<T, kWidth>, kThreads), kThreads, stream};
 }
 
 template <typename T>
-void normalize_rows(const T* in, T* out, int64_t rows, int64_t dim, Stream stream) {
-  if (rows == 0) {
-    return;
-  }
-  if (fits_packs<T>(dim, in, out)) {
-    normalize<T, kPackWidth<T>>(in, out, rows, dim, stream);
-  } else {
-    normalize<T, 1>(in, out, rows, dim, stream);
-  }
+Status normalize_rows(const T* in, T* out, int64_t rows, int64_t dim, Stream stream) {
+  constexpr int kWidth = kPackWidth<T>;
+  return fits_packs<T>(dim, in, out)
+             ? start(row_grid<T, kWidth>(rows, stream), normalize_kernel<T, kWidth>, in, out, rows,
+                     dim)
+             : start(row_grid<T, 1>(rows, stream), normalize_kernel<T, 1>, in, out, rows, dim);
 }
 
 }  // namespace
@@ -215,31 +206,28 @@ Status nearest_code_cuda(const T* features, const T* codebook, T* codes, T* quan
   if (rows == 0) {
     return nullptr;
   }
-  normalize_rows(codebook, codes, num_codes, dim, stream);
-  normalize_rows(features, quantized, rows, dim, stream);
-  const auto blocks = static_cast<unsigned>(ceil_div(rows, kThreads));
+  if (const Status status = normalize_rows(codebook, codes, num_codes, dim, stream)) {
+    return status;
+  }
+  if (const Status status = normalize_rows(features, quantized, rows, dim, stream)) {
+    return status;
+  }
   // Two registers a double: the scores alone fill what there is.
   const auto kernel = sizeof(T) == 4 && dim <= kHeld ? nearest_code_kernel<T, sizeof(T) == 4>
                                                      : nearest_code_kernel<T, false>;
-  kernel<<<blocks, kThreads, 0, stream>>>(codes, quantized, indices, rows, num_codes, dim);
-  return launch_status();
+  return start({ceil_div(rows, kThreads), kThreads, stream}, kernel, codes, quantized, indices,
+               rows, num_codes, dim);
 }
 
 template <typename T>
 Status nearest_code_backward_cuda(const T* grad, const T* features, T* grad_features, int64_t rows,
                                   int64_t dim, Stream stream) {
-  if (rows == 0) {
-    return nullptr;
-  }
   constexpr int kWidth = kPackWidth<T>;
-  if (fits_packs<T>(dim, grad, features, grad_features)) {
-    nearest_code_backward_kernel<T, kWidth><<<row_blocks<T, kWidth>(rows), kThreads, 0, stream>>>(
-        grad, features, grad_features, rows, dim);
-  } else {
-    nearest_code_backward_kernel<T, 1>
-        <<<row_blocks<T, 1>(rows), kThreads, 0, stream>>>(grad, features, grad_features, rows, dim);
-  }
-  return launch_status();
+  return fits_packs<T>(dim, grad, features, grad_features)
+             ? start(row_grid<T, kWidth>(rows, stream), nearest_code_backward_kernel<T, kWidth>,
+                     grad, features, grad_features, rows, dim)
+             : start(row_grid<T, 1>(rows, stream), nearest_code_backward_kernel<T, 1>, grad,
+                     features, grad_features, rows, dim);
 }
 
 #define GENACCEL_INSTANTIATE(T)                                                                \

@@ -17,7 +17,8 @@ struct SoftCrossEntropyBackward {
   const T* features;       // [rows, dim]
   const T* codebook;       // [num_codes, dim]
   const Z* logits;         // [rows, num_codes]
-  const int64_t* indices;  // [rows]; these two come from the forward
+  const int64_t* indices;  // [rows], any that does not exist counts as 0; these two come from the
+                           // forward
   const T* statistics;     // [rows, soft_codes::kStatistics]
   int64_t rows, num_codes, dim;
   double temperature;

@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "common/half.h"
+#include "common/integer.h"
+#include "common/read_once.h"
 #include "common/simd.h"
 #include "quantize/code_tiles_shared.h"
 #include "quantize/soft_codes_shared.h"
@@ -130,7 +132,8 @@ struct BackwardRows {
       }
       for (int i = 0; i < (with_features ? rows : 0); ++i) {
         const int64_t n = panel + i;
-        const T* hard_code = problem->codebook + problem->indices[n] * dim;
+        const int64_t index = existing_index(read_once(problem->indices + n), problem->num_codes);
+        const T* hard_code = problem->codebook + index * dim;
         const T share =
             residue[n] / problem->statistics[n * soft_codes::kStatistics + soft_codes::kSoftSum];
         for (int64_t c = 0; c < dim; ++c) {

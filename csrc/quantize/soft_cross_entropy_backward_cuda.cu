@@ -7,6 +7,7 @@
 #include "common/half.h"
 #include "common/integer.h"
 #include "common/launch.cuh"
+#include "common/read_once.h"
 #include "common/reduce.cuh"
 #include "quantize/code_tiles_shared.cuh"
 #include "quantize/soft_codes_shared.h"
@@ -153,7 +154,7 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads)
     finish_rows_kernel(const T* __restrict__ partial, const T* __restrict__ codebook,
                        Saved<T> saved, T* __restrict__ grad_features, T* __restrict__ residue,
-                       int64_t rows, int64_t dim, int64_t parts, T scale) {
+                       int64_t rows, int64_t num_codes, int64_t dim, int64_t parts, T scale) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= rows * dim) {
     return;
@@ -172,7 +173,8 @@ __global__ void __launch_bounds__(kThreads)
   }
   if (grad_features != nullptr) {
     const T share = total / saved.statistics[n * kStatistics + soft_codes::kSoftSum];
-    const T centred = sum - share * codebook[saved.indices[n] * dim + c];
+    const int64_t index = existing_index(read_once(saved.indices + n), num_codes);
+    const T centred = sum - share * codebook[index * dim + c];
     // In this order: zero times a large scale first.
     grad_features[i] = centred * scale * bits_from_nats(saved.grad[n]);
   }
@@ -318,7 +320,9 @@ Status soft_cross_entropy_backward_cuda(const SoftCrossEntropyBackward<T, Z>& pr
   T* residue = packed + geometry.packed_size(dim);
   T* partial = residue + rows;
   if (rows > 0) {
-    pack_codes(problem.codebook, packed, num_codes, dim, stream);
+    if (const Status status = pack_codes(problem.codebook, packed, num_codes, dim, stream)) {
+      return status;
+    }
     const Problem<T, Z> walk = {problem.features,
                                 packed,
                                 problem.logits,
@@ -330,24 +334,32 @@ Status soft_cross_entropy_backward_cuda(const SoftCrossEntropyBackward<T, Z>& pr
                                 fits_quads(num_codes, problem.logits, problem.grad_logits)};
     const Saved<T> saved = {problem.grad, problem.indices, problem.statistics};
     const Cut& over_codes = geometry.over_codes;
-    backward_rows_kernel<<<over_codes.grid(geometry.row_tiles), kThreads, 0, stream>>>(
-        walk, saved, over_codes, problem.grad_logits, partial, problem.grad_features != nullptr);
-    finish_rows_kernel<<<thread_each(rows * dim), kThreads, 0, stream>>>(
-        partial, problem.codebook, saved, problem.grad_features, residue, rows, dim,
-        over_codes.parts, scale);
+    if (const Status status = start(
+            over_codes.grid(geometry.row_tiles, stream), backward_rows_kernel<T, Z>, walk, saved,
+            over_codes, problem.grad_logits, partial, problem.grad_features != nullptr)) {
+      return status;
+    }
+    if (const Status status = start(thread_each(rows * dim, stream), finish_rows_kernel<T>, partial,
+                                    problem.codebook, saved, problem.grad_features, residue, rows,
+                                    num_codes, dim, over_codes.parts, scale)) {
+      return status;
+    }
     if (problem.grad_codebook != nullptr) {
       const Cut& over_rows = geometry.over_rows;
-      backward_codes_kernel<<<over_rows.grid(geometry.code_tiles), kThreads, 0, stream>>>(
-          walk, saved, over_rows, residue, partial);
+      if (const Status status =
+              start(over_rows.grid(geometry.code_tiles, stream), backward_codes_kernel<T, Z>, walk,
+                    saved, over_rows, residue, partial)) {
+        return status;
+      }
     }
   }
-  if (problem.grad_codebook != nullptr) {
-    // Without rows there are no parts: zeros.
-    finish_codes_kernel<<<thread_each(num_codes * dim), kThreads, 0, stream>>>(
-        partial, problem.codebook, problem.grad_codebook, num_codes, dim, geometry.over_rows.parts,
-        scale);
+  if (problem.grad_codebook == nullptr) {
+    return nullptr;
   }
-  return launch_status();
+  // Without rows there are no parts: zeros.
+  return start(thread_each(num_codes * dim, stream), finish_codes_kernel<T>, partial,
+               problem.codebook, problem.grad_codebook, num_codes, dim, geometry.over_rows.parts,
+               scale);
 }
 
 template int64_t soft_cross_entropy_backward_workspace_bytes<float>(int64_t, int64_t, int64_t,

@@ -167,7 +167,10 @@ Status soft_cross_entropy_cuda(const SoftCrossEntropy<T, Z>& problem, void* work
   const T scale = soft_codes::score_scale<T>(problem.temperature);
   T* packed = static_cast<T*>(workspace);
   auto* partial = reinterpret_cast<RunningRow<T>*>(packed + geometry.packed_size(problem.dim));
-  pack_codes(problem.codebook, packed, problem.num_codes, problem.dim, stream);
+  if (const Status status =
+          pack_codes(problem.codebook, packed, problem.num_codes, problem.dim, stream)) {
+    return status;
+  }
   const Problem<T, Z> walk = {problem.features,
                               packed,
                               problem.logits,
@@ -177,12 +180,13 @@ Status soft_cross_entropy_cuda(const SoftCrossEntropy<T, Z>& problem, void* work
                               problem.dim,
                               scale,
                               fits_quads(problem.num_codes, problem.logits)};
-  forward_kernel<<<geometry.over_codes.grid(geometry.row_tiles), kThreads, 0, stream>>>(
-      walk, geometry.over_codes, partial);
-  finish_forward_kernel<<<thread_each(rows), kThreads, 0, stream>>>(
-      partial, problem.rate, problem.indices, problem.statistics, rows, geometry.over_codes.parts,
-      scale);
-  return launch_status();
+  const Cut& cut = geometry.over_codes;
+  if (const Status status =
+          start(cut.grid(geometry.row_tiles, stream), forward_kernel<T, Z>, walk, cut, partial)) {
+    return status;
+  }
+  return start(thread_each(rows, stream), finish_forward_kernel<T>, partial, problem.rate,
+               problem.indices, problem.statistics, rows, cut.parts, scale);
 }
 
 template int64_t soft_cross_entropy_workspace_bytes<float>(int64_t, int64_t, int64_t);

@@ -95,7 +95,9 @@ __global__ void __launch_bounds__(kThreads, kResident)
     const uint32_t ties = ties_before + (rank >> 16);
     if (above || (tie && ties < left)) {
       const uint32_t position = above_before + (rank & 0xffffu) + (ties < left ? ties : left);
-      for (int64_t group = 0; group < groups; ++group) {
+      // Always within, unless somebody wrote other scores meanwhile.
+      for (int64_t group = 0; position < static_cast<uint32_t>(selected) && group < groups;
+           ++group) {
         index[(group * rows + row) * selected + position] = i;
       }
     }
@@ -109,13 +111,13 @@ __global__ void __launch_bounds__(kThreads, kResident)
 
 Status select_tokens_cuda(const float* score, int64_t* index, int64_t rows, int64_t groups,
                           int64_t tokens, int64_t selected, Stream stream) {
-  if (rows == 0 || selected == 0) {
+  if (selected == 0) {
     return nullptr;
   }
-  const size_t shared_bytes = tokens <= kStagedTokens ? tokens * sizeof(uint32_t) : 0;
-  select_tokens_kernel<<<static_cast<unsigned>(rows), kThreads, shared_bytes, stream>>>(
-      score, index, rows, groups, static_cast<int>(tokens), static_cast<int>(selected));
-  return launch_status();
+  const int64_t shared_bytes =
+      tokens <= kStagedTokens ? tokens * static_cast<int64_t>(sizeof(uint32_t)) : 0;
+  return start({rows, kThreads, stream, 1, shared_bytes}, select_tokens_kernel, score, index, rows,
+               groups, static_cast<int>(tokens), static_cast<int>(selected));
 }
 
 }  // namespace genaccel::tokens

@@ -53,16 +53,12 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T, int kWidth>
-void launch(const T* x, const T* reference, float* score, int64_t rows, int64_t channels,
-            Stream stream) {
-  const auto blocks = static_cast<unsigned>(ceil_div(rows, kThreads / kWarpSize));
-  if (reference == nullptr) {
-    token_scores_kernel<T, kWidth, false>
-        <<<blocks, kThreads, 0, stream>>>(x, reference, score, rows, channels);
-  } else {
-    token_scores_kernel<T, kWidth, true>
-        <<<blocks, kThreads, 0, stream>>>(x, reference, score, rows, channels);
-  }
+Status launch(const T* x, const T* reference, float* score, int64_t rows, int64_t channels,
+              Stream stream) {
+  const auto kernel = reference == nullptr ? token_scores_kernel<T, kWidth, false>
+                                           : token_scores_kernel<T, kWidth, true>;
+  return start({ceil_div(rows, kThreads / kWarpSize), kThreads, stream}, kernel, x, reference,
+               score, rows, channels);
 }
 
 }  // namespace
@@ -70,15 +66,9 @@ void launch(const T* x, const T* reference, float* score, int64_t rows, int64_t 
 template <typename T>
 Status token_scores_cuda(const T* x, const T* reference, float* score, int64_t rows,
                          int64_t channels, Stream stream) {
-  if (rows == 0) {
-    return nullptr;
-  }
-  if (fits_packs<T>(channels, x, reference)) {
-    launch<T, kPackWidth<T>>(x, reference, score, rows, channels, stream);
-  } else {
-    launch<T, 1>(x, reference, score, rows, channels, stream);
-  }
-  return launch_status();
+  return fits_packs<T>(channels, x, reference)
+             ? launch<T, kPackWidth<T>>(x, reference, score, rows, channels, stream)
+             : launch<T, 1>(x, reference, score, rows, channels, stream);
 }
 
 #define GENACCEL_INSTANTIATE(T) \

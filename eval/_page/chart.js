@@ -108,9 +108,10 @@ function showChart(figure, chart, spec, shared, redrawAll) {
 }
 
 function showLegend(chart, spec, shared, redrawAll) {
+  // Values that are not finite have marks too, at an edge of the plot.
   const entries = chart.series
-    .map(({ name, points }, index) => ({ name, index, measured: points.some(({ y }) => isNumber(y)) }))
-    .filter(({ measured }) => measured);
+    .map(({ name, points }, index) => ({ name, index, points }))
+    .filter(({ points }) => points.some(hasPlace));
   const buttons = entries.map(({ name, index }) => {
     const look = seriesLook(index);
     const sample = svgElement(
@@ -123,7 +124,7 @@ function showLegend(chart, spec, shared, redrawAll) {
       if (!shared.hidden.delete(name)) shared.hidden.add(name);
       redrawAll();
     };
-    return element("button", { type: "button", on: { click: flip } }, sample, name);
+    return element("button", { type: "button", on: { click: flip } }, sample, verbatim(name));
   });
   const update = () => {
     buttons.forEach((button, position) => {
@@ -132,6 +133,11 @@ function showLegend(chart, spec, shared, redrawAll) {
   };
   const node = element("div", { class: "legend", role: "group", "aria-label": "Shown series" }, ...buttons);
   return { node, update };
+}
+
+/** Whether a point is drawn: it is if it was measured, even if the result is not finite. */
+function hasPlace({ x, y }) {
+  return isNumber(x) && y !== undefined;
 }
 
 function drawLine(look, path) {
@@ -151,7 +157,7 @@ function drawPlot(chart, spec, shared, width, yTitle) {
     look: seriesLook(index),
     points: shared.hidden.has(series.name)
       ? []
-      : series.points.filter(({ x, y }) => isNumber(x) && isNumber(y) && (!shared.log || x > 0)),
+      : series.points.filter((point) => hasPlace(point) && (!shared.log || point.x > 0)),
   }));
   const all = visible.flatMap(({ points }) => points);
   const svg = svgElement("svg", {
@@ -168,15 +174,19 @@ function drawPlot(chart, spec, shared, width, yTitle) {
     return { svg, points: [] };
   }
   const bottom = height - 44;
-  const yScale = makeScale(all.map(({ y }) => y), [bottom, 10], { ticks: Math.max(4, height / 36) });
+  const { edges, inner } = edgesFor(all.map(({ y }) => y), [bottom, 10]);
+  const finite = all.map(({ y }) => y).filter(isNumber);
+  const yScale =
+    finite.length > 0 ? makeScale(finite, inner, { ticks: Math.max(4, height / 36) }) : { at: () => 0, ticks: [] };
+  const labels = [...yScale.ticks, ...edges].map(({ text }) => text.length);
   // Room for the longest number beside the axis; digits are about 7.2 units wide.
-  const left = 14 + 7.2 * Math.max(...yScale.ticks.map(({ text }) => text.length));
+  const left = 14 + 7.2 * Math.max(...labels);
   const xScale = makeScale(all.map(({ x }) => x), [left, width - 12], {
     log: shared.log,
     fromZero: true,
     ticks: Math.max(3, width / 75),
   });
-  svg.append(drawAxes(xScale, yScale, { left, bottom, width, height }, spec, shared.log));
+  svg.append(drawAxes(xScale, yScale, edges, { left, bottom, width, height }, spec, shared.log));
   const points = [];
   const markers = svgElement("g");
   visible.forEach((series, seriesIndex) => {
@@ -186,15 +196,17 @@ function drawPlot(chart, spec, shared, width, yTitle) {
       seriesIndex,
       look: series.look,
       left: xScale.at(point.x),
-      top: yScale.at(point.y),
+      top: isNumber(point.y) ? yScale.at(point.y) : edges.find(({ holds }) => holds(point.y)).top,
     }));
     placed.sort((a, b) => a.left - b.left);
-    if (spec.lines && placed.length > 1) {
-      const path = placed.map(({ left: x, top: y }) => `${x.toFixed(2)},${y.toFixed(2)}`).join("L");
+    const joined = placed.filter(({ y }) => isNumber(y));
+    if (spec.lines && joined.length > 1) {
+      const path = joined.map(({ left: x, top: y }) => `${x.toFixed(2)},${y.toFixed(2)}`).join("L");
       svg.append(drawLine(series.look, `M${path}`));
     }
     for (const point of placed) {
       point.node = drawMarker(series.look, point.left, point.top, spec.lines ? 1 : 1.4);
+      if (!isNumber(point.y)) point.node.classList.add("off-scale");
       markers.append(point.node);
       points.push(point);
     }
@@ -203,13 +215,33 @@ function drawPlot(chart, spec, shared, width, yTitle) {
   return { svg, points };
 }
 
-function drawAxes(xScale, yScale, { left, bottom, width, height }, spec, log) {
+/** Places beyond the scale for what is not finite, and the room that they leave to the rest. */
+function edgesFor(values, [bottom, top]) {
+  const missing = { text: "none", holds: (value) => !isMeasured(value) };
+  const kinds = {
+    above: [{ text: "∞", holds: (value) => value === Infinity }],
+    below: [{ text: "−∞", holds: (value) => value === -Infinity }, missing],
+  };
+  const used = (edge) => values.some(edge.holds);
+  const above = kinds.above.filter(used).map((edge) => ({ ...edge, top: top + 2 }));
+  const below = kinds.below.filter(used).map((edge, index) => ({ ...edge, top: bottom - 12 - 20 * index }));
+  const inner = [bottom - (below.length > 0 ? 10 + 20 * below.length : 0), top + 20 * above.length];
+  return { edges: [...above, ...below], inner };
+}
+
+function drawAxes(xScale, yScale, edges, { left, bottom, width, height }, spec, log) {
   const group = svgElement("g", { class: "axes" });
   for (const { value, text } of yScale.ticks) {
     const y = yScale.at(value).toFixed(1);
     group.append(
       svgElement("line", { x1: left, x2: width - 12, y1: y, y2: y, class: "gridline" }),
       svgElement("text", { x: left - 8, y, dy: "0.35em", "text-anchor": "end" }, text),
+    );
+  }
+  for (const { text, top } of edges) {
+    group.append(
+      svgElement("line", { x1: left, x2: width - 12, y1: top, y2: top, class: "edge" }),
+      svgElement("text", { x: left - 8, y: top, dy: "0.35em", "text-anchor": "end" }, text),
     );
   }
   for (const { value, text } of xScale.ticks) {
@@ -270,7 +302,7 @@ function fillTooltip(tooltip, point, spec, yTitle, chart) {
     drawMarker(point.look, 0, 0),
   );
   tooltip.replaceChildren(
-    element("p", {}, swatch, element("strong", {}, point.series)),
+    element("p", {}, swatch, element("strong", {}, verbatim(point.series))),
     element(
       "dl",
       {},

@@ -44,9 +44,24 @@ function isNumber(value) {
   return typeof value === "number" && Number.isFinite(value);
 }
 
+/** Whether there is a value, be it infinite. */
+function isMeasured(value) {
+  return typeof value === "number" && !Number.isNaN(value);
+}
+
+/** A name from outside, as the tables write it. */
+function verbatim(name) {
+  const letters = [...name]; // whole characters, not halves of a surrogate pair
+  const isLong = letters.length > 32;
+  const parts = isLong ? [letters.slice(0, -10).join(""), letters.slice(-10).join("")] : [name];
+  const look = isLong ? { class: "name long", dir: "auto" } : { class: "name" };
+  return element("span", { ...look, title: name }, ...parts.map((part) => element("bdi", {}, part)));
+}
+
 /** A number with four significant digits, written as in the tables. */
 function formatNumber(value, digits = 4) {
-  if (!isNumber(value)) return "–";
+  if (!isMeasured(value)) return "–";
+  if (!isNumber(value)) return value > 0 ? "∞" : "−∞";
   if (value === 0) return "0";
   let text;
   if (Math.abs(value) >= 10 ** (digits - 1)) text = groupThousands(value.toFixed(0));
@@ -70,5 +85,5 @@ function formatDuration(seconds) {
 /** A value of a metric with its unit. */
 function formatMetric(value, metric) {
   const text = formatNumber(value);
-  return metric.unit && isNumber(value) ? `${text} ${metric.unit}` : text;
+  return metric.unit && isMeasured(value) ? `${text} ${metric.unit}` : text;
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,13 @@ MISSING = "\N{EN DASH}"
 
 # Letters from which a name in the first column may be broken into lines, but not into a tower.
 _LONG_NAME = 14
+
+# Letters from which a name is cut where there is no room for it, and how many of its end stay.
+_CUT_NAME = 32
+_TAIL = 10
+
+# Control characters have no look of their own, and a page may not hold all of them.
+_CONTROLS = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421}
 
 
 class Html(str):
@@ -26,10 +34,14 @@ class Column(NamedTuple):
     Attributes:
         title: Its text, or markup.
         is_number: Whether to align it to the right.
+        worst: Order that puts the worst row first, ``"ascending"`` or ``"descending"``; empty if none does.
+        is_sorted: Whether the rows are in that order.
     """
 
     title: str
     is_number: bool = True
+    worst: str = ""
+    is_sorted: bool = False
 
 
 def element(tag: str, *children: str, **attributes: str) -> Html:
@@ -51,21 +63,63 @@ def join(parts: Iterable[str]) -> Html:
     return Html("".join(part if isinstance(part, Html) else html.escape(part) for part in parts))
 
 
-def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Html:
-    """A table whose first column names the rows, in a box that scrolls sideways on narrow screens."""
+def verbatim(text: str, tag: str = "span", **attributes: str) -> Html:
+    """A name from outside: verbatim, kept apart from its surroundings if it reads from right to left, and all of it on
+    hover. Where there is too little room for a long one, it is cut before its end, which often tells names apart.
+
+    Example:
+        >>> verbatim("kodim01")
+        '<span class="name" title="kodim01"><bdi>kodim01</bdi></span>'
+    """
+    shown = text.translate(_CONTROLS)
+    if len(shown) <= _CUT_NAME:
+        parts, look = [shown], "name"
+    else:
+        parts, look = [shown[:-_TAIL], shown[-_TAIL:]], "name long"
+        attributes = {"dir": "auto", **attributes}
+    return element(
+        tag,
+        *(element("bdi", part) for part in parts),
+        **{"class_": look, "title": shown, **attributes},
+    )
+
+
+def table(
+    caption: str,
+    columns: Sequence[Column],
+    rows: Iterable[Sequence[str]],
+    *,
+    is_sortable: bool = False,
+) -> Html:
+    """A table whose first column names the rows, in a box that scrolls sideways on narrow screens.
+
+    Args:
+        caption: What it shows.
+        columns: Its head.
+        rows: Cells by column; plain text is escaped.
+        is_sortable: Whether the page's script makes buttons of the head, which sort the rows.
+    """
     head = join(
-        element("th", column.title, scope="col", class_="number" if column.is_number else "text")
+        element(
+            "th",
+            column.title,
+            scope="col",
+            class_="number" if column.is_number else "text",
+            **({"data_worst": column.worst} if column.worst else {}),
+            **({"aria_sort": column.worst} if column.is_sorted else {}),
+        )
         for column in columns
     )
     rows = list(rows)
     body = join(element("tr", _row(columns, row)) for row in rows)
     is_long = any(len(row[0]) > _LONG_NAME for row in rows)
+    classes = ["sortable"] * is_sortable + ["long-names"] * is_long
     inner = element(
         "table",
         element("caption", element("span", caption)),
         element("thead", element("tr", head)),
         element("tbody", body),
-        **({"class_": "long-names"} if is_long else {}),
+        **({"class_": " ".join(classes)} if classes else {}),
     )
     # Focusable, so that the keyboard can scroll it.
     return element(
@@ -74,7 +128,7 @@ def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[str]]
 
 
 def _row(columns: Sequence[Column], cells: Sequence[str]) -> Html:
-    written = [element("th", cells[0], scope="row", class_="text")]
+    written = [element("th", verbatim(cells[0]), scope="row", class_="text")]
     for column, cell in zip(columns[1:], cells[1:], strict=True):
         written.append(element("td", cell, class_="number" if column.is_number else "text"))
     return join(written)
@@ -118,6 +172,8 @@ def number(value: float | int | None, digits: int = 4) -> str:
     """
     if value is None:
         return MISSING
+    if math.isinf(value):
+        return "\N{INFINITY}" if value > 0 else "\N{MINUS SIGN}\N{INFINITY}"
     if value == 0:
         return "0"
     if isinstance(value, int) or abs(value) >= 10 ** (digits - 1):
@@ -128,6 +184,11 @@ def number(value: float | int | None, digits: int = 4) -> str:
         # format() pads to as many significant digits, but marks a whole number with a point.
         text = f"{value:#.{digits}g}".rstrip(".")
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def sortable_number(value: float | int | None) -> Html:
+    """A number that a script can sort by, as exact as it was."""
+    return element("data", number(value), value="" if value is None else repr(float(value)))
 
 
 def percent(value: float | None) -> str:

@@ -16,6 +16,14 @@ from genaccel.eval.results import RECORD_VERSION
 # Far above any evaluation, and still a bound on what the wrong file can make us read.
 _MAX_BYTES = 1 << 28
 
+# How an infinite value may be written: as a text, since JSON has no number for it, or as Python writes it.
+_INFINITIES = {
+    text: sign * math.inf
+    for sign, prefixes in ((1, ("", "+")), (-1, ("-",)))
+    for prefix in prefixes
+    for text in (f"{prefix}Infinity", f"{prefix}infinity", f"{prefix}inf")
+}
+
 # From a value and its place in the object to the value as the report uses it; raises ValueError.
 Check = Callable[[Any, str], Any]
 
@@ -44,13 +52,15 @@ def read_run(path: Path) -> Run:
         ValueError: If the file is no evaluation of this version; the message starts with the path.
         OSError: If it cannot be read.
     """
-    if path.stat().st_size > _MAX_BYTES:
+    with path.open("rb") as stream:  # a device says that it has no size
+        data = stream.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
         raise ValueError(f"{path}: larger than {_MAX_BYTES >> 20} MiB, so no evaluation")
     try:
         # -sig: PowerShell's redirection puts a byte order mark first.
-        text = path.read_text(encoding="utf-8-sig")
+        text = data.decode("utf-8-sig")
         content = json.loads(
-            text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole
+            text, parse_constant=_INFINITIES.get, parse_float=_finite, parse_int=_whole
         )
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: no JSON file ({error})") from error
@@ -107,7 +117,9 @@ def _direction(value: Any, where: str) -> bool | None:
 
 
 def _number(value: Any, where: str) -> float | int | None:
-    """Null stands for a value that is not finite."""
+    """Null stands for a value that is missing or no number, a text such as ``"inf"`` for an infinite one."""
+    if isinstance(value, str) and value in _INFINITIES:
+        return _INFINITIES[value]
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise _mismatch(where, "a number or null", value)
     return value
@@ -170,13 +182,19 @@ def _run_of(required: Mapping[str, Check], optional: Mapping[str, tuple[Check, A
             "environment": (_map_of(_anything), {}),
             "settings": (_map_of(_anything), {}),
             "skipped": (_map_of(_text), {}),
+            "unmatched": (_map_of(_list_of(_text)), {}),
+            "warnings": (_list_of(_text), []),
+            "command": (_text, ""),
+            "commit": (_text, ""),
             **optional,
         },
     )
 
 
 # The direction of a user's own function is not known.
-_METRIC = _fields({"title": _text, "higher_is_better": _direction}, {"unit": (_text, "")})
+_METRIC = _fields(
+    {"title": _text, "higher_is_better": _direction}, {"key": (_text, ""), "unit": (_text, "")}
+)
 _NUMBERS = _map_of(_number)
 
 _POINT = _fields(
@@ -186,6 +204,7 @@ _POINT = _fields(
         "encode_seconds": (_number, None),
         "decode_seconds": (_number, None),
         "images": (_map_of(_NUMBERS), {}),
+        "num_infinite": (_NUMBERS, {}),
     },
 )
 _BD_RATE = _fields(
@@ -217,14 +236,22 @@ _KINDS: Mapping[str, Check] = {
         {"bd_rates": (_list_of(_BD_RATE), []), "pictures": (_list_of(_PICTURE), [])},
     ),
     "speed": _run_of({"sides": _list_of(_SIDE)}, {"metrics": (_map_of(_METRIC), {})}),
-    "paired": _run_of({"metric": _METRIC, "mean": _number, "images": _NUMBERS}, {}),
+    "paired": _run_of(
+        {"metric": _METRIC, "mean": _number, "images": _NUMBERS},
+        {
+            "sets": (_list_of(_text), []),
+            "mean_of_finite": (_number, None),
+            "standard_deviation": (_number, None),
+            "confidence_interval": (_interval, None),
+            "confidence_method": (_text, ""),
+        },
+    ),
     "set": _run_of(
         {"metric": _METRIC, "value": _number},
         {
             "num_images": (_list_of(_number), []),
             "sets": (_list_of(_text), []),
             "details": (_map_of(_anything), {}),
-            "warnings": (_list_of(_text), []),
         },
     ),
 }

@@ -96,6 +96,6 @@ function drawMarker(look, x, y, size = 1) {
     d: look.marker,
     transform: `translate(${x.toFixed(2)},${y.toFixed(2)}) scale(${size})`,
     class: "marker",
-    style: `fill: ${look.colour}`,
+    style: `fill: ${look.colour}; color: ${look.colour}`,
   });
 }

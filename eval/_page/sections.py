@@ -18,21 +18,56 @@ from genaccel.eval._page.markup import (
     join,
     number,
     percent,
+    plain,
     size,
+    sortable_number,
     table,
+    verbatim,
 )
 from genaccel.eval._page.run_files import Run
+from genaccel.eval._page.spread_chart import SpreadRow, spread_chart
+from genaccel.eval._page.subjects import metric_key
+
+# Of a notice; a folder of the wrong files would make a long one.
+_MAX_LINES = 50
 
 
-def rate_distortion_section(run: Run, index: int) -> Html:
-    """Charts, BD-rates, pictures and all points of one run; ``index`` is its place in the page's data."""
+def joint_section(runs: Sequence[Run], index: int) -> Html:
+    """Charts of all rate-distortion runs together; ``index`` is their place in the page's data."""
+    digests = {run.content["settings"].get("originals_sha256") for run in runs}
+    lines = (
+        [
+            join((verbatim(run.name), f": {plain(run.content['settings'].get('originals'))}"))
+            for run in runs
+        ]
+        if len(digests) > 1 or None in digests
+        else []
+    )
+    return section(
+        f"run-{index}",
+        "All runs",
+        "Rate and distortion",
+        notice("Only curves over the same images can be compared; these runs may differ:", lines),
+        place("charts", index),
+    )
+
+
+def rate_distortion_section(run: Run, index: int, num_left_out: int = 0) -> Html:
+    """Charts, BD-rates, pictures and all points of one run.
+
+    Args:
+        run: The run.
+        index: Its place in the page's data.
+        num_left_out: Its pictures for which the page has no room.
+    """
     content = run.content
-    parts = [_place("charts", index), _bd_rates(content)]
-    if content["pictures"]:
-        parts += [element("h3", "Pictures side by side"), _place("viewer", index)]
-    parts += [_skipped([run]), _points(content), _points_by_image(content)]
-    parts.append(details("Environment and settings", *_provenance(run)))
-    return _section(f"run-{index}", run.name, "Rate and distortion", *parts)
+    parts = [place("charts", index), _bd_rates(content)]
+    if len(content["pictures"]) > num_left_out:
+        parts += [element("h3", "Pictures side by side"), place("viewer", index)]
+    parts.append(no_room(num_left_out))
+    parts += [warnings_of([run]), skipped([run]), _points(content), _points_by_image(content)]
+    parts.append(details("Environment and settings", *provenance(run)))
+    return section(f"run-{index}", run.name, "Rate and distortion", *parts)
 
 
 def speed_section(run: Run, index: int) -> Html:
@@ -45,7 +80,7 @@ def speed_section(run: Run, index: int) -> Html:
         Column("Fastest to slowest"),
         Column("FLOPs"),
         Column("Peak memory"),
-        *(Column(_metric_head(metric)) for metric in metrics.values()),
+        *(Column(metric_head(metric)) for metric in metrics.values()),
     ]
     rows = [
         [
@@ -62,37 +97,13 @@ def speed_section(run: Run, index: int) -> Html:
     caption = f"Time of one call; speed-up over {sides[0]['name']}" if sides else "No sides"
     parts = [table(caption, columns, rows)]
     if metrics:
-        parts += [element("h3", "Speed and quality"), _place("charts", index)]
-    parts += [_skipped([run]), details("Environment and settings", *_provenance(run))]
-    return _section(f"run-{index}", run.name, "Speed", *parts)
-
-
-def paired_section(runs: Sequence[Run]) -> Html:
-    """Metrics of image pairs, one row a run."""
-
-    def cells(run: Run) -> list[str]:
-        counts = (len(run.content["images"]), len(run.content["skipped"]))
-        return [number(run.content["mean"]), *map(number, counts)]
-
-    return _section(
-        "paired",
-        "Pairs of images",
-        "",
-        _runs("Mean over the pairs of each run", runs, ("Mean", "Images", "Left out"), cells),
-        _skipped(runs),
-        *(
-            details(
-                f"{run.name}, {run.content['metric']['title']}: each image, environment, settings",
-                table(
-                    f"{run.content['metric']['title']} of each image",
-                    (Column("Image", is_number=False), Column(_metric_head(run.content["metric"]))),
-                    ([name, number(value)] for name, value in run.content["images"].items()),
-                ),
-                *_provenance(run),
-            )
-            for run in runs
-        ),
-    )
+        parts += [element("h3", "Speed and quality"), place("charts", index)]
+    parts += [
+        warnings_of([run]),
+        skipped([run]),
+        details("Environment and settings", *provenance(run)),
+    ]
+    return section(f"run-{index}", run.name, "Speed", *parts)
 
 
 def set_section(runs: Sequence[Run]) -> Html:
@@ -102,18 +113,29 @@ def set_section(runs: Sequence[Run]) -> Html:
         return [number(run.content["value"]), *_set_sizes(run.content["num_images"])]
 
     heads = ("Value", "Reference images", "Generated images")
-    parts = [_runs("One value for each pair of sets", runs, heads, cells)]
+    groups: dict[str, list[Run]] = {}
     for run in runs:
-        parts.append(_notice(f"{run.name}: what to know about this value", run.content["warnings"]))
-    parts.append(_skipped(runs))
+        groups.setdefault(metric_key(run), []).append(run)
+    # A single dot says no more than the table.
+    parts = [
+        spread_chart(
+            alike[0].content["metric"],
+            element("h3", metric_head(alike[0].content["metric"])),
+            [SpreadRow(name=run.name, value=run.content["value"]) for run in alike],
+        )
+        for alike in groups.values()
+        if len(alike) > 1
+    ]
+    parts.append(_runs("One value for each pair of sets", runs, heads, cells))
+    parts += [warnings_of(runs), skipped(runs)]
     for run in runs:
         items = [
             *zip(("reference set", "generated set"), run.content["sets"], strict=False),
             *((name.replace("_", " "), v) for name, v in run.content["details"].items()),
         ]
         title = f"{run.name}, {run.content['metric']['title']}: details, environment, settings"
-        parts.append(details(title, definitions(items) if items else "", *_provenance(run)))
-    return _section("sets", "Sets of images", "", *parts)
+        parts.append(details(title, definitions(items) if items else "", *provenance(run)))
+    return section("sets", "Sets of images", "", *parts)
 
 
 def _runs(
@@ -124,40 +146,47 @@ def _runs(
         Column("Metric", is_number=False),
         *map(Column, heads),
     )
-    rows = ([run.name, _metric_head(run.content["metric"]), *cells(run)] for run in runs)
+    rows = ([run.name, metric_head(run.content["metric"]), *cells(run)] for run in runs)
     return table(caption, columns, rows)
 
 
-def _section(anchor: str, title: str, kind: str, *parts: str) -> Html:
+def section(anchor: str, title: str, kind: str, *parts: str) -> Html:
+    """A part of the page with a heading; the contents lead to its anchor."""
     heading = f"{anchor}-title"
     kicker = element("p", kind, class_="kind") if kind else ""
     return element(
         "section",
         kicker,
-        element("h2", title, id=heading),
+        verbatim(title, "h2", id=heading),
         *parts,
         id=anchor,
         aria_labelledby=heading,
     )
 
 
-def _place(what: str, index: int) -> Html:
+def place(what: str, index: int) -> Html:
     """Where the script puts something; ``index`` is the run's place in the page's data."""
     return element("div", class_=what, **{f"data_{what}": str(index)})
 
 
-def _metric_head(metric: Mapping[str, Any]) -> Html:
-    name = f"{metric['title']}, {metric['unit']}" if metric["unit"] else metric["title"]
+def metric_head(metric: Mapping[str, Any]) -> Html:
+    """A metric with its unit and direction."""
+    title = f"{metric['title']}, {metric['unit']}" if metric["unit"] else metric["title"]
     if metric["higher_is_better"] is None:
-        return join((name,))
+        return join((title,))
     arrow, better = ("↑", "higher") if metric["higher_is_better"] else ("↓", "lower")
     return join(
         (
-            f"{name}\N{NO-BREAK SPACE}",
+            f"{title}\N{NO-BREAK SPACE}",
             element("span", arrow, aria_hidden="true"),
             element("span", f" ({better} is better)", class_="hidden"),
         )
     )
+
+
+def worst_order(metric: Mapping[str, Any]) -> str:
+    """The order of a metric's values that puts the worst first; empty if the direction is not known."""
+    return {True: "ascending", False: "descending", None: ""}[metric["higher_is_better"]]
 
 
 def _measured(
@@ -204,7 +233,7 @@ def _bd_rates(content: Mapping[str, Any]) -> Html:
         for row in rates.values()
         if row["percent"] is None and row["reason"]
     ]
-    return join([*parts, _notice("No BD-rate could be computed for", refused)])
+    return join([*parts, notice("No BD-rate could be computed for", refused)])
 
 
 def _bd_cell(rate: Mapping[str, Any] | None) -> Html:
@@ -227,7 +256,7 @@ def _points(content: Mapping[str, Any]) -> Html:
         Column("Bytes in all"),
         Column("Encoding"),
         Column("Decoding"),
-        *(Column(_metric_head(metric)) for metric in metrics.values()),
+        *(Column(metric_head(metric)) for metric in metrics.values()),
     ]
     rows = (
         [
@@ -237,13 +266,20 @@ def _points(content: Mapping[str, Any]) -> Html:
             number(None if point["num_bytes"] is None else round(point["num_bytes"])),
             duration(point["encode_seconds"]),
             duration(point["decode_seconds"]),
-            *(number(point["metrics"].get(key)) for key in metrics),
+            *(_mean_at(point, key) for key in metrics),
         ]
         for codec in content["codecs"]
         for point in codec["points"]
     )
     caption = "Means over the images; bytes of all of them; median times of one"
+    if any(point["num_infinite"] for codec in content["codecs"] for point in codec["points"]):
+        caption += "; +N: as many images have an infinite value, which is not in the mean"
     return details("All points", table(caption, columns, rows))
+
+
+def _mean_at(point: Mapping[str, Any], key: str) -> str:
+    count = point["num_infinite"].get(key)
+    return number(point["metrics"].get(key)) + (f" +{number(count)}" if count else "")
 
 
 def _points_by_image(content: Mapping[str, Any]) -> Html:
@@ -252,9 +288,9 @@ def _points_by_image(content: Mapping[str, Any]) -> Html:
         [
             codec["codec"],
             point["setting"],
-            name,
-            number(values.get("bits_per_pixel")),
-            *(number(values.get(key)) for key in metrics),
+            verbatim(name),
+            sortable_number(values.get("bits_per_pixel")),
+            *(sortable_number(values.get(key)) for key in metrics),
         ]
         for codec in content["codecs"]
         for point in codec["points"]
@@ -267,9 +303,11 @@ def _points_by_image(content: Mapping[str, Any]) -> Html:
         Column("Setting", is_number=False),
         Column("Image", is_number=False),
         Column("Bits per pixel"),
-        *(Column(_metric_head(metric)) for metric in metrics.values()),
+        *(Column(metric_head(metric), worst=worst_order(metric)) for metric in metrics.values()),
     ]
-    return details("Each image at each point", table("Values of each image", columns, rows))
+    return details(
+        "Each image at each point", table("Values of each image", columns, rows, is_sortable=True)
+    )
 
 
 def _speed_up(baseline: Mapping[str, Any], side: Mapping[str, Any]) -> str:
@@ -299,27 +337,60 @@ def _set_sizes(counts: Sequence[float | None]) -> list[str]:
     return [number(value) for value in (*counts, None, None)[:2]]
 
 
-def _skipped(runs: Sequence[Run]) -> Html:
+def no_room(num_left_out: int) -> Html:
+    """That pictures are missing because of the page's size."""
+    what = "1 picture is" if num_left_out == 1 else f"{num_left_out:,} pictures are"
+    lines = ["The page would be larger than --max-megabytes allows."] if num_left_out else []
+    return notice(f"{what} not shown", lines)
+
+
+def warnings_of(runs: Sequence[Run]) -> Html:
+    """What the runs warned of."""
+    return join(
+        notice(
+            join((verbatim(run.name), ": what to know about its values")), run.content["warnings"]
+        )
+        for run in runs
+    )
+
+
+def skipped(runs: Sequence[Run]) -> Html:
+    """What the runs left out, by name, and what had no partner."""
     notices = []
     for run in runs:
-        lines = [f"{name}: {reason}" for name, reason in run.content["skipped"].items()]
+        lines = [
+            join((verbatim(name), f": {reason}")) for name, reason in run.content["skipped"].items()
+        ]
         files = "file was" if len(lines) == 1 else "files were"
-        notices.append(_notice(f"{run.name}: {len(lines)} {files} left out", lines))
+        title = join((verbatim(run.name), f": {len(lines):,} {files} left out"))
+        notices.append(notice(title, lines))
+        alone = [
+            join((verbatim(name), " is only in ", verbatim(folder)))
+            for folder, names in run.content["unmatched"].items()
+            for name in names
+        ]
+        title = join((verbatim(run.name), f": {len(alone):,} without a partner"))
+        notices.append(notice(title, alone))
     return join(notices)
 
 
-def _notice(title: str, lines: Sequence[str]) -> Html:
+def notice(title: str, lines: Sequence[str]) -> Html:
     """A box that a reader must not miss; nothing without lines."""
     if not lines:
         return Html("")
-    items = element("ul", *(element("li", line) for line in lines))
+    shown = [*lines[:_MAX_LINES]]
+    if len(lines) > _MAX_LINES:
+        shown.append(f"and {len(lines) - _MAX_LINES:,} more, which the run names")
+    items = element("ul", *(element("li", line) for line in shown))
     return element("div", element("p", title), items, class_="notice")
 
 
-def _provenance(run: Run) -> list[Html]:
+def provenance(run: Run) -> list[Html]:
+    """What it takes to repeat a run."""
     parts: list[Html] = []
+    made_by = {name: run.content[name] for name in ("command", "commit") if run.content[name]}
     for title, items in (
-        ("Environment", run.content["environment"]),
+        ("Environment", made_by | dict(run.content["environment"])),
         ("Settings", run.content["settings"]),
     ):
         if items:

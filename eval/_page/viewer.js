@@ -7,6 +7,7 @@
  * @param {HTMLElement} place where it goes
  * @param {object} run with `pictures` and `metrics`
  * @param {{src: string, width: number, height: number, note: string}[]} files the page's pictures
+ * @returns {(picture: number, left: number, right: number) => void} shows a picture and two of its versions
  */
 function showViewer(place, run, files) {
   const state = { picture: 0, left: 0, right: 1, zoom: 0 };
@@ -68,6 +69,11 @@ function showViewer(place, run, files) {
   );
   update();
   stage.start();
+  return (picture, left, right) => {
+    Object.assign(state, { picture, left, right });
+    pictureMenu.selectedIndex = picture;
+    update();
+  };
 }
 
 /** The versions of a picture, the original first. */
@@ -86,17 +92,19 @@ function describeLosses(left, right, files) {
 /** Bits per pixel and metrics of both sides; the better value of a metric is marked. */
 function compareValues(left, right, metrics) {
   const measured = Object.entries(metrics).filter(([key]) =>
-    [left, right].some((version) => isNumber(version.metrics[key])),
+    [left, right].some((version) => isMeasured(version.metrics[key])),
   );
+  const rates = [left.bits_per_pixel ?? null, right.bits_per_pixel ?? null];
   const rows = [
-    valueRow("Bits per pixel", left.bits_per_pixel, right.bits_per_pixel, { unit: "" }, false),
+    ...(rates.some(isNumber) ? [valueRow("Bits per pixel", ...rates, { unit: "" }, false)] : []),
     ...measured.map(([key, metric]) => {
       const arrow = { true: "↑", false: "↓" }[metric.higher_is_better] ?? "";
       const [a, b] = [left.metrics[key], right.metrics[key]];
       return valueRow(`${metric.title} ${arrow}`, a, b, metric, metric.higher_is_better);
     }),
   ];
-  const head = [left.label, right.label].map((label) => element("th", { scope: "col", class: "number" }, label));
+  const head = [left.label, right.label].map((label) => element("th", { scope: "col", class: "number" }, verbatim(label)));
+  if (rows.length === 0) return "";
   return element(
     "table",
     {},
@@ -108,7 +116,7 @@ function compareValues(left, right, metrics) {
 
 function valueRow(name, left, right, metric, higherIsBetter) {
   const cell = (own, other) => {
-    const differ = isNumber(own) && isNumber(other) && own !== other;
+    const differ = isMeasured(own) && isMeasured(other) && own !== other;
     const wins = differ && own > other === higherIsBetter;
     const text = formatMetric(own, metric);
     if (!wins) return element("td", { class: "number" }, text);
@@ -203,7 +211,7 @@ function makeStage() {
     const file = files[version.file];
     if (images[side].getAttribute("src") !== file.src) images[side].src = file.src;
     images[side].alt = `${name}, ${version.label}`;
-    chips[side].textContent = version.label;
+    chips[side].replaceChildren(verbatim(version.label));
   };
   return {
     node,

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from genaccel.eval._pairs.folder_pairs import ImagePair, match_folders
+from genaccel.errors import printable
+from genaccel.eval._pairs.folder_pairs import ImagePair, match_images
+from genaccel.eval._pairs.image_tensors import require_same_shape
+from genaccel.eval._pairs.summary import Summary, summarise
 from genaccel.eval.commands import (
     AsCsv,
     AsJson,
@@ -30,6 +33,7 @@ from genaccel.eval.commands import (
     exit_if_skipped,
     print_csv,
     print_values,
+    say_unmatched,
     usage_errors,
 )
 from genaccel.eval.images import UNUSABLE, decoding_workers
@@ -49,12 +53,16 @@ class PairedMetric:
             images that it cannot judge.
         settings: What the values depend on, for the record.
         packages: Distributions whose versions matter.
+        warnings: Sentences that a reader of the values must know.
+        pooled: Further numbers by name, each from the values of all images.
     """
 
     metric: Metric
     function: PairFunction
     settings: Mapping[str, Any] = field(default_factory=dict)
     packages: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    pooled: Mapping[str, Callable[[Collection[float]], float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +82,12 @@ class PairedResult:
     @property
     def mean(self) -> float:
         """Mean of the images' values (for PSNR: of the decibels, as in the literature)."""
-        return fmean(self.images.values())
+        return self.summary.mean
+
+    @property
+    def summary(self) -> Summary:
+        """Mean, spread, and how sure the mean is."""
+        return summarise(self.images.values())
 
 
 def load_paired_metric(name: str, **options: Any) -> PairedMetric:
@@ -113,6 +126,43 @@ class _Pairs(Dataset[tuple[Any, str]]):
             return None, str(error)
 
 
+def value_of(
+    paired: PairedMetric, original: NDArray[np.uint8], reconstruction: NDArray[np.uint8]
+) -> float:
+    """A metric's value of two images ``[H, W, 3]``; it may be infinite.
+
+    Raises:
+        ValueError: If the metric cannot judge them, or gives no number.
+    """
+    value = float(paired.function(original, reconstruction))
+    if math.isnan(value):
+        raise ValueError(f"{paired.metric.title} gives no number for these images (NaN)")
+    return value
+
+
+def without_border(paired: PairedMetric, border: int) -> PairedMetric:
+    """A metric that leaves pixels at the four borders out, as papers on super-resolution do.
+
+    Args:
+        paired: The metric.
+        border: Pixels at each border.
+    """
+
+    def function(original: NDArray[np.uint8], reconstruction: NDArray[np.uint8]) -> float:
+        require_same_shape(original, reconstruction)
+        height, width = original.shape[:2]
+        if min(height, width) <= 2 * border:
+            raise ValueError(
+                f"cropping {border} pixels at each border leaves nothing of {width}x{height} pixels"
+            )
+        inner = slice(border, height - border), slice(border, width - border)
+        return paired.function(
+            np.ascontiguousarray(original[inner]), np.ascontiguousarray(reconstruction[inner])
+        )
+
+    return replace(paired, function=function) if border else paired
+
+
 def score_pairs(
     pairs: Sequence[ImagePair],
     paired: PairedMetric,
@@ -144,7 +194,7 @@ def score_pairs(
     for pair, (decoded, problem) in zip(pairs, progress, strict=True):
         if not problem:
             try:
-                images[pair.name] = float(paired.function(*map(np.asarray, decoded)))
+                images[pair.name] = value_of(paired, *map(np.asarray, decoded))
                 continue
             except ValueError as error:
                 problem = str(error)
@@ -157,7 +207,12 @@ def score_pairs(
     return PairedResult(metric=paired.metric, images=images, skipped=skipped)
 
 
-Reconstructions = Annotated[Path, typer.Argument(help="Folder of decoded images.")]
+Reconstructions = Annotated[
+    Path, typer.Argument(help="Folder or .zip of decoded images; or give two single files.")
+]
+CropBorder = Annotated[
+    int, typer.Option(min=0, help="Leave out so many pixels at each border of both images.")
+]
 
 
 def _run(
@@ -169,6 +224,7 @@ def _run(
     intersect: Intersect = False,
     strict: Strict = False,
     convert: Convert = False,
+    crop_border: CropBorder = 0,
     workers: Workers = None,
     label: Label = "",
     as_json: AsJson = False,
@@ -176,26 +232,36 @@ def _run(
 ) -> None:
     """Body of every paired command; its keywords after the star are the arguments they share."""
     with usage_errors():
-        pairs = match_folders(originals, reconstructions, intersect=intersect)
-        paired = load(**own)
-        result = score_pairs(pairs, paired, strict=strict, convert=convert, workers=workers)
+        matched = match_images(originals, reconstructions, intersect=intersect)
+        paired = without_border(load(**own), crop_border)
+        result = score_pairs(matched.pairs, paired, strict=strict, convert=convert, workers=workers)
+    skipped = {**matched.unusable, **result.skipped}
+    summary = result.summary
+    pooled = {name: function(result.images.values()) for name, function in paired.pooled.items()}
     if as_json:
         content = record(
             "paired",
             label=label,
-            settings={**paired.settings, "convert": convert},
+            settings={**paired.settings, "convert": convert, "crop_border": crop_border},
             packages=paired.packages,
+            sets=[str(originals), str(reconstructions)],
             metric=result.metric.to_dict(),
-            mean=result.mean,
+            **summary.to_dict(),
+            **pooled,
             images=result.images,
-            skipped=result.skipped,
+            unmatched=matched.unmatched,
+            warnings=list(paired.warnings),
+            skipped=skipped,
         )
         print(to_json(content))
     elif as_csv:
-        print_csv(result.metric, result.images, result.mean)
+        print_csv(result.metric, result.images, summary)
     else:
-        print_values(result.metric, result.images, result.mean)
-    exit_if_skipped(result.skipped)
+        print_values(result.metric, result.images, summary, pooled=pooled)
+    for note in (*(f"warning: {warning}" for warning in paired.warnings), *matched.notes):
+        typer.echo(printable(note), err=True)
+    say_unmatched(matched.unmatched)
+    exit_if_skipped(skipped)
 
 
 def paired_command(load: Callable[..., PairedMetric]) -> Callable[..., None]:

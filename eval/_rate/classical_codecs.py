@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from genaccel.files.images import AS_STORED, encode_image, read_image
+from genaccel.files.image_writer import encode_image
+from genaccel.files.images import AS_STORED, read_image
 
 ClassicalFormat = Literal["jpeg", "webp", "avif"]
 

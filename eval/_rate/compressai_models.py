@@ -11,7 +11,6 @@ import struct
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -110,7 +109,9 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # the unpickler stumbles over garbage in any way there is
         first = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is not a checkpoint: {first}") from error
     for key in _WEIGHT_KEYS:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
+from genaccel.eval._pairs.summary import summarise
 from genaccel.eval._rate.sweep import PointResult
 from genaccel.eval.bjontegaard_delta import Curve, bd_rate
 from genaccel.eval.metrics import Metric
@@ -36,6 +37,9 @@ def codec_records(
 ) -> list[dict[str, Any]]:
     """Codecs in the order of their first points, each with its points by rate.
 
+    The mean of a metric is that of its finite values, so that one image decoded without loss takes no point off a
+    chart; ``num_infinite`` counts the others.
+
     Args:
         results: From :func:`genaccel.eval._rate.sweep.sweep`.
         metrics: What was measured.
@@ -59,6 +63,10 @@ def _point_record(
         known = [time for time in times if time is not None]
         return median(known) if known else None
 
+    summaries = {
+        metric.key: summarise([image.metrics[metric.key] for image in images.values()])
+        for metric in metrics
+    }
     return {
         "setting": result.setting,
         "bits_per_pixel": fmean(image.bits_per_pixel for image in images.values()),
@@ -66,8 +74,14 @@ def _point_record(
         "encode_seconds": mid([image.encode_seconds for image in images.values()]),
         "decode_seconds": mid([image.decode_seconds for image in images.values()]),
         "metrics": {
-            metric.key: fmean(image.metrics[metric.key] for image in images.values())
-            for metric in metrics
+            key: summary.mean if summary.mean_of_finite is None else summary.mean_of_finite
+            for key, summary in summaries.items()
+        },
+        "num_infinite": {
+            key: summary.num_infinite for key, summary in summaries.items() if summary.num_infinite
+        },
+        "standard_deviations": {
+            key: summary.standard_deviation for key, summary in summaries.items()
         },
         "images": {
             name: {
@@ -117,6 +131,7 @@ def bd_rates(
                 "reason": "",
             }
             try:
+                _refuse_infinite([base, codec], metric)
                 result = bd_rate(
                     curve(base, metric),
                     curve(codec, metric),
@@ -134,6 +149,18 @@ def bd_rates(
                 }
             rows.append(row)
     return rows
+
+
+def _refuse_infinite(codecs: Sequence[Mapping[str, Any]], metric: Metric) -> None:
+    """Raise ValueError where a mean leaves images out: a rate between such qualities means nothing."""
+    for codec in codecs:
+        for point in codec["points"]:
+            count = point["num_infinite"].get(metric.key, 0)
+            if count:
+                images = "image" if count == 1 else "images"
+                raise ValueError(
+                    f"{metric.title} of {codec['codec']} at {point['setting']} is infinite for {count} {images}"
+                )
 
 
 def picture_records(results: Sequence[PointResult], names: Sequence[str]) -> list[dict[str, Any]]:

@@ -22,14 +22,14 @@ from tqdm import tqdm
 
 import genaccel
 from genaccel.eval._pairs.folder_pairs import by_stem
-from genaccel.eval._pairs.pair_metrics import PairedMetric
+from genaccel.eval._pairs.pair_metrics import PairedMetric, value_of
 from genaccel.eval._rate.operating_points import Coder, OperatingPoint
 from genaccel.eval.held_out import held_out_photographs
 from genaccel.eval.images import UNUSABLE, load_image
 from genaccel.eval.rate import bits_per_pixel
 from genaccel.files.atomic import write_atomically
 from genaccel.files.folders import find_images
-from genaccel.files.images import write_image
+from genaccel.files.image_writer import write_image
 
 HELD_OUT = "held-out"
 _PARTIAL = "partial.json"
@@ -230,7 +230,7 @@ def _measure_image(
             f"the original has shape {original.shape}, "
             f"it was decoded to {coded.decoded.dtype} {coded.decoded.shape}"
         )
-    values = {m.metric.key: float(m.function(original, coded.decoded)) for m in metrics}
+    values = {m.metric.key: value_of(m, original, coded.decoded) for m in metrics}
     height, width = original.shape[:2]
     picture = None
     if kept is not None:
@@ -267,21 +267,25 @@ class _Finished:
         self._points: dict[str, Any] = {}
         try:
             content = json.loads((folder / _PARTIAL).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return
         if isinstance(content, dict) and content.get("fingerprint") == fingerprint:
-            self._points = content["points"]
+            points = content.get("points")
+            self._points = points if isinstance(points, dict) else {}
 
     def get(self, point: OperatingPoint) -> PointResult | None:
         """The result of a point, if it is known and its pictures are still there."""
         known = self._points.get(_key(point))
         if known is None:
             return None
-        images = {name: ImageResult(**values) for name, values in known["images"].items()}
-        pictures = [self._folder / image.picture for image in images.values() if image.picture]
-        if not all(picture.is_file() for picture in pictures):
-            return None
-        return PointResult(**{**known, "images": images})
+        try:
+            images = {name: ImageResult(**values) for name, values in known["images"].items()}
+            pictures = [self._folder / image.picture for image in images.values() if image.picture]
+            if not all(picture.is_file() for picture in pictures):
+                return None
+            return PointResult(**{**known, "images": images})
+        except (AttributeError, KeyError, TypeError):
+            return None  # damaged: measured again
 
     def add(self, point: OperatingPoint, result: PointResult) -> None:
         """Keep the result of a point."""

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -75,6 +73,17 @@ class Prepare:
         ]
 
 
+class Preparation(Protocol):
+    """Image ``[H, W, 3]`` to network input ``[3, H, W]``; it is sent to worker processes."""
+
+    @property
+    def resize(self) -> str:
+        """The rule of its size, for records."""
+
+    def __call__(self, image: NDArray[np.uint8]) -> Tensor:
+        """Prepare an image."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Extractor:
     """A network with all that its features depend on.
@@ -86,14 +95,16 @@ class Extractor:
         prepare: Makes its input.
         weights: SHA-256 of the weight file.
         device: Where the network is.
+        warnings: Sentences that a reader of its values must know.
     """
 
     name: str
     dimensions: int
     network: nn.Module | Callable[[Tensor], Tensor]
-    prepare: Prepare
+    prepare: Preparation
     weights: str
     device: torch.device
+    warnings: Sequence[str] = ()
 
     @property
     def provenance(self) -> dict[str, object]:
@@ -128,15 +139,11 @@ def load_weights(load: Callable[[Any], object], path: Path, network: str) -> Non
     """
     try:
         load(torch.load(path, map_location="cpu", weights_only=True))
-    except (
-        *(
-            ValueError,
-            AttributeError,
-            TypeError,
-        ),  # of a content that is no state dict, or another's
-        *(RuntimeError, EOFError, pickle.UnpicklingError),  # of a file that is no file of PyTorch
-    ) as error:
-        raise ValueError(f"{path} holds no weights of {network}") from error
+    except OSError:
+        raise
+    except Exception as error:  # the unpickler and a foreign content stumble in any way there is
+        reason = f" ({error})" if type(error) is ValueError else ""
+        raise ValueError(f"{path} holds no weights of {network}{reason}") from error
 
 
 def make_extractor(
@@ -144,9 +151,10 @@ def make_extractor(
     network: nn.Module,
     *,
     dimensions: int,
-    prepare: Prepare,
-    weights: Path,
+    prepare: Preparation,
+    sha256: str,
     device: str,
+    warnings: Sequence[str] = (),
 ) -> Extractor:
     """A network as an extractor: frozen, and in the layout that convolutions run fastest in.
 
@@ -155,14 +163,13 @@ def make_extractor(
         network: With its weights loaded.
         dimensions: Number of features.
         prepare: Makes its input.
-        weights: The file they came from, whose digest goes into records.
+        sha256: Of the file that they came from, for records.
         device: Where it shall run.
+        warnings: Sentences that a reader of its values must know.
 
     Raises:
         ValueError: If there is no such device here.
     """
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     place = device_by_name(device)
     frozen = network.eval().requires_grad_(False).to(place)
     return Extractor(
@@ -170,6 +177,7 @@ def make_extractor(
         dimensions=dimensions,
         network=frozen.to(memory_format=torch.channels_last),
         prepare=prepare,
-        weights=digest,
+        weights=sha256,
         device=place,
+        warnings=tuple(warnings),
     )

@@ -16,11 +16,11 @@ FEW_IMAGES = 2048
 
 # Subset sizes of the extrapolation, as in Chong and Forsyth.
 _NUM_SUBSETS = 15
-_MIN_IMAGES_FOR_LIMIT = 30
+MIN_IMAGES_FOR_LIMIT = 30
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
-    """Squared Frechet distance ``|mu_a - mu_b|^2 + Tr(S_a + S_b - 2 (S_a S_b)^(1/2))``.
+    """Squared Frechet distance ``|mu_a - mu_b|^2 + Tr(S_a + S_b - 2 (S_a S_b)^(1/2))``, never below 0.
 
     With any factor ``S_a = F F^T``, the eigenvalues of ``S_a S_b`` are those of the symmetric ``F^T S_b F``,
     and ``Tr (S_a S_b)^(1/2)`` is the sum of their square roots: a Cholesky factor and one symmetric
@@ -53,7 +53,8 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     cross = _root_sum(torch.linalg.eigvalsh((product + product.T) / 2)[-rank:])
     difference = a.mean - b.mean
     traces = float(np.trace(a.covariance) + np.trace(b.covariance))
-    return float(difference @ difference) + traces - 2 * cross
+    # Of equal sets, rounding leaves a little on either side of zero.
+    return max(0.0, float(difference @ difference) + traces - 2 * cross)
 
 
 def _factor(a: Statistics) -> torch.Tensor:
@@ -105,7 +106,7 @@ def frechet_limit(
         The limit, or None for fewer than 30 images, which give no line worth the name.
     """
     num_images = features.shape[0]
-    if num_images < _MIN_IMAGES_FOR_LIMIT:
+    if num_images < MIN_IMAGES_FOR_LIMIT:
         return None
     random = np.random.default_rng(seed)
     sizes = np.linspace(num_images // 2, num_images, _NUM_SUBSETS).round().astype(int)
@@ -127,12 +128,17 @@ def frechet_limit(
     return FrechetLimit(value=float(limit), bias=float(slope / num_images))
 
 
-def few_images_warning(num_images: int | None) -> list[str]:
-    """The sentence that must stand beside a distance of a small set; none for a large one."""
+def few_images_warning(num_images: int | None, *, has_limit: bool = True) -> list[str]:
+    """The sentence that must stand beside a distance of a small set; none for a large one.
+
+    Args:
+        num_images: Of the smaller set, if it is known.
+        has_limit: Whether the value at infinitely many images stands beside it too.
+    """
     if num_images is None or num_images >= FEW_IMAGES:
         return []
     sentence = (
         f"{num_images} images are too few for a covariance of full rank: the distance is biased "
-        "upwards; compare only with distances of as many images, or take the value at infinitely many"
+        "upwards; compare only with distances of as many images"
     )
-    return [sentence]
+    return [sentence + ", or take the value at infinitely many" * has_limit]

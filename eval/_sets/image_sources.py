@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a set of images comes from: files, a generator, or a diffusers pipeline with its prompts."""
+"""Where a set of images comes from: files, an array, a generator, or a diffusers pipeline with its prompts."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,9 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from genaccel.errors import UnsupportedImageError
+from genaccel.eval._sets.moments import DIGEST_BYTES
 from genaccel.eval._sets.processes import Processes
+from genaccel.eval.image_sets import ArchiveMember, ImageFile, SampleArray, find_image_files
 from genaccel.eval.images import UNUSABLE, load_image
-from genaccel.files.folders import find_images
 from genaccel.sampling.calls import run_call
 from genaccel.sampling.images import images_of, to_pixels
 
@@ -34,12 +36,38 @@ class Batch:
         number: Its place among the source's batches. Its contents do not depend on the number of
             processes or workers, so neither do the features.
         images: Prepared, ``[B, 3, S, S]``; B may be 0.
+        digests: Of the pixels of each image.
         skipped: Reason by name of the files that could not be used.
     """
 
     number: int
     images: Tensor
+    digests: Sequence[bytes] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        number: int,
+        pixels: Sequence[NDArray[np.uint8]],
+        prepare: PrepareFunction,
+        skipped: Mapping[str, str] | None = None,
+    ) -> Batch:
+        """Prepare images ``[H, W, 3]``."""
+        images = [prepare(image) for image in pixels]
+        return cls(
+            number=number,
+            images=torch.stack(images) if images else torch.empty(0),
+            digests=[_digest(image) for image in pixels],
+            skipped=skipped or {},
+        )
+
+
+def _digest(image: NDArray[np.uint8]) -> bytes:
+    """Of shape and pixels: the same for a file that was saved again without loss."""
+    digest = hashlib.blake2b(str(image.shape).encode(), digest_size=DIGEST_BYTES)
+    digest.update(image.tobytes())
+    return digest.digest()
 
 
 class ImageSource(Protocol):
@@ -64,32 +92,59 @@ class FileImages:
     """Image files, decoded in worker processes.
 
     Attributes:
-        name: Folder or description.
-        files: Paths, in the order of the batches.
+        name: Folder, archive or description.
+        files: Paths, or files inside of a .zip, in the order of the batches.
         strict: Raise for a file that cannot be used, instead of leaving it out by name.
         convert: As for :func:`genaccel.eval.images.load_image`.
         tile: Side of the tiles that each image is cut into, or None for whole images. A second grid,
             shifted by half a tile, is cut where it fits: the patch FID of HiFiC (arXiv:2006.09965).
+        unusable: As :class:`genaccel.eval.image_sets.FoundImages` has it; counts as left out.
+        notes: As there.
     """
 
     name: str
-    files: Sequence[Path]
+    files: Sequence[ImageFile]
     strict: bool = False
     convert: bool = False
     tile: int | None = None
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     @classmethod
     def from_folder(cls, folder: Path, **options: Any) -> FileImages:
-        """All images under a folder.
+        """All images under a folder, or in a .zip.
 
         Raises:
-            NotADirectoryError: If it is not a folder.
-            ValueError: If it holds no image.
+            NotADirectoryError: If it is neither.
+            ValueError: If it holds no image, or is strict and holds a link to nothing or a closed folder.
         """
-        files = find_images(folder)
-        if not files:
-            raise ValueError(f"{folder} holds no image")
-        return cls(name=str(folder), files=files, **options)
+        found = find_image_files(folder)
+        first = next((f"{name}: {why}" for name, why in found.unusable.items()), "")
+        if first and options.get("strict"):
+            raise ValueError(first)
+        if not found.files:
+            raise ValueError(f"{folder} holds no image" + (f"; {first}" if first else ""))
+        return cls(
+            name=str(folder),
+            files=found.files,
+            unusable=found.unusable,
+            notes=found.notes,
+            **options,
+        )
+
+    def content_digest(self) -> str:
+        """SHA-256 of names and contents of the files, for a cache of their features."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            try:
+                content = (
+                    file.read_bytes() if isinstance(file, ArchiveMember) else _file_digest(file)
+                )
+            except UNUSABLE as error:
+                content = str(error).encode()
+            digest.update(f"{Path(file.name).name}\0".encode(errors="surrogateescape"))
+            digest.update(hashlib.sha256(content).digest())
+        return digest.hexdigest()
 
     @property
     def num_images(self) -> int | None:
@@ -129,8 +184,8 @@ class _FileBatches(Dataset[Batch]):
 
     def __getitem__(self, number: int) -> Batch:
         source = self.source
-        images: list[Tensor] = []
-        skipped: dict[str, str] = {}
+        images: list[NDArray[np.uint8]] = []
+        skipped: dict[str, str] = {} if number else dict(source.unusable)
         start = number * self.files_per_batch
         for path in source.files[start : start + self.files_per_batch]:
             try:
@@ -141,8 +196,68 @@ class _FileBatches(Dataset[Batch]):
                     raise ValueError(f"{path}: {error}") from error
                 skipped[str(path)] = str(error)
                 continue
-            images += [self.prepare(part) for part in parts]
-        return Batch(number=number, images=_stack(images), skipped=skipped)
+            images += parts
+        return Batch.of(number, images, self.prepare, skipped)
+
+
+def _file_digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayImages:
+    """The images of an .npz, as samples of ADM are published; read row by row, however many there are.
+
+    Attributes:
+        array: The images.
+        tile: As for :class:`FileImages`.
+        strict: As for :class:`FileImages`; only tiles can leave an image out.
+    """
+
+    array: SampleArray
+    tile: int | None = None
+    strict: bool = False
+
+    @property
+    def name(self) -> str:
+        """The file."""
+        return str(self.array.path)
+
+    @property
+    def num_images(self) -> int | None:
+        """Number of rows; unknown for tiles."""
+        return self.array.shape[0] if self.tile is None else None
+
+    def content_digest(self) -> str:
+        """SHA-256 of the file, for a cache of its features."""
+        return _file_digest(self.array.path).hex()
+
+    def batches(
+        self, prepare: PrepareFunction, *, batch_size: int, processes: Processes, workers: int
+    ) -> Iterator[Batch]:
+        """The rows in order, or a batch of tiles for each; ``workers`` play no part."""
+        rows_per_batch = batch_size if self.tile is None else 1
+        if self.tile is not None and min(self.array.shape[1:3]) < self.tile:
+            height, width = self.array.shape[1:3]
+            raise ValueError(
+                f"{self.name}: images of {width}x{height} pixels are smaller than a tile of {self.tile}"
+            )
+        rows = tqdm(
+            self.array,
+            total=self.array.shape[0],
+            desc=self.name,
+            unit="image",
+            leave=False,
+            disable=None if processes.is_main else True,
+        )
+        iterator = iter(rows)
+        number = 0
+        while chunk := list(islice(iterator, rows_per_batch)):
+            if number % processes.world_size == processes.rank:
+                parts = chunk if self.tile is None else [*tiles_of(chunk[0], self.tile)]
+                yield Batch.of(number, parts, prepare)
+            number += 1
 
 
 def tiles_of(image: NDArray[np.uint8], side: int) -> Iterator[NDArray[np.uint8]]:
@@ -160,10 +275,6 @@ def tiles_of(image: NDArray[np.uint8], side: int) -> Iterator[NDArray[np.uint8]]
         for top in range(offset, height - side + 1, side):
             for left in range(offset, width - side + 1, side):
                 yield image[top : top + side, left : left + side]
-
-
-def _stack(images: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(images)) if images else torch.empty(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,8 +306,8 @@ class GeneratedImages:
         with tqdm(
             total=self.num_images, desc=self.name, unit="image", leave=False, disable=None
         ) as progress:
-            while chunk := [prepare(p) for p in to_pixels(list(islice(iterator, batch_size)))]:
-                yield Batch(number=number, images=_stack(chunk))
+            while chunk := to_pixels(list(islice(iterator, batch_size))):
+                yield Batch.of(number, chunk, prepare)
                 number += 1
                 progress.update(len(chunk))
 
@@ -245,5 +356,5 @@ class PipelineImages:
                 "output_type": "np",
                 **self.arguments,
             }
-            images = [prepare(image) for image in images_of(run_call(self.pipeline, call))]
-            yield Batch(number=start // self.images_per_call, images=_stack(images))
+            images = images_of(run_call(self.pipeline, call))
+            yield Batch.of(start // self.images_per_call, images, prepare)

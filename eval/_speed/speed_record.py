@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from genaccel.errors import printable
+from genaccel.eval.commands import verbatim_console
 from genaccel.eval.metrics import Metric
 from genaccel.eval.results import record
 
@@ -139,7 +141,6 @@ def print_table(compared: SpeedComparison, environment: Mapping[str, str]) -> No
         environment: Versions and device, as in the record.
     """
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     keys = list(compared.sides[0].quality)
@@ -157,7 +158,7 @@ def print_table(compared: SpeedComparison, environment: Mapping[str, str]) -> No
         table.add_column(title, justify="right")
     for side in compared.sides:
         table.add_row(
-            side.name,
+            printable(side.name),
             _number(side.median_seconds * 1e3),
             f"{_number(side.lower_quartile_seconds * 1e3)}-"
             f"{_number(side.upper_quartile_seconds * 1e3)}",
@@ -168,9 +169,9 @@ def print_table(compared: SpeedComparison, environment: Mapping[str, str]) -> No
             "" if side.peak_bytes is None else f"{side.peak_bytes / 2**20:.1f}",
             *(_number(side.quality[key]) for key in keys),
         )
-    console = Console()
+    console = verbatim_console()
     # A file or a pipe has no width to fit.
-    console = console if console.is_terminal else Console(width=160)
+    console = console if console.is_terminal else verbatim_console(width=160)
     console.print(table)
     described = (
         f"{compared.repeats} rounds in turn on {compared.device}, {compared.threads} threads; "

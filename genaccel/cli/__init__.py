@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
 
 import genaccel
-from genaccel.cli.exit_codes import ExitCode, exit_code
+from genaccel.cli.exit_codes import ExitCode, exit_code, said
 from genaccel.cli.lazy_group import Subcommand, lazy_group
+from genaccel.cli.streams import set_up_process, shown
 
 SUBCOMMANDS = (
     Subcommand("encode", "genaccel.cli.encode", "Compress images to .gac files."),
@@ -46,7 +48,7 @@ class GenaccelGroup(lazy_group(SUBCOMMANDS)):  # type: ignore[misc]
             code = exit_code(error)
             if code is None:
                 raise
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {shown(said(error))}", err=True)
             raise typer.Exit(code) from error
 
 
@@ -57,7 +59,10 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"genaccel {genaccel.__version__}, .gac format version 1")
+        from genaccel.codec.format.limits import FORMAT_VERSIONS
+
+        versions = " and ".join(map(str, FORMAT_VERSIONS))
+        typer.echo(f"genaccel {genaccel.__version__}, .gac format versions {versions}")
         raise typer.Exit
 
 
@@ -74,10 +79,14 @@ def genaccel_command(
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 damaged file,
     4 unknown model, 5 limit exceeded, 6 some files of a batch failed,
-    130 interrupted.
+    130 interrupted, 129 and 143 ended by SIGHUP and SIGTERM.
     """
+    # Names of files need not be text, and none of them shall end a command.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def main() -> None:
     """Entry point of the ``genaccel`` script."""
+    set_up_process()
     app(prog_name="genaccel")

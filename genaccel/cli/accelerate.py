@@ -14,6 +14,7 @@ import genaccel
 from genaccel.cli import options, pipeline_source
 from genaccel.cli.distance import load_st_lpips
 from genaccel.cli.tables import compact_table, number
+from genaccel.files.atomic import check_target, write_atomically
 
 if TYPE_CHECKING:
     from genaccel.sampling.side_by_side import Side
@@ -29,7 +30,7 @@ def accelerate(
         "out/accelerated.png"
     ),
     speedup: pipeline_source.Speedups = ["2", "3"],  # noqa: B006 - typer's way
-    generations: Annotated[int, typer.Option(min=1, help="Generations to compare.")] = 1,
+    generations: Annotated[int, pipeline_source.GenerationCount] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each side, in turn.")] = 1,
     config: pipeline_source.Config = None,
     lpips: pipeline_source.Lpips = None,
@@ -39,13 +40,13 @@ def accelerate(
     Below each speed-up is the plain pipeline with as many steps as fit into the same time. Existing
     results are replaced.
     """
+    check_target(out, overwrite=True, parents=True)
     with options.usage_errors():
         speedups = pipeline_source.speedups_of(speedup)
         configs = {s: pipeline_source.make_config(config, speedup=s) for s in speedups}
     distance = load_st_lpips(lpips, source.device)
     pipeline, calls = source.load(generations)
-    from genaccel.files.atomic import write_atomically
-    from genaccel.files.images import encode_image
+    from genaccel.files.image_writer import encode_image
     from genaccel.sampling.side_by_side import sheet, side_by_side
 
     enablers = {
@@ -78,4 +79,4 @@ def _print(sides: Sequence[Side]) -> None:
             number(side.psnr, "{:.2f}"),
             *([number(side.distance, "{:.4f}")] if with_lpips else []),
         )
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)

@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-from collections.abc import Collection, Generator, Iterator, Sequence
+import os
+import unicodedata
+from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import typer
 
-from genaccel.cli.exit_codes import ExitCode, exit_code
+from genaccel.cli.exit_codes import ExitCode, exit_code, said
 from genaccel.cli.options import STREAM
-from genaccel.files.atomic import remove_partial
-from genaccel.files.folders import find_files
-from genaccel.files.workers import OpenWork, Outcome, map_in_workers
+from genaccel.cli.streams import shown, standard_input, standard_output
+from genaccel.files.atomic import check_folder, check_target, remove_partial
+from genaccel.files.folders import walk_folder
+from genaccel.files.workers import OpenWork, Outcome, as_failure, map_in_workers
 
 if TYPE_CHECKING:
     from genaccel.codec.batch.file_codec import FileReport
@@ -25,18 +27,71 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One file to make of another; ``-`` stands for standard input or output."""
+    """One file to make of another; ``-`` stands for standard input or output.
+
+    Attributes:
+        source: What to read.
+        target: What to write.
+        makes_folders: Whether the target's folders are made.
+        twin: Target of another job of the batch, which some file systems take for this one.
+        was_there: Whether the target was there before the job was begun.
+        replaces: Whether a target that is there is of the job itself, whose worker died as soon as it had written it.
+    """
 
     source: str
     target: str
+    makes_folders: bool = False
+    twin: str | None = None
+    was_there: bool = False
+    replaces: bool = False
 
     def open_source(self) -> Path | BinaryIO:
         """Path to read, or standard input."""
-        return sys.stdin.buffer if self.source == STREAM else Path(self.source)
+        return standard_input() if self.source == STREAM else Path(self.source)
 
-    def open_target(self) -> Path | BinaryIO:
-        """Path to write, or standard output."""
-        return sys.stdout.buffer if self.target == STREAM else Path(self.target)
+    def open_target(self, *, overwrite: bool) -> Path | BinaryIO:
+        """Path to write, whose folder is there from now on, or standard output."""
+        self.check(overwrite=overwrite)
+        if self.target == STREAM:
+            return standard_output()
+        target = Path(self.target)
+        if self.makes_folders:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def is_its_twin(self) -> bool:
+        """Whether the results of two jobs would be one file: folders differ in what they take for one name."""
+        there = self.twin is not None and os.path.exists(self.twin) and os.path.exists(self.target)
+        return there and os.path.samefile(self.target, self.twin or "")
+
+    def check(self, *, overwrite: bool) -> None:
+        """Raise what would only be found after the work; see :func:`genaccel.files.atomic.check_target`."""
+        if self.target == STREAM:
+            standard_output()
+            return
+        target = Path(self.target)
+        if self.is_its_twin():
+            raise FileExistsError(f"{target} and {self.twin} are one file on this file system")
+        # No stream is opened for it: a batch has none, and of one file it is opened before.
+        source = standard_input() if self.source == STREAM else Path(self.source)
+        check_target(target, source=source, overwrite=overwrite, parents=self.makes_folders)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a command line comes to.
+
+    Attributes:
+        jobs: One for each file.
+        is_batch: Whether the others go on after one that fails.
+        left_out: Sentences on what the folders hold besides.
+        unreadable: Reason by path of what could not be looked into.
+    """
+
+    jobs: list[Job]
+    is_batch: bool = False
+    left_out: tuple[str, ...] = ()
+    unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def plan_jobs(
@@ -45,59 +100,122 @@ def plan_jobs(
     out_dir: Path | None,
     input_suffixes: Collection[str],
     output_suffix: str,
-) -> list[Job]:
+    keep_extension: bool = False,
+) -> Plan:
     """Pair inputs with outputs.
 
-    ``IN`` alone goes beside itself, ``IN OUT`` as said; several inputs and folders need ``out_dir``, below
-    which folders keep their structure.
+    ``IN`` alone goes beside itself, ``IN OUT`` as said, or into OUT if that is a folder; several inputs and folders
+    need ``out_dir``, below which folders keep their structure.
 
     Args:
         arguments: As given on the command line.
         out_dir: For the results of several inputs.
         input_suffixes: What to look for in folders.
         output_suffix: Of results that are not named.
+        keep_extension: Put that behind the name of the input, instead of in the place of its suffix.
 
     Raises:
         typer.BadParameter: If the arguments do not say where results go, or two results have one name.
+        OSError: If ``out_dir`` cannot be written to, or all that is given is a folder that cannot be read.
     """
-    if out_dir is None:
-        if len(arguments) > 2:
-            raise typer.BadParameter(
-                f"{len(arguments)} paths: several inputs need --out-dir, otherwise give IN and OUT"
-            )
-        if Path(arguments[0]).is_dir():
-            raise typer.BadParameter(f"{arguments[0]} is a folder: folders need --out-dir")
-        if len(arguments) == 2:
-            source, target = arguments
-            if Path(target).suffix.lower() in input_suffixes:
-                raise typer.BadParameter(
-                    f"OUT is {target}, which has the suffix of an input: several inputs need --out-dir"
-                )
-        else:
-            source = arguments[0]
-            target = STREAM if source == STREAM else str(Path(source).with_suffix(output_suffix))
-        if target == STREAM and sys.stdout.isatty():
-            raise typer.BadParameter("refusing to write binary data to a terminal")
-        return [Job(source=source, target=target)]
+    if "" in arguments:
+        raise typer.BadParameter("a path is empty")
+    for argument in arguments:
+        if "\0" in argument:
+            raise typer.BadParameter(f"{argument!r} holds a null character, which no path does")
 
-    jobs = []
+    def named(file: Path) -> Path:
+        return Path(f"{file}{output_suffix}") if keep_extension else file.with_suffix(output_suffix)
+
+    if out_dir is None:
+        job = _single_job(arguments, input_suffixes, named)
+        return Plan(jobs=[job])
+
+    check_folder(out_dir)
+    sources: dict[str, str] = {}
+    left_out: list[str] = []
+    unreadable: dict[str, str] = {}
+    first_error: OSError | None = None
     for argument in arguments:
         if argument == STREAM:
             raise typer.BadParameter("standard input has no name, so it does not go with --out-dir")
         path = Path(argument)
-        files = find_files(path, input_suffixes) if path.is_dir() else [path]
-        for file in files:
-            relative = file.relative_to(path) if path.is_dir() else Path(file.name)
-            target_path = (out_dir / relative).with_suffix(output_suffix)
-            jobs.append(Job(source=str(file), target=str(target_path)))
-    if not jobs:
-        raise typer.BadParameter(f"no files ending in {', '.join(sorted(input_suffixes))} found")
-    sources: dict[str, str] = {}
-    for job in jobs:
-        first = sources.setdefault(job.target, job.source)
-        if first != job.source:
-            raise typer.BadParameter(f"{first} and {job.source} would both become {job.target}")
-    return jobs
+        if not path.is_dir():
+            _pair(sources, argument, str(out_dir / named(Path(path.name))), keep_extension)
+            continue
+        try:
+            found = walk_folder(path, input_suffixes)
+        except OSError as error:
+            first_error = first_error or error
+            unreadable[argument] = f"{error.strerror or error}"
+            continue
+        left_out += found.sentences(named_apart=found.unreadable)
+        unreadable |= {str(p): found.left_out[p] for p in sorted(found.unreadable)}
+        for file in found.files:
+            target = out_dir / named(file.relative_to(path))
+            _pair(sources, str(file), str(target), keep_extension)
+    if not sources:
+        if first_error is not None and len(arguments) == 1:
+            raise first_error
+        if not unreadable:
+            endings = ", ".join(sorted(input_suffixes))
+            also = "".join(f"; {sentence}" for sentence in left_out)
+            raise typer.BadParameter(f"no files ending in {endings} found{also}")
+    twins = _twins(sources)
+    jobs = [
+        Job(source=source, target=target, makes_folders=True, twin=twins.get(target))
+        for target, source in sources.items()
+    ]
+    return Plan(jobs=jobs, is_batch=True, left_out=tuple(left_out), unreadable=unreadable)
+
+
+def _single_job(arguments: Sequence[str], input_suffixes: Collection[str], named: Any) -> Job:
+    if len(arguments) > 2:
+        raise typer.BadParameter(
+            f"{len(arguments)} paths: several inputs need --out-dir, otherwise give IN and OUT"
+        )
+    source = arguments[0]
+    if Path(source).is_dir():
+        raise typer.BadParameter(f"{source} is a folder: folders need --out-dir")
+    if len(arguments) == 2:
+        target = arguments[1]
+        if target != STREAM and Path(target).is_dir():
+            if source == STREAM:
+                raise typer.BadParameter(
+                    f"{target} is a folder, and standard input has no name to give to a file in it"
+                )
+            target = str(Path(target) / named(Path(Path(source).name)))
+        elif target.endswith("/"):
+            raise typer.BadParameter(f"there is no folder {target}")
+        elif Path(target).suffix.lower() in input_suffixes:
+            raise typer.BadParameter(
+                f"OUT is {target}, which has the suffix of an input: several inputs need --out-dir"
+            )
+    else:
+        target = STREAM if source == STREAM else str(named(Path(source)))
+    if target == STREAM:
+        standard_output()
+    return Job(source=source, target=target)
+
+
+def _pair(sources: dict[str, str], source: str, target: str, keep_extension: bool) -> None:
+    """Note a source by its target, unless another has it."""
+    first = sources.setdefault(target, source)
+    if first != source:
+        remedy = "" if keep_extension else ": --keep-extension names each after the whole input"
+        raise typer.BadParameter(f"{first} and {source} would both become {target}{remedy}")
+
+
+def _twins(targets: Collection[str]) -> dict[str, str]:
+    """Another target by each that differs from it in case or Unicode normalisation alone."""
+    alike: dict[str, str] = {}
+    twins: dict[str, str] = {}
+    for target in targets:
+        first = alike.setdefault(unicodedata.normalize("NFC", target).casefold(), target)
+        if first != target:
+            twins[target] = first
+            twins[first] = target
+    return twins
 
 
 def _emit(line: str, jobs: Sequence[Job]) -> None:
@@ -107,111 +225,172 @@ def _emit(line: str, jobs: Sequence[Job]) -> None:
 
 def _print_report(report: FileReport, as_json: bool, jobs: Sequence[Job]) -> None:
     for note in report.notes:
-        typer.echo(f"note: {report.input}: {note}", err=True)
+        typer.echo(shown(f"note: {report.input}: {note}"), err=True)
     if as_json:
         _emit(json.dumps({"status": "ok", **dataclasses.asdict(report)}), jobs)
     else:
         _emit(
-            f"{report.input} -> {report.output}: {report.width}x{report.height}, "
-            f"{report.file_bytes} bytes, {report.bits_per_pixel:.3f} bits per pixel, "
-            f"{1000 * report.coding_seconds:.0f} ms",
+            shown(
+                f"{report.input} -> {report.output}: {report.width}x{report.height}, "
+                f"{report.file_bytes} bytes, {report.bits_per_pixel:.3f} bits per pixel, "
+                f"{1000 * report.coding_seconds:.0f} ms"
+            ),
             jobs,
         )
 
 
-def _error_object(job: Job, error: Exception, code: ExitCode) -> str:
-    values: dict[str, Any] = {"status": "error", "input": job.source, "output": job.target}
-    return json.dumps({**values, "error": str(error), "exit_code": int(code)})
+def _error_object(source: str, target: str | None, error: str, code: ExitCode) -> str:
+    values: dict[str, Any] = {"status": "error", "input": source, "output": target}
+    return json.dumps({**values, "error": error, "exit_code": int(code)})
 
 
-def without_existing(jobs: Sequence[Job]) -> list[Job]:
+def without_existing(plan: Plan) -> Plan:
     """The jobs whose results are not there yet; says how many are. A result that is there is whole."""
-    left = [job for job in jobs if not Path(job.target).is_file()]
-    if len(left) < len(jobs):
-        typer.echo(f"{len(jobs) - len(left)} of {len(jobs)} files are there already", err=True)
-    return left
+    left = [job for job in plan.jobs if not _is_there(job)]
+    count = len(plan.jobs)
+    if len(left) < count:
+        typer.echo(f"{count - len(left)} of {count} files are there already", err=True)
+    return dataclasses.replace(plan, jobs=left)
 
 
-def _with_folders(jobs: Sequence[Job]) -> Iterator[Job]:
-    for job in jobs:
-        Path(job.target).parent.mkdir(parents=True, exist_ok=True)
-        yield job
+def _is_there(job: Job) -> bool:
+    try:
+        return Path(job.target).is_file() and not job.is_its_twin()
+    except OSError:  # as with a name that is too long, which the job will say
+        return False
 
 
 def _outcomes(
-    jobs: Sequence[Job], open_work: OpenWork[Job, FileReport], *, batch: bool, workers: int
+    jobs: Sequence[Job], open_work: OpenWork[Job, FileReport], *, workers: int
 ) -> Generator[Outcome[Job, FileReport]]:
-    items = _with_folders(jobs) if batch else iter(jobs)
     if workers > 1:
+        # Looked at as each is handed out, so that another try knows what an earlier one has made.
+        begun = (dataclasses.replace(job, was_there=os.path.lexists(job.target)) for job in jobs)
         yield from map_in_workers(
             open_work,
-            items,
+            begun,
             workers=workers,
+            again=lambda job: dataclasses.replace(job, replaces=not job.was_there),
             clean_up=lambda job, process_id: remove_partial(Path(job.target), process_id),
         )
         return
     work = open_work()
-    for job in items:
+    for job in jobs:
         try:
             outcome = Outcome(item=job, result=work(job))
-        except Exception as error:
-            outcome = Outcome(item=job, error=error)
+        except BaseException as error:
+            outcome = Outcome(item=job, error=as_failure(error))
         yield outcome
 
 
 def run_jobs(
-    jobs: Sequence[Job],
+    plan: Plan,
     open_work: OpenWork[Job, FileReport],
     *,
     verb: str,
     as_json: bool,
-    batch: bool,
+    overwrite: bool,
+    dry_run: bool = False,
     workers: int = 1,
 ) -> None:
-    """Do the jobs and report each as soon as it is done.
+    """Do the jobs of a plan and report each as soon as it is done; say what is left out.
 
     Args:
-        jobs: What to do.
+        plan: What to do.
         open_work: Loads what is needed, and gives the function that does one; called once in each worker.
         verb: For the progress bar.
         as_json: Report as JSON lines instead of sentences.
-        batch: Go on after a file that fails, and say so by the exit code at the end.
+        overwrite: Whether results that are there are replaced.
+        dry_run: Only say what would be done.
         workers: Processes; with one, all is done in this process.
 
     Raises:
-        typer.Exit: With code 6 if some files of a batch failed.
+        typer.Exit: With code 6 if some files of a batch failed, or could not be looked for.
     """
+    jobs = plan.jobs
+    for sentence in plan.left_out:
+        typer.echo(shown(sentence), err=True)
+    for path, reason in plan.unreadable.items():
+        typer.echo(shown(f"error: {path}: {reason}"), err=True)
+        if as_json:
+            _emit(_error_object(path, None, reason, ExitCode.FAILURE), jobs)
+    if dry_run:
+        failed = sum(not _would_be_done(job, plan, as_json, overwrite) for job in jobs)
+    elif jobs:
+        failed = _run(plan, open_work, verb, as_json, overwrite, workers)
+    else:
+        failed = 0
+    if failed:
+        would = "would fail" if dry_run else "failed"
+        typer.echo(f"{failed} of {len(jobs)} files {would}", err=True)
+    if plan.unreadable:
+        typer.echo(f"{len(plan.unreadable)} left out that could not be read", err=True)
+    if failed or plan.unreadable:
+        raise typer.Exit(ExitCode.PARTIAL_FAILURE if plan.is_batch else ExitCode.FAILURE)
+
+
+def _would_be_done(job: Job, plan: Plan, as_json: bool, overwrite: bool) -> bool:
+    """Say what would become of a job, as far as its names tell."""
+    try:
+        if job.source != STREAM:
+            Path(job.source).stat()
+        job.check(overwrite=overwrite)
+    except OSError as error:
+        typer.echo(shown(f"error: {job.source}: {error}"), err=True)
+        if as_json:
+            _emit(_error_object(job.source, job.target, f"{error}", ExitCode.FAILURE), plan.jobs)
+        return False
+    if as_json:
+        planned = {"status": "planned", "input": job.source, "output": job.target}
+        _emit(json.dumps(planned), plan.jobs)
+    else:
+        replaced = job.target != STREAM and Path(job.target).exists()
+        end = ", which is replaced" if replaced else ""
+        _emit(shown(f"{job.source} -> {job.target}{end}"), plan.jobs)
+    return True
+
+
+def _run(
+    plan: Plan,
+    open_work: OpenWork[Job, FileReport],
+    verb: str,
+    as_json: bool,
+    overwrite: bool,
+    workers: int,
+) -> int:
+    """Do the jobs; the number of those that failed."""
     from tqdm import tqdm
 
+    jobs = plan.jobs
+    if not plan.is_batch:  # before a model is loaded
+        for job in jobs:
+            job.check(overwrite=overwrite)
     failed = 0
-    outcomes = _outcomes(jobs, open_work, batch=batch, workers=workers)
+    outcomes = _outcomes(jobs, open_work, workers=workers)
     # None: only where standard error is a terminal.
     disable = None if len(jobs) > 1 else True
     with closing(outcomes), tqdm(total=len(jobs), desc=verb, unit="file", disable=disable) as bar:
         for outcome in outcomes:
             with bar.external_write_mode():  # or lines and the bar would run into each other
-                failed += not _is_done(outcome, jobs, as_json=as_json, batch=batch)
+                failed += not _is_done(outcome, plan, as_json=as_json)
             bar.update()
-    if failed:
-        typer.echo(f"{failed} of {len(jobs)} files failed", err=True)
-        raise typer.Exit(ExitCode.PARTIAL_FAILURE)
+    return failed
 
 
-def _is_done(
-    outcome: Outcome[Job, FileReport], jobs: Sequence[Job], *, as_json: bool, batch: bool
-) -> bool:
+def _is_done(outcome: Outcome[Job, FileReport], plan: Plan, *, as_json: bool) -> bool:
     """Report an outcome; whether it is a good one."""
     job, error = outcome.item, outcome.error
     if error is None:
         assert outcome.result is not None
-        _print_report(outcome.result, as_json, jobs)
+        _print_report(outcome.result, as_json, plan.jobs)
         return True
     code = exit_code(error)
-    if code is None:
+    if code is None and not plan.is_batch:
         raise error
     if as_json:
-        _emit(_error_object(job, error, code), jobs)
-    if not batch:
+        object_ = _error_object(job.source, job.target, said(error), code or ExitCode.FAILURE)
+        _emit(object_, plan.jobs)
+    if not plan.is_batch:
         raise error
-    typer.echo(f"error: {job.source}: {error}", err=True)
+    typer.echo(shown(f"error: {job.source}: {said(error)}"), err=True)
     return False

@@ -12,6 +12,7 @@ import typer
 from genaccel.cli import options, pipeline_source
 from genaccel.cli.exit_codes import ExitCode
 from genaccel.cli.tables import compact_table, number
+from genaccel.files.atomic import check_folder
 
 if TYPE_CHECKING:
     from genaccel.sensitivity.config import SensitivityConfig
@@ -29,7 +30,7 @@ def calibrate(
     source: pipeline_source.Generations,
     out: Annotated[Path, typer.Option(help="Folder for the plans and the measurements.")],
     speedup: pipeline_source.Speedups = ["2"],  # noqa: B006 - typer's way
-    generations: Annotated[int, typer.Option(min=1, help="Generations to measure.")] = 4,
+    generations: Annotated[int, pipeline_source.GenerationCount] = 4,
     max_interval: pipeline_source.MaxInterval = 8,
     warmup_steps: Annotated[
         int, typer.Option(min=1, help="First steps that are always computed.")
@@ -47,6 +48,7 @@ def calibrate(
     ] = False,
 ) -> None:
     """Measure how well each step can be forecast, and plan speed-ups; the same command resumes."""
+    check_folder(out)
     with options.usage_errors():
         speedups = pipeline_source.speedups_of(speedup)
         wanted = pipeline_source.make_config(
@@ -139,7 +141,7 @@ def _print(plans: list[tuple[str, float, Plan]], *, with_mask: bool) -> None:
             number(plan.expected_error, "{:.4g}"),
             ", ".join(_forecasters(plan)) or "none",
         )
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     for name, speedup, plan in plans:
         of = f"{name}, " if several else ""
         # Longer than a terminal's line, and to be copied as it is.

@@ -11,7 +11,9 @@ import typer
 
 from genaccel.cli import options
 from genaccel.cli.distance import load_st_lpips
+from genaccel.cli.streams import shown
 from genaccel.cli.tables import compact_table
+from genaccel.files.atomic import check_target, write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,19 +38,21 @@ def demo(
 
     Existing results are replaced.
     """
+    for target in (out, figures):
+        if target is not None:
+            check_target(target, overwrite=True, parents=True)
     from rich.console import Console
 
     from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
     from genaccel.eval.demo import codec_means, contact_sheet, run_demo, to_json
     from genaccel.eval.held_out import held_out_photographs
-    from genaccel.files.atomic import write_atomically
-    from genaccel.files.images import encode_image
+    from genaccel.files.image_writer import encode_image
 
     codec = ImageCodec.from_pretrained(model or DEFAULT_MODEL, device=device)
     photographs = held_out_photographs()
     st_lpips = load_st_lpips(None, device)
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     table = compact_table(
         ["photograph", "codec"],
         [
@@ -77,7 +81,7 @@ def demo(
         written[figures] = to_json(results).encode()
     for path, data in written.items():
         write_atomically(path, data, overwrite=True, parents=True)
-        console.print(f"wrote {path}")
+        typer.echo(shown(f"wrote {path}"))
 
 
 def _add_section(

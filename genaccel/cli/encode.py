@@ -79,37 +79,58 @@ def encode(
         bool,
         typer.Option("--static-tables", help="Code without the entropy model: larger and faster."),
     ] = False,
-    background: Annotated[
-        str | None,
-        typer.Option(metavar="COLOUR", help="Put transparent images on white, '#ff8000', ..."),
-    ] = None,
+    background: options.Background = None,
+    drop_alpha: Annotated[
+        bool, typer.Option("--drop-alpha", help="Take the colours of transparent images alone.")
+    ] = False,
+    keep_metadata: Annotated[
+        bool,
+        typer.Option(
+            "--keep-metadata", help="Carry date, author, copyright, description and camera."
+        ),
+    ] = False,
+    keep_gps: Annotated[
+        bool, typer.Option("--keep-gps", help="Carry where the photograph was taken.")
+    ] = False,
+    preserve_times: options.PreserveTimes = False,
     reduce_depth: Annotated[
         bool,
         typer.Option("--reduce-depth", help="Take images of more than 8 bits per sample, at 8."),
     ] = False,
     force: options.Force = False,
     skip_existing: options.SkipExisting = False,
+    keep_extension: options.KeepExtension = False,
+    dry_run: options.DryRun = False,
     jobs: options.Jobs = 1,
     json: options.Json = False,
     max_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
-    max_memory: options.MaxMemory = options.DEFAULT_MAX_MEMORY_MIB,
+    max_memory: options.MaxMemory = None,
+    timeout: options.Timeout = None,
     threads: options.Threads = None,
     device: options.Device = "cpu",
 ) -> None:
     """Compress images to .gac files.
 
-    IN alone is written beside itself. Several inputs, and folders, need --out-dir.
+    IN alone is written beside itself; OUT may be a folder. Several inputs, and folders, need --out-dir.
     """
     from genaccel.codec.encoder.encode_options import EncodeOptions
     from genaccel.codec.format.bitstream import EXTENSION
-    from genaccel.files.folders import IMAGE_SUFFIXES
+    from genaccel.files.formats import IMAGE_SUFFIXES
     from genaccel.files.images import parse_colour
 
     if force and skip_existing:
         raise typer.BadParameter("give --force or --skip-existing, not both")
-    todo = plan_jobs(paths, out_dir=out_dir, input_suffixes=IMAGE_SUFFIXES, output_suffix=EXTENSION)
+    plan = plan_jobs(
+        paths,
+        out_dir=out_dir,
+        input_suffixes=IMAGE_SUFFIXES,
+        output_suffix=EXTENSION,
+        keep_extension=keep_extension,
+    )
     if model is not None and quality is not None:
         raise typer.BadParameter("give --model or --quality, not both")
+    if background is not None and drop_alpha:
+        raise typer.BadParameter("give --background or --drop-alpha, not both")
     with options.usage_errors():
         rate_control = EncodeOptions(
             rdo=rdo,
@@ -122,28 +143,39 @@ def encode(
         )
         colour = None if background is None else parse_colour(background)
     if skip_existing:
-        todo = without_existing(todo)
-        if not todo:
-            return
-    workers = min(jobs, len(todo))
+        plan = without_existing(plan)
+    limits: dict[str, Any] = {
+        "max_pixels": max_pixels,
+        "timeout_seconds": timeout,
+    }
+    with options.usage_errors():
+        CodecLimits(**limits)  # here, and not in each worker
+    workers = options.workers_for(jobs, len(plan.jobs))
     open_work = partial(
         open_encoder,
         model if quality is None else zoo.codec_of_quality(quality),
         device=device,
-        limits=CodecLimits(max_pixels=max_pixels, max_memory_bytes=max_memory * 2**20),
+        max_memory=max_memory,
+        processes=workers,
+        limits=limits,
         threads=options.threads_of_each(threads, workers),
         overwrite=force,
         background=colour,
+        drop_alpha=drop_alpha,
+        keep_metadata=keep_metadata,
+        keep_gps=keep_gps,
+        preserve_times=preserve_times,
         reduce_depth=reduce_depth,
         rate_control=rate_control,
         show_steps=workers <= 1,
     )
     run_jobs(
-        todo,
+        plan,
         open_work,
         verb="encoding",
         as_json=json,
-        batch=out_dir is not None,
+        overwrite=force,
+        dry_run=dry_run,
         workers=workers,
     )
 
@@ -164,7 +196,10 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([km]?)b?", text.strip().lower())
     if match is None:
         raise ValueError(f"a size is a number of bytes, as 3000, 3k or 1.5M; got {text!r}")
-    return int(float(match[1]) * _UNITS[match[2]])
+    size = float(match[1]) * _UNITS[match[2]]
+    if not size < 2**63:
+        raise ValueError("a size of that many bytes has no file")
+    return int(size)
 
 
 @contextmanager
@@ -189,10 +224,13 @@ def open_encoder(
     model: str | None,
     *,
     device: str,
-    limits: CodecLimits,
+    limits: dict[str, Any],
+    max_memory: int | None,
+    processes: int,
     threads: int | None,
     rate_control: EncodeOptions,
     show_steps: bool,
+    overwrite: bool,
     **others: Any,
 ) -> Callable[[Job], FileReport]:
     """Load the model and give the function that encodes a file; runs in a worker process, if there are any.
@@ -209,17 +247,22 @@ def open_encoder(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    codecs = CodecPool(model, device=device, limits=limits)
+    # Measured here, behind the libraries, which take most of a small address space.
+    codecs = CodecPool(
+        model, device=device, limits=options.limits_here(max_memory, processes, limits)
+    )
     codecs.for_encoding()
 
     def work(job: Job) -> FileReport:
+        may_replace = overwrite or job.replaces
         with steps_bar(shown=show_steps and rate_control.refine > 0) as on_step:
             return encode_file(
                 codecs,
                 job.open_source(),
-                job.open_target(),
+                job.open_target(overwrite=may_replace),
                 options=rate_control,
                 on_step=on_step,
+                overwrite=may_replace,
                 **others,
             )
 

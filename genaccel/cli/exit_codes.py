@@ -13,7 +13,9 @@ from genaccel.errors import (
     UnknownModelError,
     UnsupportedImageError,
     WorkerDiedError,
+    is_out_of_memory,
 )
+from genaccel.files.workers import described
 
 
 class ExitCode(IntEnum):
@@ -43,4 +45,13 @@ _BY_TYPE: tuple[tuple[type[Exception], ExitCode], ...] = (
 
 def exit_code(error: Exception) -> ExitCode | None:
     """The code for an expected failure; None for one that is a fault of the program."""
+    if is_out_of_memory(error):
+        return ExitCode.FAILURE
     return next((code for kind, code in _BY_TYPE if isinstance(error, kind)), None)
+
+
+def said(error: Exception) -> str:
+    """An error in a sentence: of an expected one its own, of a fault of the program with its type and place."""
+    if is_out_of_memory(error):
+        return f"out of memory ({error})" if f"{error}" else "out of memory"
+    return described(error) if exit_code(error) is None else f"{error}"

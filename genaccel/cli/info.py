@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_format
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from genaccel.cli import options
-from genaccel.cli.exit_codes import ExitCode, exit_code
+from genaccel.cli.exit_codes import ExitCode, said
+from genaccel.cli.streams import shown, standard_input
 from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS
 
 app = typer.Typer()
@@ -31,13 +31,12 @@ def info(
     for file in files:
         try:
             described = describe_file(
-                sys.stdin.buffer if file == options.STREAM else Path(file), max_pixels
+                standard_input() if file == options.STREAM else Path(file), max_pixels
             )
         except Exception as error:
-            code = exit_code(error)
-            if code is None or len(files) == 1:
+            if len(files) == 1:
                 raise
-            typer.echo(f"error: {file}: {error}", err=True)
+            typer.echo(shown(f"error: {file}: {said(error)}"), err=True)
             failed += 1
             continue
         values = dataclasses.asdict(described)
@@ -52,11 +51,19 @@ def info(
             coded += f", first {described.num_slices} slices"
         if described.half_size:
             coded += ", at half size"
-        typer.echo(
+        if described.alpha_bytes:
+            coded += f", alpha plane of {described.alpha_bytes} bytes"
+        if described.metadata_bytes:
+            coded += f", metadata of {described.metadata_bytes} bytes"
+        line = (
             f"{file}: {described.width}x{described.height}, {described.file_bytes} bytes, "
             f"{described.bits_per_pixel:.3f} bits per pixel, format version {described.format_version} "
             f"({coded}), "
             f"model {model} (number {described.model_number}, digest {described.model_digest})"
         )
+        typer.echo(shown(line))
+        for name, text in described.metadata.items():
+            # As Python writes it: no line breaks, nothing that turns the direction of writing.
+            typer.echo(shown(f"  {name.replace('_', ' ')}: {text!r}"))
     if failed:
         raise typer.Exit(ExitCode.PARTIAL_FAILURE)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 FORMER_NAMES = options.renamed({"arguments": "pipeline-arguments", "speedups": "speedup"})
 
+# More are a slip of the finger, and would be a list of that length before anything else.
+_MAX_COUNT = 2**16
+
+GenerationCount = typer.Option(min=1, max=_MAX_COUNT, help="Generations to measure and compare.")
 Model = Annotated[
     str,
     typer.Argument(
@@ -71,16 +75,21 @@ class Generations:
     """Options of the commands that generate: a pipeline, and the arguments of its calls."""
 
     model: Model
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 50
+    steps: Annotated[int, typer.Option(min=1, max=_MAX_COUNT, help="Steps of the sampler.")] = 50
     prompts: Annotated[Path | None, typer.Option(help="Text file, one prompt a line.")] = None
     class_labels: Annotated[
         str | None, typer.Option(metavar="1,2,3", help="Classes, of pipelines that draw classes.")
     ] = None
     guidance: Annotated[
-        float | None, typer.Option(help="Guidance scale; by default the pipeline's own.")
+        float | None,
+        typer.Option(
+            callback=options.finite, help="Guidance scale; by default the pipeline's own."
+        ),
     ] = None
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a generation.")] = 1
-    seed: Annotated[int, typer.Option(help="Of the first generation.")] = 0
+    batch_size: Annotated[
+        int, typer.Option(min=1, max=_MAX_COUNT, help="Samples in a generation.")
+    ] = 1
+    seed: Annotated[int, typer.Option(min=-(2**63), max=2**63, help="Of the first generation.")] = 0
     pipeline_arguments: PipelineArguments = None
     device: options.Device = "cpu"
     dtype: DType = "float32"

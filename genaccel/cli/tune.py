@@ -13,6 +13,7 @@ import typer
 from genaccel.cli import options, pipeline_source
 from genaccel.cli.distance import load_st_lpips
 from genaccel.cli.tables import compact_table, number
+from genaccel.files.atomic import check_folder, write_atomically
 
 if TYPE_CHECKING:
     from genaccel.sampling.fewer_steps import FewerSteps
@@ -30,7 +31,7 @@ def tune(
     source: pipeline_source.Generations,
     out: Annotated[Path, typer.Option(help="Folder for the plans, the table and the plot.")],
     speedup: pipeline_source.Speedups = ["1.5", "2", "2.5", "3", "4"],  # noqa: B006 - typer's way
-    generations: Annotated[int, typer.Option(min=1, help="Generations to compare.")] = 2,
+    generations: Annotated[int, pipeline_source.GenerationCount] = 2,
     refine: Annotated[
         int, typer.Option(min=0, help="Trials of moving single steps, for each speed-up.")
     ] = 20,
@@ -43,6 +44,7 @@ def tune(
 
     The same command goes on with the speed-ups that are not done yet.
     """
+    check_folder(out)
     with options.usage_errors():
         wanted = pipeline_source.speedups_of(speedup)
         asked = pipeline_source.make_config(config, speedup=wanted[0], max_interval=max_interval)
@@ -138,10 +140,8 @@ def _print(entries: Sequence[PlanEntry], baseline: Sequence[FewerSteps]) -> None
             *([number(fewer.distance, "{:.4f}")] if with_lpips else []),
         ]
         table.add_row(*cells)
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 def _write(path: Path, data: bytes) -> None:
-    from genaccel.files.atomic import write_atomically
-
     write_atomically(path, data, overwrite=True, parents=True)

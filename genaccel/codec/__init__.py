@@ -10,18 +10,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from genaccel.codec.carried import DecodedImage
     from genaccel.codec.encoder.encode_options import EncodeOptions
     from genaccel.codec.format.bitstream import Bitstream, BitstreamInfo, describe
     from genaccel.codec.format.limits import CodecLimits
+    from genaccel.codec.format.metadata import PhotoMetadata
     from genaccel.codec.image_codec import ImageCodec
-    from genaccel.files.images import encode_image, read_image
+    from genaccel.files.image_writer import encode_image
+    from genaccel.files.images import read_image
 
 __all__ = [
     "Bitstream",
     "BitstreamInfo",
     "CodecLimits",
+    "DecodedImage",
     "EncodeOptions",
     "ImageCodec",
+    "PhotoMetadata",
     "describe",
     "encode_image",
     "read_image",
@@ -31,8 +36,10 @@ _MODULES = {
     "Bitstream": "codec.format.bitstream",
     "BitstreamInfo": "codec.format.bitstream",
     "CodecLimits": "codec.format.limits",
+    "DecodedImage": "codec.carried",
     "EncodeOptions": "codec.encoder.encode_options",
     "ImageCodec": "codec.image_codec",
+    "PhotoMetadata": "codec.format.metadata",
     "describe": "codec.format.bitstream",
     "encode_image": "files.images",
     "read_image": "files.images",

@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
 
 from genaccel import zoo
+from genaccel.codec.carried import DecodedImage, Sections, alpha_of, check_pixels, metadata_of
 from genaccel.codec.coding.entropy_index_coder import DecodedPrefix, EntropyIndexCoder, IndexMaps
 from genaccel.codec.coding.index_coder import IndexCoder
 from genaccel.codec.coding.missing_slices import DEFAULT_SEED
 from genaccel.codec.encoder.encode_options import EncodeOptions
+from genaccel.codec.encoder.hidden_colours import fill_hidden
 from genaccel.codec.encoder.latent_refinement import LatentRefiner, StepReport, refinement_bytes
 from genaccel.codec.encoder.rate_control import LARGEST_RDO, LEAST_REFINE_RDO, largest_within
 from genaccel.codec.encoder.rate_distortion_quantizer import ChosenIndices, choose_indices
@@ -32,12 +34,9 @@ from genaccel.codec.format.bitstream import (
     model_in_words,
 )
 from genaccel.codec.format.half_size import RESIZING_BYTES_PER_PIXEL, halved, resized
-from genaccel.codec.format.limits import CodecLimits
-from genaccel.codec.memory_estimate import (
-    activation_bytes_per_pixel,
-    coding_bytes,
-    entropy_bytes_per_window,
-)
+from genaccel.codec.format.limits import CodecLimits, timed
+from genaccel.codec.format.metadata import PhotoMetadata
+from genaccel.codec.memory_estimate import MemoryEstimate
 from genaccel.codec.tiling import Tiling, decode_tiles, encode_tiles, feature_tiles
 from genaccel.errors import (
     BitstreamError,
@@ -47,6 +46,7 @@ from genaccel.errors import (
 )
 from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.integer_entropy_model import IntegerEntropyModel
+from genaccel.models.registry import network_in
 
 DEFAULT_MODEL = "photo-codec-high"
 INTEGER_ENTROPY_FOLDER = "entropy-int8"  # inside a model folder
@@ -89,7 +89,7 @@ class ImageCodec:
         self.entropy_model = entropy_model
         self.model_name = model_name
         self.model_number = model_number
-        self.limits = limits or CodecLimits()
+        self.limits = limits or CodecLimits.of_this_machine()
         self.tiling = tiling or Tiling.default(model.params)
         self._index_coder = IndexCoder(model.index_cdfs.cpu().numpy())
         digest = model.digest()
@@ -101,7 +101,7 @@ class ImageCodec:
             both = hashlib.sha256(digest + bytes.fromhex(entropy_model.digest())).digest()
             self._digests[ENTROPY_VERSION] = both[:DIGEST_BYTES]
         # Here and not on first use: it also warms the network up, which is no part of coding time.
-        self._activation_bytes_per_pixel = activation_bytes_per_pixel(model)
+        self._memory = MemoryEstimate(model, entropy_model, self.tiling)
 
     @classmethod
     def from_pretrained(
@@ -124,10 +124,11 @@ class ImageCodec:
         try:
             model = Autoencoder.from_pretrained(found.folder)
             entropy_model = None
-            entropy_folder = found.folder / INTEGER_ENTROPY_FOLDER
-            if entropy_folder.is_dir():
+            entropy_folder = network_in(found.folder, INTEGER_ENTROPY_FOLDER)
+            if entropy_folder is not None:
                 entropy_model = IntegerEntropyModel.from_pretrained(entropy_folder).to(device)
-        except (OSError, ValueError, TypeError, SafetensorError) as error:
+                _require_same_indices(model, entropy_model)
+        except (OSError, ValueError) as error:
             raise UnknownModelError(f"model {found.name!r} cannot be loaded: {error}") from error
         return cls(
             model.to(device),
@@ -142,34 +143,27 @@ class ImageCodec:
         alignment = self.model.params.alignment
         return -(-length // alignment) * alignment
 
-    def estimate_memory_bytes(self, height: int, width: int, *, half_size: bool = False) -> int:
-        """Working memory for an image of this size, model weights apart."""
-        resizing = 0
-        if half_size:
-            resizing = RESIZING_BYTES_PER_PIXEL * height * width
-            height, width = half_sides(height, width)
-        windows = 0
-        if self._entropy_coder is not None:
-            grid = self._entropy_coder.grid(self._map_shapes(height, width))
-            windows = grid.num_windows * entropy_bytes_per_window(self._entropy_coder.model)
-        return resizing + coding_bytes(
-            (self._padded(height), self._padded(width)),
-            self.model.params,
-            self.tiling,
-            self._activation_bytes_per_pixel,
-            windows,
-        )
+    def estimate_memory_bytes(
+        self, height: int, width: int, *, half_size: bool = False, encoding: bool = False
+    ) -> int:
+        """Working memory for decoding or encoding an image of this size, model weights apart."""
+        resizing = RESIZING_BYTES_PER_PIXEL * height * width if half_size else 0
+        coded = half_sides(height, width) if half_size else (height, width)
+        estimate = self._memory.encoding_bytes if encoding else self._memory.decoding_bytes
+        return resizing + estimate(*map(self._padded, coded))
 
-    def _check_limits(self, height: int, width: int, half_size: bool) -> None:
+    def _check_limits(
+        self, height: int, width: int, half_size: bool, *, encoding: bool = False
+    ) -> None:
         if height * width > self.limits.max_pixels:
             raise LimitExceededError(
                 f"image of {width}x{height} pixels exceeds the limit of {self.limits.max_pixels} pixels"
             )
-        needed = self.estimate_memory_bytes(height, width, half_size=half_size)
+        needed = self.estimate_memory_bytes(height, width, half_size=half_size, encoding=encoding)
         if needed > self.limits.max_memory_bytes:
             raise LimitExceededError(
                 f"image of {width}x{height} pixels needs about {needed / 2**20:.0f} MiB, "
-                f"the limit is {self.limits.max_memory_bytes / 2**20:.0f} MiB"
+                f"the limit is {self.limits.memory_in_words}"
             )
 
     def _map_shapes(self, height: int, width: int) -> list[tuple[int, int]]:
@@ -177,16 +171,13 @@ class ImageCodec:
             (self._padded(height) // s, self._padded(width) // s) for s in self.model.params.strides
         ]
 
+    def _check_image(self, image: NDArray[np.uint8], half_size: bool | None) -> None:
+        check_pixels(image, "image", (3,))
+        self._check_limits(image.shape[0], image.shape[1], bool(half_size), encoding=True)
+
     def _coded_image(self, image: NDArray[np.uint8], half_size: bool | None) -> NDArray[np.uint8]:
         """The picture that is coded, uint8 ``[h, w, 3]``, halved if asked; raises if it is none or too large."""
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-            raise TypeError(
-                f"image must be a uint8 array, got {getattr(image, 'dtype', type(image).__name__)}"
-            )
-        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ValueError(f"image must have shape [H, W, 3], got {image.shape}")
-        height, width = image.shape[:2]
-        self._check_limits(height, width, bool(half_size))
+        self._check_image(image, half_size)
         return halved(image) if half_size else image
 
     def _padded_image(self, image: NDArray[np.uint8]) -> Tensor:
@@ -203,6 +194,7 @@ class ImageCodec:
             )
         return self._entropy_coder
 
+    @timed
     @torch.inference_mode()
     def encode_indices(self, image: NDArray[np.uint8], rdo: float = 0.0) -> IndexMaps:
         """Index maps of an image, coarse to fine, ``[ceil(H/a)*a/s, ceil(W/a)*a/s]`` for stride s, alignment a.
@@ -212,10 +204,9 @@ class ImageCodec:
             rdo: As in :class:`EncodeOptions`.
 
         Raises:
-            TypeError: If the image is not uint8.
-            ValueError: If it has another shape, or no pixels.
+            TypeError, ValueError: If the image is not uint8, has another shape, or no pixels.
             OptionError: If ``rdo`` is not 0 and there is no entropy model to weigh bits.
-            LimitExceededError: If it is larger than the limits allow.
+            LimitExceededError: If it is larger than the limits allow, or takes longer (TimeLimitError).
         """
         padded = self._padded_image(self._coded_image(image, half_size=False))
         if not rdo:
@@ -239,7 +230,7 @@ class ImageCodec:
         if needed > self.limits.max_memory_bytes:
             raise LimitExceededError(
                 f"refine needs about {needed / 2**20:.0f} MiB, "
-                f"the limit is {self.limits.max_memory_bytes / 2**20:.0f} MiB: encode without it"
+                f"the limit is {self.limits.memory_in_words}: encode without it"
             )
         if self._refiner is None:
             self._refiner = LatentRefiner(self.model, self._require_entropy_coder("refine"))
@@ -253,6 +244,7 @@ class ImageCodec:
         num_slices: int | None,
         version: int,
         half_size: bool | None,
+        sections: Sections = Sections(),  # noqa: B008 - frozen
     ) -> bytes:
         if version == STATIC_VERSION:
             assert not isinstance(indices, ChosenIndices)
@@ -274,14 +266,25 @@ class ImageCodec:
             version=version,
             num_slices=num_slices,
             half_size=bool(half_size),
+            alpha=sections.alpha,
+            metadata=sections.metadata,
         ).to_bytes()
 
+    def _decodable(self, data: bytes) -> bytes:
+        """The file, if it is not so small that decoders refuse it."""
+        stream = Bitstream.from_bytes(data, self.limits.max_pixels)
+        self.limits.check_paid(stream.coded_sides, len(stream.payload))
+        return data
+
+    @timed
     @torch.inference_mode()
     def encode(
         self,
         image: NDArray[np.uint8],
         options: EncodeOptions = EncodeOptions(),  # noqa: B008 - frozen
         *,
+        alpha: NDArray[np.uint8] | None = None,
+        metadata: PhotoMetadata | None = None,
         on_step: StepReport | None = None,
     ) -> bytes:
         """Compress an image to the contents of a ``.gac`` file.
@@ -289,17 +292,23 @@ class ImageCodec:
         Args:
             image: uint8 ``[H, W, 3]``, sRGB, sides up to 65,535.
             options: Rate control.
+            alpha: uint8 ``[H, W]``, 255 is opaque. It is kept without loss, and colours where it is 0 are not.
+            metadata: To carry in the file.
             on_step: Of refinement: called with the steps that are done, and how many there are.
 
         Raises:
-            TypeError: If the image is not uint8.
-            ValueError: If it has another shape, no pixels, or a longer side.
+            TypeError: If the image or alpha is not uint8.
+            ValueError: If one has another shape, no pixels, or a longer side; or the metadata has more than 16 KiB.
             OptionError: If an option needs an entropy model and there is none, or a metric that is not installed.
-            LimitExceededError: If it is larger than the limits allow.
+            LimitExceededError: If it is larger than the limits allow, or takes longer (TimeLimitError).
             TargetSizeError: If it does not fit the size that the options give.
         """
+        self._check_image(image, options.half_size)
+        sections = Sections.of(image, alpha, metadata)
+        if alpha is not None:
+            image = fill_hidden(image, alpha)
         if options.has_target:
-            return self.encode_within(image, options, on_step=on_step)
+            return self.encode_within(image, options, sections=sections, on_step=on_step)
         static = options.static_tables or self._entropy_coder is None
         if static and options.num_slices is not None:
             self._require_entropy_coder("num_slices")
@@ -316,14 +325,18 @@ class ImageCodec:
         else:
             indices = self.encode_indices(self._coded_image(image, options.half_size))
         version = STATIC_VERSION if static else ENTROPY_VERSION
-        return self._file(image, indices, options.num_slices, version, options.half_size)
+        return self._decodable(
+            self._file(image, indices, options.num_slices, version, options.half_size, sections)
+        )
 
+    @timed
     @torch.inference_mode()
     def encode_within(
         self,
         image: NDArray[np.uint8],
         options: EncodeOptions,
         *,
+        sections: Sections = Sections(),  # noqa: B008 - frozen
         largest_rdo: float = LARGEST_RDO,
         may_cut: bool = True,
         on_step: StepReport | None = None,
@@ -333,6 +346,7 @@ class ImageCodec:
         Args:
             image: uint8 ``[H, W, 3]``, sRGB.
             options: With a target size.
+            sections: What else the file holds, within that size.
             largest_rdo: Largest weight of the rate to try.
             may_cut: Whether slices may be left out where that is not enough.
             on_step: As for :meth:`encode`.
@@ -354,27 +368,25 @@ class ImageCodec:
             if rdo not in chosen:
                 chosen.clear()
                 chosen[rdo] = choose_indices(coder, features, codebook, rdo)
-            return self._file(image, chosen[rdo], num_slices, ENTROPY_VERSION, options.half_size)
+            return self._file(
+                image, chosen[rdo], num_slices, ENTROPY_VERSION, options.half_size, sections
+            )
 
-        fit = largest_within(
+        within = partial(
+            largest_within,
             make,
             max_bytes,
             num_slices=coder.num_slices,
-            largest_rdo=largest_rdo,
-            may_cut=may_cut,
+            carried_bytes=sections.num_bytes,
         )
+        fit = within(largest_rdo=largest_rdo, may_cut=may_cut)
         if not options.refine:
-            return fit.data
+            return self._decodable(fit.data)
         rdo = max(fit.rdo, LEAST_REFINE_RDO)
         features = self._refined(padded, coded, features, rdo, options.refine, on_step)
         chosen.clear()
         # Refined for one price of a bit, features are good near it only.
-        return largest_within(
-            make,
-            max_bytes,
-            num_slices=coder.num_slices,
-            least_rdo=0.7 * rdo,
-        ).data
+        return self._decodable(within(least_rdo=0.7 * rdo).data)
 
     def _parse(
         self, data: bytes, prefix: int | None, truncated: bool, seed: int | None
@@ -390,12 +402,15 @@ class ImageCodec:
             )
         self._check_limits(stream.height, stream.width, stream.half_size)
         shapes = self._map_shapes(*stream.coded_sides)
+        check_paid = partial(self.limits.check_paid, stream.coded_sides, len(stream.payload))
         if stream.version == STATIC_VERSION:
             if prefix is not None:
                 raise OptionError(
                     "prefix must be None: a file coded with static tables has no slices"
                 )
-            return stream, DecodedPrefix(self._index_coder.decode(stream.payload, shapes), 0, [])
+            index_maps = self._index_coder.decode(stream.payload, shapes)
+            check_paid()
+            return stream, DecodedPrefix(index_maps, 0, [])
         coder = self._require_entropy_coder("the file")
         if stream.num_slices is not None and stream.num_slices >= coder.num_slices:
             raise BitstreamError(
@@ -408,8 +423,10 @@ class ImageCodec:
             use=prefix,
             truncated=truncated,
             seed=seed,
+            on_first_slice=check_paid,
         )
 
+    @timed
     @torch.inference_mode()
     def decode_indices(
         self,
@@ -422,6 +439,7 @@ class ImageCodec:
         """Index maps of a file, equal to those that were encoded, on any machine; arguments as for :meth:`decode`."""
         return self._parse(data, prefix, truncated, seed)[1].index_maps
 
+    @timed
     def slice_ends(self, data: bytes) -> list[int]:
         """Lengths in bytes at which the file may be cut: ``data[:slice_ends(data)[n - 1]]`` has its first n slices.
 
@@ -433,6 +451,7 @@ class ImageCodec:
             raise OptionError("a file coded with static tables has no slices")
         return [stream.header_bytes + end for end in decoded.slice_ends]
 
+    @timed
     @torch.inference_mode()
     def decode(
         self,
@@ -454,7 +473,7 @@ class ImageCodec:
         Raises:
             BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
             UnknownModelError: If another model wrote it.
-            LimitExceededError: If the image is larger than the limits allow.
+            LimitExceededError: If the image is larger than the limits allow, or takes longer (TimeLimitError).
             OptionError: If there are not so many slices, or the file has none.
         """
         stream, decoded = self._parse(data, prefix, truncated, seed)
@@ -464,16 +483,37 @@ class ImageCodec:
         maps = [torch.from_numpy(index_map) for index_map in decoded.index_maps]
         for band in decode_tiles(self.model, maps, self.tiling):
             rows = min(band.shape[1], height - top)
-            visible = band[:, :rows, :width].add(1).mul(127.5).round().clamp(0, 255)
+            visible = band[:, :rows, :width].add_(1).mul_(127.5).round_().clamp_(0, 255)
             image[top : top + rows] = visible.to(torch.uint8).permute(1, 2, 0).numpy()
             top += rows
+            del band, visible  # or they would live on beside the next band
         return resized(image, stream.height, stream.width) if stream.half_size else image
 
-    def info(self, data: bytes) -> BitstreamInfo:
-        """Read the header of a ``.gac`` file: size, model, rate; nothing is decoded.
+    def decode_file(
+        self,
+        data: bytes,
+        *,
+        prefix: int | None = None,
+        truncated: bool = False,
+        seed: int | None = DEFAULT_SEED,
+    ) -> DecodedImage:
+        """All that a ``.gac`` file holds: image, alpha plane and metadata; arguments and errors as for :meth:`decode`."""
+        stream = Bitstream.from_bytes(data, self.limits.max_pixels, truncated=truncated)
+        metadata = metadata_of(stream)
+        # First the payload, without which a plane of any size could be asked for.
+        pixels = self.decode(data, prefix=prefix, truncated=truncated, seed=seed)
+        return DecodedImage(pixels=pixels, alpha=alpha_of(stream), metadata=metadata)
 
-        Raises:
-            BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
-            LimitExceededError: If the image has more pixels than the limits allow.
-        """
+    def info(self, data: bytes) -> BitstreamInfo:
+        """Header of a ``.gac`` file: size, model, rate; nothing is decoded. Errors are those of :func:`describe`."""
         return describe(data, self.limits.max_pixels)
+
+
+def _require_same_indices(model: Autoencoder, entropy_model: IntegerEntropyModel) -> None:
+    """Raise ValueError if an entropy model codes other indices than the autoencoder makes."""
+    params, entropy = model.params, entropy_model.params.entropy
+    if (entropy.codebook_size, entropy.num_scales) != (params.codebook_size, len(params.strides)):
+        raise ValueError(
+            f"its {INTEGER_ENTROPY_FOLDER} is another model's: it codes {entropy.num_scales} scales of "
+            f"{entropy.codebook_size} code words"
+        )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from genaccel.codec.format.limits import check_time
 from genaccel.models.autoencoder import Autoencoder, AutoencoderParams
 
 
@@ -53,10 +54,10 @@ class Tiling:
             return cls(tile_size=1536, margin=params.halo, blend=False, untiled_pixels=2**22)
         return cls(tile_size=1024, margin=128, blend=True, untiled_pixels=2**21)
 
-    def peak_pixels(self, height: int, width: int, alignment: int) -> int:
-        """Pixels of the largest tile of an image, margins included."""
+    def largest_tile(self, height: int, width: int, alignment: int) -> tuple[int, int]:
+        """Height and width of the largest tile of an image, margins included."""
         rows, columns = self.spans(height, width, alignment)
-        return max(s.stop - s.start for s in rows) * max(s.stop - s.start for s in columns)
+        return max(s.stop - s.start for s in rows), max(s.stop - s.start for s in columns)
 
     def spans(self, height: int, width: int, alignment: int) -> tuple[list[Span], list[Span]]:
         """Cut both axes of an image whose sides are multiples of ``alignment``."""
@@ -134,9 +135,10 @@ def _assembled(
     rows, columns = tiling.spans(height, width, model.params.alignment)
     for row in rows:
         for column in columns:
+            check_time()
             tile = image[row.start : row.stop, column.start : column.stop].to(device)
-            x = tile.permute(2, 0, 1)[None].float() / 127.5 - 1  # [1, 3, h, w]
-            parts = compute(x)
+            # Not named, so that it does not live on beside the next one.
+            parts = compute(tile.permute(2, 0, 1)[None].float().div_(127.5).sub_(1))  # [1, 3, h, w]
             if not maps:
                 maps = [
                     torch.empty(*part.shape[1:-2], height // s, width // s, dtype=part.dtype)
@@ -154,6 +156,7 @@ def _assembled(
                     row.core_start // s : row.core_stop // s,
                     column.core_start // s : column.core_stop // s,
                 ] = part[0, ..., top : top + core_height, left : left + core_width]
+            del parts
     return maps
 
 
@@ -196,7 +199,7 @@ def decode_tiles(
         tiling: How to cut.
 
     Yields:
-        float32 ``[3, rows, W]``, about [-1, 1], on the CPU.
+        float32 ``[3, rows, W]``, about [-1, 1], on the CPU; the caller's to change.
     """
     strides = model.params.strides
     device = model.index_cdfs.device
@@ -206,6 +209,7 @@ def decode_tiles(
     for i, row in enumerate(rows):
         band = torch.zeros(3, row.stop - row.start, width)
         for column in columns:
+            check_time()
             tile = model.decode(
                 [
                     m[row.start // s : row.stop // s, column.start // s : column.stop // s]
@@ -214,9 +218,12 @@ def decode_tiles(
                     for m, s in zip(index_maps, strides, strict=True)
                 ]
             )
-            band[:, :, column.start : column.stop] += tile[0].cpu() * column.weights(tiling.blend)
+            tile = tile[0].cpu().mul_(column.weights(tiling.blend))
+            band[:, :, column.start : column.stop] += tile
+            del tile  # or it would live on beside the next one, as would the band
         band *= row.weights(tiling.blend)[:, None]
         band[:, : carry.shape[1]] += carry
         final = (rows[i + 1].start if i + 1 < len(rows) else height) - row.start
         yield band[:, :final]
         carry = band[:, final:].clone()
+        del band

@@ -9,7 +9,6 @@ test; the first two together are MNIST's training set, in its order.
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import pickle
 import sys
@@ -22,10 +21,12 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from genaccel.data.package_file import fetch_file, file_digest
 from genaccel.files.atomic import write_atomically, write_json
+from genaccel.files.untrusted import read_json
 
 Split = Literal["train", "test"]
 
@@ -139,12 +140,16 @@ def load_digits(folder: str | os.PathLike[str], split: Split) -> Digits:
 
     Raises:
         FileNotFoundError: If they are not there.
+        ValueError: If they are damaged.
     """
     path = Path(folder) / _file_name(split)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: genaccel data digits --out {folder}")
-    tensors = load_file(path)
-    return Digits(images=tensors["images"], labels=tensors["labels"])
+    try:
+        tensors = load_file(path)
+        return Digits(images=tensors["images"], labels=tensors["labels"])
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it and fetch it again") from error
 
 
 def _file_name(split: Split) -> str:
@@ -157,7 +162,7 @@ def _complete(root: Path, label: str) -> dict[Split, int] | None:
     counts: dict[Split, int] = {}
     splits: tuple[Split, ...] = ("train", "test")
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = read_json(path)
         if content["package"] != label:
             return None
         for split in splits:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 from PIL import Image, ImageStat
 from tqdm import tqdm
@@ -33,9 +33,14 @@ from genaccel.data.debian import (
     parse_copyright,
 )
 from genaccel.files.atomic import write_atomically, write_json
-from genaccel.files.folders import IMAGE_SUFFIXES
+from genaccel.files.untrusted import read_json_object
 
 MANIFEST_NAME = "manifest.json"
+
+# Of the pictures in these packages; a longer list would change which of them are trained on.
+_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
 
 # One picture in ten is held out.
 _VALIDATION_DIVISOR = 10
@@ -223,7 +228,7 @@ def _is_wanted(source: PhotographSource, path: str) -> bool:
     name = PurePosixPath(path)
     return (
         path.startswith(source.installed_prefix)
-        and name.suffix.lower() in IMAGE_SUFFIXES
+        and name.suffix.lower() in _SUFFIXES
         and (relative := path.removeprefix(source.installed_prefix)) not in source.excluded
         and (not source.included or relative in source.included)
         and not (source.kind == "texture" and name.stem.endswith(_TEXTURE_MAP_SUFFIXES))
@@ -269,8 +274,10 @@ def _read_manifest(root: Path) -> list[PhotographRecord]:
     path = root / MANIFEST_NAME
     if not path.is_file():
         return []
-    content: dict[str, Any] = json.loads(path.read_text())
-    return [PhotographRecord(**record) for record in content["files"]]
+    try:
+        return [PhotographRecord(**record) for record in read_json_object(path)["files"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no list of photographs: {error}") from error
 
 
 def _write_manifest(root: Path, records: list[PhotographRecord]) -> None:

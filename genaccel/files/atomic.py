@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,16 +43,106 @@ def refuse_existing_folder(path: Path) -> None:
         raise FileExistsError(f"{path} exists already and is not empty")
 
 
+def check_target(
+    path: Path,
+    *,
+    source: Path | BinaryIO | None = None,
+    overwrite: bool = False,
+    parents: bool = False,
+) -> None:
+    """Raise now what writing a file would raise after the work; nothing is made or changed.
+
+    Args:
+        path: Where the file shall be.
+        source: What it is made of: a file, or an open one.
+        overwrite: As for :func:`atomic_path`.
+        parents: As for :func:`atomic_path`.
+
+    Raises:
+        SameFileError: If the path is the source, by another name or a link.
+        FileExistsError: If the file exists and ``overwrite`` is off.
+        IsADirectoryError: If a folder is in its place.
+        NotADirectoryError: If a file is where one of its folders should be.
+        FileNotFoundError: If there is no folder for it.
+        PermissionError: If the folder, or the device or pipe at the path, cannot be written to.
+        OSError: If it cannot be looked at, as with a name that is too long.
+    """
+    if source is not None and _is_same(path, source):
+        raise shutil.SameFileError(f"{path} is the input itself, or a link to it")
+    if path.is_dir() or not overwrite:
+        refuse_existing(path)
+    if path.exists() and not path.is_file():
+        if not os.access(path, os.W_OK):
+            raise PermissionError(f"{path} cannot be written to")
+        return
+    folder = (_resolved(path) if path.is_symlink() else path).parent
+    if not folder.exists() and not parents:
+        raise _no_folder(path)
+    there = check_folder(folder, path)
+    with suppress(FileNotFoundError):
+        os.lstat(there / path.name)  # the name alone, which the file system may not take
+
+
+def check_folder(path: Path, within: Path | None = None) -> Path:
+    """Raise what making a folder, if it is not there, and writing into it would raise; nothing is made.
+
+    Args:
+        path: The folder.
+        within: What is to lie in it, for the message.
+
+    Returns:
+        The folder itself, or the nearest above it that is there.
+
+    Raises:
+        NotADirectoryError: If a file, or a link that leads nowhere, is where a folder should be.
+        PermissionError: If the folder cannot be written to.
+        OSError: If it cannot be looked at.
+    """
+    there = path
+    while not there.exists() and not there.is_symlink():
+        there = there.parent
+    wanted = within or path
+    reason = "" if there == wanted else f", and {wanted} would lie in it"
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there} is no folder{reason}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{there} cannot be written to{reason}")
+    return there
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError:  # of Python before 3.13
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
+
+
+def _is_same(path: Path, source: Path | BinaryIO) -> bool:
+    try:
+        found = os.stat(source) if isinstance(source, Path) else os.fstat(source.fileno())
+        # Pipes and devices are not written over.
+        return stat.S_ISREG(found.st_mode) and os.path.samestat(found, os.stat(path))
+    except (OSError, AttributeError):  # nothing there, or a stream in memory
+        return False
+
+
+def _no_folder(path: Path) -> FileNotFoundError:
+    return FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
+
+
 @contextmanager
-def atomic_path(path: Path, *, overwrite: bool = False, parents: bool = False) -> Iterator[Path]:
+def atomic_path(
+    path: Path, *, overwrite: bool = False, parents: bool = False, mode: int = 0o666
+) -> Iterator[Path]:
     """A path for a library to write to, which becomes ``path`` when the block ends without an exception.
 
-    A file that is replaced hands on its permissions; a new one gets those that the umask leaves.
+    A file that is replaced hands on its permissions; a new one gets those that the umask leaves of ``mode``.
 
     Args:
         path: Where the file shall be. A link is followed; a device or pipe is handed out itself.
         overwrite: Replace a file that is there already; without it none is, also if it appears meanwhile.
         parents: Make the folders that it is to lie in.
+        mode: Permissions of a new file at most, such as those of the file that it is made of.
 
     Yields:
         An empty file in the same folder, whose name ends in ``.partial``.
@@ -68,7 +159,7 @@ def atomic_path(path: Path, *, overwrite: bool = False, parents: bool = False) -
     """
     if not overwrite or path.is_dir():
         refuse_existing(path)
-    target = path.resolve()
+    target = _resolved(path)
     if parents:
         target.parent.mkdir(parents=True, exist_ok=True)
     partial: Path | None = None
@@ -76,23 +167,24 @@ def atomic_path(path: Path, *, overwrite: bool = False, parents: bool = False) -
         if path.exists() and not path.is_file():
             yield path
             return
-        mode = target.stat().st_mode & 0o777 if target.exists() else None
+        kept = target.stat().st_mode & 0o777 if target.exists() else None
         while True:
             partial = _partial_path(target)
             try:
                 # Never readable for more people than the file that it replaces.
                 flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-                descriptor = os.open(partial, flags, 0o666 if mode is None else 0o600)
+                wanted = (mode | 0o600) & 0o666 if kept is None else 0o600
+                descriptor = os.open(partial, flags, wanted)
                 break
             except FileExistsError:
                 partial = None  # another writer's
-        if mode is None:
-            mode = os.fstat(descriptor).st_mode & 0o777
+        if kept is None:
+            kept = os.fstat(descriptor).st_mode & mode & 0o666
         os.close(descriptor)
         yield partial
         _sync(partial)
-        if partial.stat().st_mode & 0o777 != mode:
-            partial.chmod(mode)
+        if partial.stat().st_mode & 0o777 != kept:
+            partial.chmod(kept)
         if overwrite:
             os.replace(partial, target)
         else:
@@ -109,7 +201,7 @@ def atomic_path(path: Path, *, overwrite: bool = False, parents: bool = False) -
 
 @contextmanager
 def atomic_stream(
-    path: Path, *, overwrite: bool = False, parents: bool = False
+    path: Path, *, overwrite: bool = False, parents: bool = False, mode: int = 0o666
 ) -> Iterator[BinaryIO]:
     """A binary stream that a library writes to; see :func:`atomic_path` for the arguments and errors.
 
@@ -118,14 +210,19 @@ def atomic_stream(
         ...     torch.save(state, stream)
     """
     with (
-        atomic_path(path, overwrite=overwrite, parents=parents) as partial,
+        atomic_path(path, overwrite=overwrite, parents=parents, mode=mode) as partial,
         partial.open("r+b" if partial.is_file() else "wb") as stream,
     ):
         yield stream
 
 
 def write_atomically(
-    path: Path, data: bytes | str, *, overwrite: bool = False, parents: bool = False
+    path: Path,
+    data: bytes | str,
+    *,
+    overwrite: bool = False,
+    parents: bool = False,
+    mode: int = 0o666,
 ) -> None:
     """Write a file at once; see :func:`atomic_path` for the arguments and errors.
 
@@ -134,8 +231,9 @@ def write_atomically(
         data: Its contents; text is written as UTF-8.
         overwrite: Replace a file that is there already.
         parents: Make the folders that it is to lie in.
+        mode: Permissions of a new file at most.
     """
-    with atomic_stream(path, overwrite=overwrite, parents=parents) as stream:
+    with atomic_stream(path, overwrite=overwrite, parents=parents, mode=mode) as stream:
         stream.write(data.encode() if isinstance(data, str) else data)
 
 
@@ -186,7 +284,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False, parents: bool = False)
     """
     if not overwrite or path.is_file():
         refuse_existing_folder(path)
-    target = path.resolve()
+    target = _resolved(path)
     if parents:
         target.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial_path(target)
@@ -222,7 +320,7 @@ def sync_tree(folder: Path) -> None:
 
 def remove_partial(path: Path, process_id: int) -> None:
     """Remove what a process that was killed left of ``path``; another process's files stay."""
-    target = path.resolve()
+    target = _resolved(path)
     prefix = _partial_prefix(target, process_id)
     if target.parent.is_dir():
         for found in target.parent.iterdir():
@@ -300,7 +398,7 @@ def _renamed_in_exchange(first: Path, second: Path) -> bool:
 def _name_target(error: OSError, path: Path, target: Path, partial: Path | None) -> None:
     """Let an error speak of the file that was asked for, instead of one that nobody knows."""
     if isinstance(error, FileNotFoundError) and not target.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
+        raise _no_folder(path)
     # An open file gives no name, os.open a string, and Path's methods a path.
     is_hidden = error.filename is not None and str(error.filename).startswith(str(partial))
     if is_hidden or error.errno in (errno.ENOSPC, errno.EDQUOT):

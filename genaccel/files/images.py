@@ -2,48 +2,36 @@
 """Pictures: image files and Pillow images to upright 8-bit sRGB arrays ``[H, W, 3]``, and back.
 
 There is one reader. What an array of this kind cannot hold is refused, converted or dropped as a :class:`ReadPolicy`
-says, and everything that was changed on the way is said in a note.
+says, and everything that was changed on the way is said in a note; docs/images.md tells it at length.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
+import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import BinaryIO, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageColor, UnidentifiedImageError
+from PIL import Image, ImageColor, UnidentifiedImageError
 
 from genaccel.errors import BitstreamError, LimitExceededError, UnsupportedImageError
-from genaccel.files.atomic import write_atomically
+from genaccel.files.colour import RgbEncoding, from_encoding, from_profile, without_profile
+from genaccel.files.declared_colours import EXIF_FOLDER, INTEROPERABILITY_FOLDER, declared_colours
+from genaccel.files.formats import IMAGE_FORMATS, ImageFormat, recognised
+from genaccel.files.image_headers import HeaderFacts, JxlParts, jxl_parts
+from genaccel.files.samples import facts_of, split_alpha, to_8_bits
 
 Colour = tuple[int, int, int]
+Source = str | os.PathLike[str] | BinaryIO | Image.Image
 Result = TypeVar("Result")
 
-# Named one by one: Pillow knows dozens of formats, and each is code that a hostile file can reach.
-READ_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "PPM")
-WRITE_FORMATS = {
-    ".png": "png",
-    ".jpg": "jpeg",
-    ".jpeg": "jpeg",
-    ".webp": "webp",
-    ".tif": "tiff",
-    ".tiff": "tiff",
-    ".ppm": "ppm",
-}
-# Lossless where the format can, else the least loss.
-_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    "png": {},
-    "jpeg": {"quality": 95, "subsampling": 0},
-    "webp": {"lossless": True},
-    "tiff": {"compression": "tiff_adobe_deflate"},
-    "ppm": {},
-}
-
+READ_FORMATS = tuple(known.name for known in IMAGE_FORMATS)
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -54,7 +42,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_PLAIN_MODES = frozenset({"1", "L", "P", "RGB", "RGBX", "YCbCr", "CMYK", "HSV"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,17 +52,19 @@ class ReadPolicy:
         max_pixels: Largest width times height, checked before pixels are decoded; Pillow refuses more than
             178,956,970 in any case.
         max_side: Largest width or height.
-        transparency: ``"refuse"`` images that are transparent in places, ``"drop"`` their alpha channel, or put
-            them on a colour (red, green, blue).
+        max_bytes: Most bytes of a source that can't be sought in, such as a pipe, which is read whole.
+        transparency: ``"refuse"`` images that are transparent in places, ``"keep"`` their alpha channel beside the
+            pixels, ``"drop"`` it, or put them on a colour (red, green, blue).
         depth: ``"refuse"`` samples of more than 8 bits, or ``"reduce"`` them to their upper 8.
-        profile: ``"convert"`` colours to sRGB through an embedded profile, or ``"ignore"`` it.
+        profile: ``"convert"`` colours to sRGB from what the file says that they are, or ``"ignore"`` that.
         formats: Pillow's names of the formats to take.
         remedies: What a message of refusal for ``transparency`` or ``depth`` adds, for the caller's users.
     """
 
     max_pixels: int = 2**27  # 134 megapixels: 403 MB as uint8 RGB
     max_side: int = 65_535  # more than most image formats can be given
-    transparency: Literal["refuse", "drop"] | Colour = "refuse"
+    max_bytes: int = 2**30 + 2**27  # uncompressed 16-bit RGB of that many pixels is less
+    transparency: Literal["refuse", "keep", "drop"] | Colour = "refuse"
     depth: Literal["refuse", "reduce"] = "refuse"
     profile: Literal["convert", "ignore"] = "convert"
     formats: tuple[str, ...] = READ_FORMATS
@@ -95,16 +84,35 @@ AS_STORED = ReadPolicy(max_pixels=1 << 28, transparency="drop", depth="reduce", 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Metadata:
+    """What a file says about its image, as it is stored there; empty where it says nothing.
+
+    Attributes:
+        exif: A TIFF structure that starts with its byte order, ``II`` or ``MM``. Its orientation and colour space are
+            those of the file, not of pixels that were read.
+        xmp: An XMP packet: XML in UTF-8.
+    """
+
+    exif: bytes = b""
+    xmp: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedImage:
     """An image that was read.
 
     Attributes:
-        pixels: uint8 ``[H, W, 3]``, sRGB, upright.
+        pixels: uint8 ``[H, W, 3]``, sRGB, upright; not multiplied by alpha.
         notes: One sentence for each thing that reading changed or dropped.
+        alpha: uint8 ``[H, W]``, 255 is opaque, of an image that is transparent in places and was read with
+            ``transparency="keep"``; else None.
+        metadata: What the file says about the image.
     """
 
     pixels: NDArray[np.uint8]
     notes: tuple[str, ...]
+    alpha: NDArray[np.uint8] | None = None
+    metadata: Metadata = field(default_factory=Metadata)
 
 
 def parse_colour(text: str) -> Colour:
@@ -119,119 +127,78 @@ def parse_colour(text: str) -> Colour:
     return colour
 
 
-def _is_deep(image: Image.Image, head: bytes) -> bool:
-    """Whether samples have more than 8 bits; Pillow would cut them in silence. Only valid before ``load``."""
-    for tile in getattr(image, "tile", ()):
-        codec, arguments = tile[0], tile[3]
-        if ";16" in str(arguments):
-            return True
-        if codec in ("ppm", "ppm_plain") and isinstance(arguments, tuple) and arguments[-1] > 255:
-            return True
-    if image.format == "AVIF":
-        box = head.find(b"av1C")  # AV1-ISOBMFF 2.3.3: third byte is tier 1, high_bitdepth 1, ...
-        return box >= 0 and len(head) > box + 6 and bool(head[box + 6] & 0x40)
-    return False
+def _is_upright_already(image: Image.Image) -> bool:
+    """Whether the decoder itself has applied the orientation that EXIF repeats."""
+    return image.format == "JXL" and not getattr(image, "jpeg", False)  # which is a JPEG's own
 
 
-def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
+def _exif(image: Image.Image, notes: list[str]) -> Image.Exif:
     try:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        found = image.getexif()
+        found.get_ifd(EXIF_FOLDER)
+        found.get_ifd(INTEROPERABILITY_FOLDER)
+        return found
     except Exception as error:  # a broken side note is no reason to refuse the photograph
-        notes.append(f"EXIF data is damaged and was ignored ({error})")
-        return image
-    if orientation not in _UPRIGHT:
-        return image
-    notes.append(f"EXIF orientation {orientation} was applied")
-    return image.transpose(_UPRIGHT[orientation])
+        notes.append(f"EXIF data is damaged and was ignored ({error or type(error).__name__})")
+        return Image.Exif()
+
+
+def _to_srgb(
+    colours: Image.Image, encoding: bytes | RgbEncoding | None, notes: list[str]
+) -> Image.Image:
+    """Convert any plain mode to RGB in sRGB."""
+    if colours.mode not in ("L", "CMYK", "LAB"):
+        colours = colours.convert("L" if colours.mode == "1" else "RGB")
+    if isinstance(encoding, bytes):
+        return from_profile(colours, encoding, notes)
+    if encoding is None or colours.mode not in ("L", "RGB"):
+        return without_profile(colours, notes)
+    return from_encoding(colours.convert("RGB"), encoding, notes)
 
 
 def _without_alpha(
-    image: Image.Image, policy: ReadPolicy, notes: list[str]
+    rgb: Image.Image, alpha: Image.Image | None, policy: ReadPolicy, notes: list[str]
 ) -> tuple[Image.Image, Image.Image | None]:
-    """Split an image with transparency into colours and a mask to composite with."""
-    if not image.has_transparency_data:
-        return image, None
-    rgba = image.convert("RGBA")
-    alpha = rgba.getchannel("A")
-    if alpha.getextrema()[0] == 255:
-        notes.append("alpha channel is opaque everywhere and was dropped")
-        return rgba.convert("RGB"), None
-    if policy.transparency == "refuse":
-        raise policy.refusal("transparency", "image is transparent in places")
+    """Do with an alpha channel as the policy says; it is given back where that keeps it."""
+    if alpha is None or policy.transparency == "refuse":
+        return rgb, None
+    if policy.transparency == "keep":
+        return rgb, alpha
     if policy.transparency == "drop":
         notes.append("alpha channel was dropped")
-        return rgba.convert("RGB"), None
+        return rgb, None
     notes.append(f"transparent image was put on the background colour {policy.transparency}")
-    return rgba.convert("RGB"), alpha
+    return Image.composite(rgb, Image.new("RGB", rgb.size, policy.transparency), alpha), None
 
 
-def _to_srgb(image: Image.Image, policy: ReadPolicy, notes: list[str]) -> Image.Image:
-    """Convert any plain mode to RGB, through the embedded profile if there is one and the policy asks for it."""
-    if image.mode == "CMYK":
-        notes.append("CMYK was converted to RGB")
-    profile_bytes = image.info.get("icc_profile")
-    source = image if image.mode in ("L", "CMYK") else image.convert("RGB")
-    if profile_bytes and policy.profile == "convert":
+def text_bytes(text: str) -> bytes:
+    """Bytes of a text of EXIF, which Pillow reads as if they were Latin-1, and would write as ASCII."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:  # not read from a file
+        return text.encode()
+
+
+def _metadata(image: Image.Image, exif: Image.Exif) -> Metadata:
+    """EXIF and XMP of an image that was loaded; what is damaged counts as nothing."""
+    stored = image.info.get("exif", b"")
+    if not stored:
         try:
-            profile = ImageCms.ImageCmsProfile(io.BytesIO(profile_bytes))
-            name = ImageCms.getProfileDescription(profile).strip()
-            if "sRGB" not in name:
-                converted = ImageCms.profileToProfile(
-                    source, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
-                )
-                if converted is not None:
-                    notes.append(f"colours were converted from {name or 'their profile'} to sRGB")
-                    return converted
-        except (ImageCms.PyCMSError, OSError, ValueError) as error:
-            notes.append(f"colour profile could not be used, sRGB is assumed ({error})")
-    return source.convert("RGB")
+            texts = {tag: text for tag, text in exif.items() if isinstance(text, str)}
+            exif.update({tag: text_bytes(text) for tag, text in texts.items()})
+            stored = exif.tobytes() if exif else b""
+            exif.update(texts)
+        except Exception:  # of whatever damage Pillow's writer trips over
+            stored = b""
+    xmp = image.info.get("xmp", b"")
+    return Metadata(
+        exif=bytes(stored).removeprefix(b"Exif\0\0"),
+        xmp=xmp.encode() if isinstance(xmp, str) else bytes(xmp),
+    )
 
 
-def _to_pixels(
-    image: Image.Image, policy: ReadPolicy, notes: list[str], *, is_deep: bool
-) -> NDArray[np.uint8]:
-    """Pixels of an upright image."""
-    if is_deep:
-        notes.append("samples were reduced to 8 bits")
-        if image.mode.startswith("I"):  # which Pillow would clip
-            profile = image.info.get("icc_profile")
-            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-            image.info["icc_profile"] = profile
-    colours, alpha = _without_alpha(image, policy, notes)
-    if colours.mode not in _PLAIN_MODES:
-        raise UnsupportedImageError(
-            f"image has samples of a kind that has no fixed range (Pillow mode {colours.mode}): "
-            "convert it to 8-bit RGB first"
-        )
-    rgb = _to_srgb(colours, policy, notes)
-    if alpha is not None and not isinstance(policy.transparency, str):
-        rgb = Image.composite(rgb, Image.new("RGB", rgb.size, policy.transparency), alpha)
-    return np.array(rgb)
-
-
-def pixels_of(image: Image.Image, policy: ReadPolicy = STRICT) -> NDArray[np.uint8]:
-    """Pixels ``[H, W, 3]`` of a Pillow image as it is: it is not turned.
-
-    Args:
-        image: Of any mode.
-        policy: What to do about what an array does not hold; its limits are not looked at.
-
-    Raises:
-        UnsupportedImageError: If the image has what the policy refuses.
-
-    Example:
-        >>> pixels_of(Image.new("L", (3, 2), 7)).shape
-        (2, 3, 3)
-    """
-    is_deep = image.mode.startswith("I;16")
-    if is_deep and policy.depth == "refuse":
-        raise policy.refusal("depth", "image has more than 8 bits per sample")
-    return _to_pixels(image, policy, [], is_deep=is_deep)
-
-
-def _open(stream: BinaryIO, policy: ReadPolicy) -> Image.Image:
-    image = Image.open(stream, formats=policy.formats)
-    width, height = image.size
+def _check_size(size: tuple[int, int], policy: ReadPolicy) -> None:
+    width, height = size
     if width * height > policy.max_pixels:
         raise LimitExceededError(
             f"image of {width}x{height} pixels exceeds the limit of {policy.max_pixels} pixels"
@@ -240,45 +207,138 @@ def _open(stream: BinaryIO, policy: ReadPolicy) -> Image.Image:
         raise LimitExceededError(
             f"image of {width}x{height} pixels has a side over {policy.max_side} pixels"
         )
-    return image
 
 
-def _decode(stream: BinaryIO, policy: ReadPolicy, notes: list[str]) -> NDArray[np.uint8]:
-    with _open(stream, policy) as image:
-        position = stream.tell()
-        stream.seek(0)
-        head = stream.read(4096) if image.format == "AVIF" else b""
-        stream.seek(position)
-        is_deep = _is_deep(image, head)
-        if is_deep and policy.depth == "refuse":
-            raise policy.refusal("depth", "image has more than 8 bits per sample")
+def _add_to_pillow(known: ImageFormat) -> None:
+    """Have Pillow read a format that needs a package.
+
+    Raises:
+        UnsupportedImageError: If the package is not installed.
+    """
+    if known.package is None or known.name in Image.OPEN:
+        return
+    package, module = known.package
+    try:
+        plugin = importlib.import_module(module)
+    except ImportError as error:
+        raise UnsupportedImageError(
+            f"image is a {known.title} file, which needs the package {package}: run `pip install {package}`"
+        ) from error
+    if known.name == "HEIF":
+        plugin.register_heif_opener()  # the other one does so as it is imported
+
+
+def _open(stream: BinaryIO, policy: ReadPolicy) -> tuple[Image.Image, JxlParts | None]:
+    """Open an image of one of the policy's formats and sizes; of JPEG XL, what its container holds besides."""
+    stream.seek(0)
+    head = stream.read(64)
+    stream.seek(0)
+    kind = recognised(head)
+    parts = None
+    if kind is not None and kind.package is not None and kind.name in policy.formats:
+        _add_to_pillow(kind)
+        formats = [kind.name]
+        if kind.name == "JXL":  # whose plugin decodes at once
+            parts = jxl_parts(stream)
+            _check_size((parts.width, parts.height), policy)
+            stream = io.BytesIO(parts.codestream)
+    else:
+        needing = {known.name for known in IMAGE_FORMATS if known.package is not None}
+        formats = [name for name in policy.formats if name not in needing]
+    try:
+        image = Image.open(stream, formats=formats)
+    except UnidentifiedImageError as error:
+        if kind is not None and kind.name in policy.formats:
+            raise BitstreamError(
+                f"{kind.title} file does not decode: its header is damaged, or it is of a kind that is not read"
+            ) from error
+        titles = dict.fromkeys(
+            known.title for known in IMAGE_FORMATS if known.name in policy.formats
+        )
+        raise BitstreamError(f"not an image of a known format ({', '.join(titles)})") from error
+    _check_size(image.size, policy)
+    return image, parts
+
+
+def _pixels(
+    image: Image.Image,
+    policy: ReadPolicy,
+    notes: list[str],
+    *,
+    stream: BinaryIO | None,
+    parts: JxlParts | None = None,
+) -> LoadedImage:
+    """Read an image that was opened, whose file may be open still."""
+    facts = facts_of(image, stream) if parts is None else HeaderFacts(bits=parts.bits)
+    exif = _exif(image, notes)
+    encoding = declared_colours(image, exif, facts, notes) if policy.profile == "convert" else None
+    is_deep = facts.bits > 8
+    if is_deep and policy.depth == "refuse":
+        raise policy.refusal("depth", "image has more than 8 bits per sample")
+    colours, alpha = split_alpha(image, facts, stream)
+    colours = to_8_bits(colours, image, facts)
+    if is_deep:
+        notes.append("samples were reduced to 8 bits")
+    if alpha is not None and alpha.getextrema()[0] == 255:
+        notes.append("alpha channel is opaque everywhere and was dropped")
+        alpha = None
+    if alpha is not None and policy.transparency == "refuse":
+        raise policy.refusal("transparency", "image is transparent in places")
+    orientation = 1 if _is_upright_already(image) else exif.get(_ORIENTATION_TAG, 1)
+    if orientation in _UPRIGHT:
+        notes.append(f"EXIF orientation {orientation} was applied")
+        colours = colours.transpose(_UPRIGHT[orientation])
+        alpha = None if alpha is None else alpha.transpose(_UPRIGHT[orientation])
+    rgb = _to_srgb(colours, encoding, notes)
+    rgb, kept = _without_alpha(rgb, alpha, policy, notes)
+    return LoadedImage(
+        pixels=np.array(rgb),
+        notes=(),
+        alpha=None if kept is None else np.array(kept),
+        metadata=_metadata(image, exif)
+        if parts is None
+        else Metadata(exif=parts.exif, xmp=parts.xmp),
+    )
+
+
+def _decode(stream: BinaryIO, policy: ReadPolicy, notes: list[str]) -> LoadedImage:
+    image, parts = _open(stream, policy)
+    with image:
         # The further images of a telephone's JPEG (MPO) are previews and depth maps.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if frames > 1:
-            notes.append(f"only the first of {frames} images in the file was taken")
-        image.load()
-        return _to_pixels(_upright(image, notes), policy, notes, is_deep=is_deep)
+            which = "main one" if image.format == "HEIF" else "first"
+            notes.append(f"only the {which} of {frames} images in the file was taken")
+        return _pixels(image, policy, notes, stream=stream, parts=parts)
 
 
-def _guarded(
-    source: Path | BinaryIO, read: Callable[[BinaryIO], Result], notes: list[str]
-) -> Result:
+def _of_pillow(image: Image.Image, policy: ReadPolicy, notes: list[str]) -> LoadedImage:
+    _check_size(image.size, policy)
+    # A file that Pillow has opened and not decoded yet says more than the image does.
+    stream = getattr(image, "fp", None) if getattr(image, "tile", None) else None
+    return _pixels(image, policy, notes, stream=stream)
+
+
+def _whole(stream: BinaryIO, max_bytes: int) -> BinaryIO:
+    """A stream that can be sought in."""
+    if stream.seekable():
+        return stream
+    data = stream.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise LimitExceededError(f"input is larger than the limit of {max_bytes} bytes")
+    return io.BytesIO(data)
+
+
+def _guarded(work: Callable[[], Result], notes: list[str]) -> Result:
     """Let a reader of untrusted files raise only what :func:`read_image` says; its warnings become notes."""
-    if isinstance(source, Path):
-        with source.open("rb") as stream:
-            return _guarded(stream, read, notes)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            result = read(source)
-        except (LimitExceededError, UnsupportedImageError):
+            result = work()
+        except (BitstreamError, LimitExceededError, UnsupportedImageError):
             raise
         except Image.DecompressionBombError as error:
             raise LimitExceededError(str(error)) from error
-        except UnidentifiedImageError as error:
-            raise BitstreamError(
-                "not an image of a known format (PNG, JPEG, WebP, AVIF, TIFF, BMP, PPM)"
-            ) from error
         except Exception as error:
             # Pillow's decoders raise whatever a damaged file trips: OSError, SyntaxError, struct.error, KeyError...
             raise BitstreamError(
@@ -293,93 +353,65 @@ def _guarded(
     return result
 
 
-def read_image(source: Path | BinaryIO, policy: ReadPolicy = STRICT) -> LoadedImage:
-    """Read a PNG, JPEG, WebP, AVIF, TIFF, BMP or PPM file; of several images in it, the first.
+def _of_stream(
+    source: str | os.PathLike[str] | BinaryIO,
+    policy: ReadPolicy,
+    read: Callable[[BinaryIO], Result],
+    notes: list[str],
+) -> Result:
+    if isinstance(source, str | os.PathLike):
+        with Path(source).open("rb") as stream:
+            return _of_stream(stream, policy, read, notes)
+    return _guarded(lambda: read(_whole(source, policy.max_bytes)), notes)
+
+
+def read_image(source: Source, policy: ReadPolicy = STRICT) -> LoadedImage:
+    """Read an image: upright, in sRGB, 8 bits a sample.
+
+    Files are PNG, JPEG, WebP, AVIF, TIFF, BMP, PNM and GIF, and with their packages (``genaccel[formats]``) HEIC and
+    JPEG XL; of several images in one, the first is taken. A Pillow image is read by the same rules: it is turned as
+    its EXIF data says, its profile is applied, and its transparency and depth are as the policy wants them.
+    Floating-point samples (mode F) are in [0, 1].
 
     Args:
-        source: A file, or a seekable binary stream.
+        source: A file; a binary stream, which is read whole if it can't be sought in; or a Pillow image.
         policy: What to do about what an array does not hold.
 
     Raises:
         BitstreamError: If the file is damaged or of another format.
         LimitExceededError: If the image is too large.
-        UnsupportedImageError: If it has what the policy refuses.
+        UnsupportedImageError: If it has what the policy refuses, a high dynamic range, or a format whose package is
+            not installed.
         OSError: If the file cannot be opened.
 
     Example:
-        >>> read_image(Path("photo.png"), AS_STORED).notes  # doctest: +SKIP
+        >>> read_image("photo.png").notes  # doctest: +SKIP
         ('EXIF orientation 6 was applied',)
     """
     notes: list[str] = []
-    pixels = _guarded(source, lambda stream: _decode(stream, policy, notes), notes)
-    return LoadedImage(pixels=pixels, notes=tuple(notes))
+    if isinstance(source, Image.Image):
+        image = source
+        loaded = _guarded(lambda: _of_pillow(image, policy, notes), notes)
+    else:
+        loaded = _of_stream(source, policy, lambda stream: _decode(stream, policy, notes), notes)
+    return replace(loaded, notes=tuple(notes))
 
 
-def read_size(source: Path | BinaryIO, policy: ReadPolicy = STRICT) -> tuple[int, int]:
+def read_size(
+    source: str | os.PathLike[str] | BinaryIO, policy: ReadPolicy = STRICT
+) -> tuple[int, int]:
     """Width and height that the header of an image file says, before it is turned upright.
 
     Raises:
         BitstreamError: If the header is damaged or of another format.
         LimitExceededError: If the image is too large.
+        UnsupportedImageError: If its format's package is not installed.
         OSError: If the file cannot be opened.
     """
 
     def size(stream: BinaryIO) -> tuple[int, int]:
-        with _open(stream, policy) as image:
+        image, _ = _open(stream, policy)
+        with image:
             return image.size
 
-    return _guarded(source, size, [])
-
-
-def encode_image(image: NDArray[np.uint8] | Image.Image, file_format: str, **options: Any) -> bytes:
-    """Image file of pixels.
-
-    Args:
-        image: uint8 ``[H, W, 3]``, or a Pillow image.
-        file_format: ``png``, ``webp``, ``tiff``, ``ppm`` (all lossless) or ``jpeg`` (quality 95, 4:4:4); or with
-            ``options`` any that Pillow writes.
-        options: Of Pillow's ``save``, instead of these.
-
-    Raises:
-        ValueError: For another format.
-        LimitExceededError: If the format cannot hold an image of this size.
-    """
-    if not options and file_format not in _SAVE_OPTIONS:
-        raise ValueError(
-            f"file_format must be one of {', '.join(_SAVE_OPTIONS)}, got {file_format!r}"
-        )
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    stream = io.BytesIO()
-    try:
-        picture.save(stream, file_format, **(options or _SAVE_OPTIONS[file_format]))
-    except (OSError, ValueError) as error:
-        raise LimitExceededError(
-            f"{file_format} cannot hold an image of {picture.width}x{picture.height} pixels: {error}"
-        ) from error
-    return stream.getvalue()
-
-
-def write_image(
-    path: Path,
-    image: NDArray[np.uint8] | Image.Image,
-    *,
-    overwrite: bool = False,
-    parents: bool = False,
-) -> None:
-    """Write an image file of the format that its suffix names.
-
-    Args:
-        path: Ends in a key of :data:`WRITE_FORMATS`.
-        image: As :func:`encode_image` takes it.
-        overwrite: As :func:`genaccel.files.atomic.write_atomically` takes it, which says what else is raised.
-        parents: As that takes it.
-
-    Raises:
-        ValueError: For another suffix.
-        LimitExceededError: If the format cannot hold an image of this size.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in WRITE_FORMATS:
-        raise ValueError(f"known suffixes are {', '.join(WRITE_FORMATS)}, got {str(path)!r}")
-    data = encode_image(image, WRITE_FORMATS[suffix])
-    write_atomically(path, data, overwrite=overwrite, parents=parents)
+    return _of_stream(source, policy, size, [])

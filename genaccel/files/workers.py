@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from genaccel.errors import WorkerDiedError
@@ -28,10 +29,16 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 OpenWork = Callable[[], Callable[[Item], Result]]
 
-# Once more in a fresh worker: the first death may have been another process's greed for memory.
-_TRIES = 2
+# In fresh workers: the first deaths may have been another process's greed for memory.
+_TRIES = 3
+# Deaths of workers that were opening, for each that is to be there, with none that opened between them.
+_DEATHS_OF_OPENING = 2
 # A worker that is told to stop first finishes the call into native code that it is in.
 _SECONDS_TO_STOP = 10.0
+
+
+class DescribedError(RuntimeError):
+    """In words, an error that cannot be handed on as it is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,15 +68,9 @@ class _Worker:
     Args:
         open_work: As for :func:`map_in_workers`.
         task: What it shall do first: the item of a worker that died.
-        deaths_while_opening: Of the workers before it, one after the other.
     """
 
-    def __init__(
-        self,
-        open_work: OpenWork[Any, Any],
-        task: _Task[Any] | None = None,
-        deaths_while_opening: int = 0,
-    ) -> None:
+    def __init__(self, open_work: OpenWork[Any, Any], task: _Task[Any] | None = None) -> None:
         # Not fork: a process with threads, as torch's, must not be copied.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
@@ -79,13 +80,12 @@ class _Worker:
         theirs.close()  # so that the worker's death ends the pipe
         self.is_open = False
         self.task = task
-        self.deaths_while_opening = deaths_while_opening
 
     def begin(self, task: _Task[Any]) -> None:
         """Hand it a task."""
         self.task = task
         # If it died while it was idle, its end of the pipe says so.
-        with suppress(BrokenPipeError):
+        with suppress(ConnectionError):
             self.connection.send(task.item)
 
     def death(self) -> str:
@@ -94,7 +94,10 @@ class _Worker:
         code = self.process.exitcode or 0
         if code >= 0:
             return f"ended with exit code {code}"
-        name = signal.Signals(-code).name
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:  # of the real-time ones, most have none
+            name = f"signal {-code}"
         return f"was killed by {name}" + (", maybe for memory" if name == "SIGKILL" else "")
 
 
@@ -104,6 +107,7 @@ def map_in_workers(
     *,
     workers: int,
     clean_up: Callable[[Item, int], object] | None = None,
+    again: Callable[[Item], Item] | None = None,
 ) -> Generator[Outcome[Item, Result]]:
     """Do items in several processes; outcomes come in the order in which they are done.
 
@@ -116,11 +120,13 @@ def map_in_workers(
         items: Taken one by one as workers become free; to be pickled, as results and errors.
         workers: Number of processes.
         clean_up: Called here with the item and the process id of a worker that was killed during it.
+        again: Makes the item that is tried again of one whose worker died, maybe just after it had done it.
 
     Raises:
         ValueError: If ``workers`` is not positive.
-        WorkerDiedError: If no worker survives opening its work.
-        Exception: What ``open_work`` raised.
+        WorkerDiedError: If no worker survives opening its work. After the first item is done, those that are left
+            have it as their outcome instead.
+        Exception: What ``open_work`` raised, as far as no worker could open it.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
@@ -128,6 +134,8 @@ def map_in_workers(
     left_over: deque[_Task[Item]] = deque()
     pool: list[_Worker] = []
     retired: list[_Worker] = []
+    deaths_of_opening = 0
+    has_opened = False
 
     def next_task() -> _Task[Item] | None:
         if left_over:
@@ -145,6 +153,13 @@ def map_in_workers(
         pool.remove(worker)
         retired.append(worker)
 
+    def lose(worker: _Worker) -> None:
+        """Take a worker that does not open out of the pool, its item into those that are left."""
+        worker.connection.close()
+        pool.remove(worker)
+        if worker.task is not None:
+            left_over.append(worker.task)
+
     try:
         for _ in range(workers):
             pool.append(_Worker(open_work))
@@ -154,18 +169,33 @@ def map_in_workers(
                 try:
                     kind, value = worker.connection.recv()
                 except (EOFError, OSError):
-                    outcome = _bury(worker, pool, left_over, open_work, clean_up)
-                    if not pool and (left_over or not retired):
-                        raise WorkerDiedError(
-                            f"no worker process survives opening its work: the last one {worker.death()}; "
-                            "fewer of them take less memory"
-                        ) from None
-                    if outcome is not None:
-                        yield outcome
-                    continue
+                    if worker.is_open:
+                        outcome = _replace(worker, pool, open_work, clean_up, again)
+                        if outcome is not None:
+                            yield outcome
+                        continue
+                    kind = "cannot open"
+                    value = WorkerDiedError(
+                        f"no worker process survives opening its work: the last one {worker.death()}; "
+                        "fewer of them take less memory"
+                    )
                 if kind == "cannot open":
-                    raise value
+                    died = isinstance(value, WorkerDiedError)
+                    if not died and not has_opened:
+                        raise value
+                    lose(worker)
+                    deaths_of_opening += 1
+                    if deaths_of_opening < _DEATHS_OF_OPENING * workers and (died or not pool):
+                        pool.append(_Worker(open_work, left_over.popleft() if left_over else None))
+                    if pool:
+                        continue
+                    if not has_opened:
+                        raise value
+                    while (task := next_task()) is not None:
+                        yield Outcome(item=task.item, error=value)
+                    continue
                 if kind == "open":
+                    has_opened, deaths_of_opening = True, 0
                     worker.is_open = True
                     if worker.task is None:
                         go_on(worker)
@@ -180,42 +210,34 @@ def map_in_workers(
         _stop([*pool, *retired], clean_up)
 
 
-def _bury(
+def _replace(
     worker: _Worker,
     pool: list[_Worker],
-    left_over: deque[_Task[Any]],
     open_work: OpenWork[Any, Any],
     clean_up: Callable[[Any, int], object] | None,
+    again: Callable[[Any], Any] | None,
 ) -> Outcome[Any, Any] | None:
-    """Put a new worker in the place of a dead one; the outcome of its item, if that is not tried again.
-
-    A worker that died while it opened its work gets one successor; after that the others go on without.
-    """
+    """Put a new worker in the place of one that died at work; the outcome of its item, if that is not tried again."""
     death = worker.death()
     worker.connection.close()
     pool.remove(worker)
     task = worker.task
-    if not worker.is_open:
-        deaths = worker.deaths_while_opening + 1
-        if deaths < _TRIES:
-            pool.append(_Worker(open_work, task, deaths))
-            return None
-        if task is not None:
-            left_over.append(task)
-        return None
     if task is None:
         pool.append(_Worker(open_work))
         return None
     assert worker.process.pid is not None
     if clean_up is not None:
-        clean_up(task.item, worker.process.pid)
+        with suppress(OSError):  # as of a folder that is gone
+            clean_up(task.item, worker.process.pid)
     task.deaths += 1
     if task.deaths < _TRIES:
+        if again is not None:
+            task.item = again(task.item)
         pool.append(_Worker(open_work, task))
         return None
     pool.append(_Worker(open_work))
     error = WorkerDiedError(
-        f"two worker processes died on it, one after the other: the second {death}"
+        f"{task.deaths} worker processes died on it, one after the other: the last {death}"
     )
     return Outcome(item=task.item, error=error)
 
@@ -259,27 +281,72 @@ def _serve(connection: Connection, open_work: OpenWork[Any, Any]) -> None:
     try:
         try:
             work = open_work()
-        except Exception as error:
-            connection.send(("cannot open", _portable(error)))
+        except BaseException as error:
+            connection.send(("cannot open", _portable(as_failure(error))))
             return
         connection.send(("open", None))
         while True:
             item = connection.recv()
             try:
                 reply = ("result", work(item))
-            except Exception as error:
-                reply = ("error", _portable(error))
-            connection.send(reply)
+            except BaseException as error:
+                reply = ("error", _portable(as_failure(error)))
+            _send(connection, reply)
     except (EOFError, ConnectionError):  # the latter also where a reply was left unread
         return
 
 
+def _send(connection: Connection, reply: tuple[str, Any]) -> None:
+    """Send a reply; of one that cannot be, say why."""
+    try:
+        message = pickle.dumps(reply)
+    except Exception as error:
+        message = pickle.dumps(("error", DescribedError(f"{type(error).__name__}: {error}")))
+    connection.send_bytes(message)
+
+
+def as_failure(error: BaseException) -> Exception:
+    """What an item raised, as the failure of this item alone.
+
+    Libraries in Rust raise what is no ``Exception`` when they panic.
+
+    Raises:
+        KeyboardInterrupt, SystemExit, GeneratorExit: What ends the process, and not the item.
+    """
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+        raise error
+    return error if isinstance(error, Exception) else DescribedError(described(error))
+
+
+def described(error: BaseException) -> str:
+    """Type, text and place of an error that nobody expected.
+
+    Example:
+        >>> try:
+        ...     [][0]
+        ... except IndexError as error:
+        ...     print(described(error))
+        IndexError: list index out of range (<doctest ...>, line 2)
+    """
+    if isinstance(error, DescribedError):
+        return f"{error}"
+    steps = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(steps[-1].filename).name}, line {steps[-1].lineno})" if steps else ""
+    text = f"{error}"
+    return f"{type(error).__name__}{': ' if text else ''}{text}{where}"
+
+
 def _portable(error: Exception) -> Exception:
     """An exception that survives the way to another process, with its traceback as a note."""
-    where = "".join(traceback.format_exception(error))
+    try:
+        where = "".join(traceback.format_exception(error))
+    except Exception:  # as where memory is short
+        where = f"{type(error).__name__}\n"
     try:
         copy: Exception = pickle.loads(pickle.dumps(error))
+        if str(copy) != str(error):  # as of one whose arguments are not its text
+            raise ValueError
     except Exception:
-        copy = RuntimeError(f"{type(error).__name__}: {error}")
+        copy = DescribedError(described(error))
     copy.add_note(f"In a worker process:\n{where}")
     return copy

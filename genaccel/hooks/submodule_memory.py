@@ -227,6 +227,7 @@ class SubmoduleMemory:
 
     def choose(self, layer: int, states: Tensor, count: int) -> Tensor:
         """Indices of the ``k = count`` tokens of ``states`` ``[B, N, C]`` to compute anew, ``[B, k]``, ascending (S8)."""
+        count = min(count, states.shape[1])  # a plan of larger inputs may ask for more
         shared = self._chosen[layer]
         if shared is not None and shared.shape == (len(states), count):
             return shared

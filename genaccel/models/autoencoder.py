@@ -19,12 +19,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from genaccel.files.untrusted import shown
 from genaccel.layers.vector_quantizer import VectorQuantizer
 from genaccel.models.efficient_backbone import EfficientParams
+from genaccel.models.ranges import require_whole
 from genaccel.models.saved_network import SavedNetwork
 from genaccel.models.vqgan_backbone import VqganParams
 
 CDF_PRECISION = 16  # bits; what the 32-bit range coder takes
+MAX_CODEBOOK_DIM = 1024
 
 _BACKBONES: dict[str, Callable[..., VqganParams | EfficientParams]] = {
     "vqgan": VqganParams,
@@ -42,12 +45,8 @@ class AutoencoderParams:
 
     def __post_init__(self) -> None:
         # Each symbol needs a slot of its own in a 16-bit table, and some are left over for the frequent ones.
-        if not 2 <= self.codebook_size <= 2 ** (CDF_PRECISION - 1):
-            raise ValueError(
-                f"codebook_size must be in [2, {2 ** (CDF_PRECISION - 1)}], got {self.codebook_size}"
-            )
-        if self.codebook_dim < 1:
-            raise ValueError(f"codebook_dim must be at least 1, got {self.codebook_dim}")
+        require_whole("codebook_size", self.codebook_size, 2, 2 ** (CDF_PRECISION - 1))
+        require_whole("codebook_dim", self.codebook_dim, 1, MAX_CODEBOOK_DIM)
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -81,10 +80,15 @@ class AutoencoderParams:
             ValueError: For an unknown backbone type, or unknown or missing keys.
         """
         rest = dict(values)
-        backbone = dict(rest.pop("backbone", {}))
+        backbone = rest.pop("backbone", {})
+        if not isinstance(backbone, Mapping):
+            raise ValueError(f"backbone must be an object, got {shown(backbone)}")
+        backbone = dict(backbone)
         name = backbone.pop("type", None)
-        if name not in _BACKBONES:
-            raise ValueError(f"backbone type must be one of {sorted(_BACKBONES)}, got {name!r}")
+        if not isinstance(name, str) or name not in _BACKBONES:
+            raise ValueError(
+                f"backbone type must be one of {sorted(_BACKBONES)}, got {shown(name)}"
+            )
         lists_as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in backbone.items()}
         try:
             return cls(backbone=_BACKBONES[name](**lists_as_tuples), **rest)
@@ -149,6 +153,13 @@ class Autoencoder(SavedNetwork):
         self.register_buffer(
             "index_cdfs", uniform.to(torch.int32).repeat(len(channels), 1), persistent=True
         )
+
+    def check_tensors(self) -> None:
+        """Refuse static tables that no coder can use, as the base says."""
+        cdfs = self.index_cdfs
+        whole = bool((cdfs[:, 0] == 0).all()) and bool((cdfs[:, -1] == 1 << CDF_PRECISION).all())
+        if not whole or bool((cdfs.diff(dim=1) < 1).any()):
+            raise ValueError(f"index_cdfs must increase from 0 to {1 << CDF_PRECISION}")
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Features as they enter the quantiser: a map ``[B, C, H/s, W/s]`` per stride s, coarse to fine.

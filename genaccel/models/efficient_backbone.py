@@ -19,7 +19,14 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from genaccel.models.ranges import require_whole, require_whole_numbers
+
 _STEM_STRIDE = 8  # pixels folded into channels by the stem
+_MAX_SCALES = 5  # strides up to 128
+# At full resolution 16 channels take three times the memory of all that comes before: without gradients the tail runs
+# over so many rows of the grid at a time, with two more on each side (it sees 15 pixels).
+_STRIP_ROWS = 32
+_STRIP_MARGIN = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +41,12 @@ class EfficientParams:
     bottleneck_ratio: int = 2
 
     def __post_init__(self) -> None:
+        for name in ("widths", "decoder_widths"):
+            require_whole_numbers(name, getattr(self, name), 1, 4096, most=_MAX_SCALES)
+        for name in ("encoder_blocks", "decoder_blocks"):
+            require_whole_numbers(name, getattr(self, name), 0, 64, most=_MAX_SCALES)
+        require_whole_numbers("tail_widths", self.tail_widths, 1, 1024, most=3)
+        require_whole("bottleneck_ratio", self.bottleneck_ratio, 1, 64)
         lengths = {
             len(self.widths),
             len(self.encoder_blocks),
@@ -78,6 +91,11 @@ class EfficientParams:
         decoder += sum(2 * s for s in (4, 2, 1)) + 1
         coarsest = self.strides[0]
         return -(-max(encoder, decoder) // coarsest) * coarsest
+
+    @property
+    def strip_height(self) -> int:
+        """Rows of pixels that the decoder's last layers compute at a time, margins included."""
+        return _STEM_STRIDE * (_STRIP_ROWS + 2 * _STRIP_MARGIN)
 
     def build(self) -> tuple[nn.Module, nn.Module]:
         """Make the encoder (image -> latents) and the decoder (latents -> image)."""
@@ -202,11 +220,23 @@ class EfficientDecoder(nn.Module):
         self.tail = nn.Sequential(*tail)
         self.conv_out = nn.Conv2d(channels, 3, 3, padding=1)
 
+    def _grid(self, latents: Sequence[Tensor]) -> Tensor:  # coarse to fine -> [B, C, H/8, W/8]
+        h: Tensor = self.levels[0](self.conv_in[0](latents[0]))
+        for i, latent in enumerate(latents[1:], 1):
+            h = self.levels[i](self.upsamples[i - 1](h) + self.conv_in[i](latent))
+        return h
+
     def forward(self, latents: Sequence[Tensor]) -> Tensor:  # coarse to fine -> [B, 3, H, W]
-        h: Tensor | None = None
-        for i, (latent, conv_in, level) in enumerate(
-            zip(latents, self.conv_in, self.levels, strict=True)
-        ):
-            head = conv_in(latent)
-            h = level(head if h is None else self.upsamples[i - 1](h) + head)
-        return self.conv_out(self.tail(h))
+        h = self._grid(latents)
+        rows = h.shape[2]
+        if torch.is_grad_enabled() or rows <= _STRIP_ROWS + 2 * _STRIP_MARGIN:
+            image: Tensor = self.conv_out(self.tail(h))
+            return image
+        image = h.new_empty(len(h), 3, *(_STEM_STRIDE * side for side in h.shape[2:]))
+        for top in range(0, rows, _STRIP_ROWS):
+            start, stop = max(0, top - _STRIP_MARGIN), min(rows, top + _STRIP_ROWS)
+            strip = self.conv_out(self.tail(h[:, :, start : stop + _STRIP_MARGIN]))
+            image[:, :, _STEM_STRIDE * top : _STEM_STRIDE * stop] = strip[
+                :, :, _STEM_STRIDE * (top - start) : _STEM_STRIDE * (stop - start)
+            ]
+        return image

@@ -20,6 +20,9 @@ FidDimensions = Literal[64, 192, 768, 2048]
 
 INPUT_SIDE = 299
 
+# Rows of the classifier of 2015; torchvision's Inception-v3, of another training, has 1000.
+_NUM_CLASSES = 1008
+
 # Of every batch normalisation of Inception-v3.
 _EPSILON = 0.001
 
@@ -190,8 +193,21 @@ class FidInception(nn.Module):
         """Take weights in torchvision's layout, ``<layer>.conv.weight`` and ``<layer>.bn.*``.
 
         Raises:
-            ValueError: If a tensor is missing or has another shape; the classifier is not used.
+            ValueError: If a tensor is missing or has another shape, or the weights are those of torchvision's
+                network: its tensors are called alike, and its features are no FID's. The classifier is not used
+                but tells them apart.
         """
+        head = state.get("fc.weight")
+        if (
+            head is None
+            or head.shape != (_NUM_CLASSES, 2048)
+            or any(isinstance(name, str) and name.startswith("AuxLogits.") for name in state)
+        ):
+            rows = "no classifier" if head is None else f"a classifier of {len(head)} classes"
+            raise ValueError(
+                f"these are no weights of the Inception-v3 of FID, which has {_NUM_CLASSES} classes and no "
+                f"auxiliary classifier: they have {rows}"
+            )
         folded: dict[str, Tensor] = {}
         try:
             for name, module in self.named_modules():

@@ -15,18 +15,21 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from genaccel import ops
 from genaccel.models.masked_entropy_model import MaskedEntropyParams
+from genaccel.models.ranges import require_whole
 from genaccel.models.saved_network import SavedNetwork
 
 SEED_BITS = 14  # fraction bits of the weights of an up-sampling
 SEED_TAPS = 16  # bicubic: 4 x 4
+
+_SHIFTS = ops.integer.MIN_SHIFT, ops.integer.MAX_SHIFT
 
 # More windows at once leave the second-level cache of a core.
 WINDOWS_AT_ONCE = 4
@@ -58,6 +61,20 @@ class IntegerBlockParams:
     gate_shift: int = 1
     contraction_shift: int = 32
 
+    def __post_init__(self) -> None:
+        for name in ("attention_gain", "feed_forward_gain"):
+            require_whole(name, getattr(self, name), 1, ops.integer.MAX_GAIN)
+        require_whole("average_gain", self.average_gain, 1, ops.integer.MAX_ATTENTION_GAIN)
+        require_whole("gate_shift", self.gate_shift, 1, 30)
+        for name in (
+            "query_key_shift",
+            "value_shift",
+            "projection_shift",
+            "expansion_shift",
+            "contraction_shift",
+        ):
+            require_whole(name, getattr(self, name), *_SHIFTS)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IntegerEntropyParams:
@@ -80,6 +97,15 @@ class IntegerEntropyParams:
     fraction_bits: int = 10
 
     def __post_init__(self) -> None:
+        require_whole("epsilon", self.epsilon, 0, 2**62 - 1)
+        require_whole("output_gain", self.output_gain, 1, ops.integer.MAX_GAIN)
+        require_whole("output_shift", self.output_shift, *_SHIFTS)
+        require_whole("fraction_bits", self.fraction_bits, 0, 16)
+        if self.entropy.width // self.entropy.heads > ops.integer.MAX_HEAD_CHANNELS:
+            raise ValueError(
+                f"a head must have at most {ops.integer.MAX_HEAD_CHANNELS} channels, "
+                f"got {self.entropy.width // self.entropy.heads}"
+            )
         if len(self.blocks) != self.entropy.layers:
             raise ValueError(
                 f"blocks must have one entry for each of {self.entropy.layers} layers, "
@@ -105,15 +131,17 @@ class IntegerEntropyParams:
         rest = dict(values)
         try:
             entropy = MaskedEntropyParams.from_dict(rest.pop("entropy"))
-            blocks = tuple(IntegerBlockParams(**block) for block in rest.pop("blocks"))
-            params = cls(entropy=entropy, blocks=blocks, **rest)
-        except (KeyError, TypeError) as error:
+            blocks = rest.pop("blocks")
+            if not isinstance(blocks, list | tuple):
+                raise ValueError("blocks must be a list")
+            if len(blocks) != entropy.layers:
+                raise ValueError(
+                    f"blocks must have one entry for each of {entropy.layers} layers, got {len(blocks)}"
+                )
+            made = tuple(IntegerBlockParams(**block) for block in blocks)
+            return cls(entropy=entropy, blocks=made, **rest)
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"integer entropy configuration does not fit: {error}") from error
-        numbers = [getattr(params, f.name) for f in dataclasses.fields(params)[2:]]
-        numbers += [n for block in blocks for n in dataclasses.astuple(block)]
-        if not all(type(number) is int for number in numbers):
-            raise ValueError("integer entropy configuration does not fit: all scales are integers")
-        return params
 
 
 class IntegerLinear(nn.Module):
@@ -182,9 +210,8 @@ class IntegerBlock(nn.Module):
         return x.add_(self.contraction(gated, scales.contraction_shift, 32))
 
 
-@dataclass(frozen=True, slots=True)
-class IntegerCache:
-    """Keys and values of a block, int8 ``[B, L, H, D]``; what is not yet known is not read."""
+class IntegerCache(NamedTuple):
+    """Keys and values of a block, int8 ``[B, n, H, D]`` of n tokens; what is not yet known is not read."""
 
     key: Tensor
     value: Tensor
@@ -195,16 +222,34 @@ class IntegerDecodingState:
     """State of a slice-by-slice pass over a batch of windows.
 
     Attributes:
-        batch: Number of windows, B.
-        caches: One per block.
+        caches: int8 ``[2 * layers, B, n, H, D]``, keys and values in turn, with room for the n tokens up to the end of
+            the current scale. One tensor, so that the system gets it back as soon as it is done with.
         next_slice: Number of the slice that the next step predicts.
-        scale_so_far: Indices ``[B, n]`` of the slices of the current scale.
+        slices: Indices int64 ``[B, m]`` of each slice but the last that was predicted.
     """
 
-    batch: int
-    caches: list[IntegerCache]
+    caches: Tensor
     next_slice: int = 0
-    scale_so_far: list[Tensor] = field(default_factory=list)
+    slices: tuple[Tensor, ...] = ()
+
+    @property
+    def batch(self) -> int:
+        """Number of windows, B."""
+        return self.caches.shape[1]
+
+    def part(self, windows: slice) -> IntegerDecodingState:
+        """State of some of the windows, on the same caches: a step with it does not advance this state."""
+        return IntegerDecodingState(
+            caches=self.caches[:, windows],
+            next_slice=self.next_slice,
+            slices=tuple(indices[windows] for indices in self.slices),
+        )
+
+    def repeated(self, batch: int) -> IntegerDecodingState:
+        """The state of a batch of windows, of that of one before its first indices are known."""
+        return IntegerDecodingState(
+            caches=self.caches.repeat(1, batch, 1, 1, 1), next_slice=self.next_slice
+        )
 
 
 class IntegerEntropyModel(SavedNetwork):
@@ -256,6 +301,16 @@ class IntegerEntropyModel(SavedNetwork):
         self.register_buffer("from_slice", by_slice.argsort(), persistent=False)
         self.register_buffer("visible", torch.tensor(visible).int(), persistent=False)
 
+    def check_tensors(self) -> None:
+        """Refuse taps beyond the tokens that they are taken of, as the base says."""
+        for scale in range(1, self.params.entropy.num_scales):
+            taps, tokens = (
+                self.get_buffer(f"seed_taps_{scale}"),
+                self.slice_order.grid_sides[scale - 1] ** 2,
+            )
+            if int(taps.min()) < 0 or int(taps.max()) >= tokens:
+                raise ValueError(f"seed_taps_{scale} must be in [0, {tokens})")
+
     def _seeds(self, indices: Tensor, scale: int) -> Tensor:
         """Input of the first slice of ``scale``: int32 ``[B, n, width]`` of the scale before, ``[B, m]``."""
         taps = self.get_buffer(f"seed_taps_{scale}")
@@ -279,12 +334,13 @@ class IntegerEntropyModel(SavedNetwork):
             pieces.append(self.embedding[ordered[:, begin : end - sizes[scale_starts[scale]]]])
         return torch.cat(pieces, dim=1)
 
-    def _logits(self, x: Tensor, caches: list[IntegerCache] | None, start: int) -> Tensor:
+    def _logits(self, x: Tensor, caches: Tensor | None, start: int) -> Tensor:
         """int32 ``[B, n, K]`` for inputs ``[B, n, width]`` of the tokens from ``start`` on."""
         end, epsilon = start + x.shape[1], self.params.epsilon
         rotations, visible = self.rotations[start:end], self.visible[start:end]
         for number, block in enumerate(self.blocks):
-            x = block(x, rotations, visible, epsilon, caches[number] if caches else None, start)
+            cache = None if caches is None else IntegerCache(*caches[2 * number : 2 * number + 2])
+            x = block(x, rotations, visible, epsilon, cache, start)
         normed = ops.integer_rms_norm(x, self.params.output_gain, epsilon)
         logits: Tensor = self.output(normed, self.params.output_shift, 32)
         return logits
@@ -314,17 +370,24 @@ class IntegerEntropyModel(SavedNetwork):
     def begin(self, batch: int) -> IntegerDecodingState:
         """State before the first slice of ``batch`` windows."""
         entropy = self.params.entropy
-        shape = (
-            batch,
-            self.slice_order.num_tokens,
-            entropy.heads,
-            entropy.width // entropy.heads,
+        shape = (2 * len(self.blocks), batch, 0, entropy.heads, entropy.width // entropy.heads)
+        return IntegerDecodingState(
+            caches=torch.empty(shape, dtype=torch.int8, device=self.embedding.device)
         )
-        caches = [
-            IntegerCache(*torch.zeros(2, *shape, dtype=torch.int8, device=self.embedding.device))
-            for _ in self.blocks
-        ]
-        return IntegerDecodingState(batch=batch, caches=caches)
+
+    def make_room(self, state: IntegerDecodingState) -> None:
+        """Let the caches hold the scale of the next slice, as :meth:`step` does by itself.
+
+        Scale by scale: the finest has most of the tokens, and damaged files do not get there.
+        """
+        order = self.slice_order
+        end = next(order.slice_starts[s] for s in order.scale_starts if s > state.next_slice)
+        known = state.caches.shape[2]
+        if known < end:
+            shape = (*state.caches.shape[:2], end, *state.caches.shape[3:])
+            room = state.caches.new_empty(shape)
+            room[:, :, :known] = state.caches
+            state.caches = room
 
     def step(self, state: IntegerDecodingState, indices: Tensor | None = None) -> Tensor:
         """Logits of the next slice.
@@ -351,12 +414,14 @@ class IntegerEntropyModel(SavedNetwork):
             if indices is None or tuple(indices.shape) != expected:
                 got = None if indices is None else tuple(indices.shape)
                 raise ValueError(f"indices of slice {t - 1} must be {expected}, got {got}")
-            state.scale_so_far.append(indices)
+            state.slices += (indices,)
             if t in order.scale_starts:
-                x = self._seeds(torch.cat(state.scale_so_far, dim=1), order.scale_starts.index(t))
-                state.scale_so_far.clear()
+                scale = order.scale_starts.index(t)
+                before = torch.cat(state.slices[order.scale_starts[scale - 1] :], dim=1)
+                x = self._seeds(before, scale)
             else:
                 x = self.embedding[indices]
+        self.make_room(state)
         state.next_slice = t + 1
         return self._logits(x, state.caches, order.slice_starts[t])
 

@@ -20,13 +20,28 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from genaccel.files.untrusted import shown
 from genaccel.layers.cosine_attention import CosineAttention, KeyValueCache
 from genaccel.layers.rotary_position import grid_rotations
+from genaccel.models.ranges import require_bool, require_whole
 from genaccel.models.saved_network import SavedNetwork
 from genaccel.models.slice_order import SliceOrder
 
 _NORM_EPSILON = 1e-5
 _INITIAL_STD = 0.02
+
+_RANGES = {
+    "codebook_size": (2, 2**15),
+    "codebook_dim": (1, 1024),
+    "num_scales": (1, 8),
+    "window_side": (2, 64),
+    "width": (1, 8192),
+    "layers": (1, 128),
+    "heads": (1, 256),
+    "feed_forward_width": (1, 32768),
+}
+# Masks have its square.
+_MAX_TOKENS = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,18 +76,20 @@ class MaskedEntropyParams:
     first_slice_without_position: bool = True
 
     def __post_init__(self) -> None:
-        if self.codebook_size < 2:
-            raise ValueError(f"codebook_size must be at least 2, got {self.codebook_size}")
-        for name in ("codebook_dim", "width", "layers", "heads", "feed_forward_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, (low, high) in _RANGES.items():
+            require_whole(name, getattr(self, name), low, high)
         if self.width % (4 * self.heads):
             raise ValueError(
                 f"width must be a multiple of 4 * heads = {4 * self.heads}, got {self.width}"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        _ = self.slice_order  # which checks the rest
+        if type(self.dropout) not in (int, float) or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {shown(self.dropout)}")
+        for name in ("attends_own_slice", "first_slice_without_position"):
+            require_bool(name, getattr(self, name))
+        if self.slice_order.num_tokens > _MAX_TOKENS:
+            raise ValueError(
+                f"a window must have at most {_MAX_TOKENS} tokens, got {self.slice_order.num_tokens}"
+            )
 
     @property
     def slice_order(self) -> SliceOrder:
@@ -91,8 +108,8 @@ class MaskedEntropyParams:
             ValueError: For unknown keys, or values out of range.
         """
         try:
-            return cls(**values)
-        except TypeError as error:
+            return cls(**dict(values))
+        except (TypeError, ValueError) as error:
             raise ValueError(f"entropy model configuration does not fit: {error}") from error
 
 

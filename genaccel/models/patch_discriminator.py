@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from genaccel.models.ranges import require_whole
+
 _INITIAL_STD = 0.02
 _MAX_WIDENING = 8  # from layer to layer the width doubles, up to this
 
@@ -28,9 +30,8 @@ class PatchDiscriminatorParams:
     strided_layers: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("width", "strided_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_whole("width", self.width, 1, 4096)
+        require_whole("strided_layers", self.strided_layers, 1, 16)
 
 
 class PatchDiscriminator(nn.Module):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -69,8 +69,21 @@ class ModelScales:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelScales:
-        """Build from what ``dataclasses.asdict`` makes of one; unknown names raise TypeError."""
-        return cls(**{**values, "blocks": [BlockScales(**block) for block in values["blocks"]]})
+        """Build from what ``dataclasses.asdict`` makes of one.
+
+        Raises:
+            ValueError: For unknown or missing names, or steps that are not finite and above 0.
+        """
+        try:
+            blocks = [BlockScales(**block) for block in values["blocks"]]
+            made = cls(**{**values, "blocks": blocks})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"scales of activations do not fit: {error}") from error
+        steps = [made.output_input, made.largest_residual]
+        steps += [step for block in blocks for step in asdict(block).values()]
+        if not all(type(step) in (int, float) and 0 < step < math.inf for step in steps):
+            raise ValueError("scales of activations must be finite and above 0")
+        return made
 
 
 def best_scale(samples: Tensor) -> float:

@@ -4,13 +4,17 @@
 A network's folder has ``config.json`` and ``model.safetensors``; ``config.json`` says its type and version too. In the
 folder of a pipeline ``config.json`` would be diffusers', so that ``genaccel.json`` says them. Either may list the model's
 parts, the files and folders in it, each with a digest: then only these go together. A part may be in the folder of
-another model, so that two pipelines share an autoencoder. Folders without type, version or parts are read all the same.
+another model beside this one, so that two pipelines share an autoencoder. Folders without type, version or parts are
+read all the same.
+
+Whoever wrote a folder is not trusted. Its numbers are bounded, no network is built that is larger than the tensors in
+the folder, and no name in its files leads out of it, but for a shared part to a folder beside it. A file may be
+a link, as those of the Hugging Face cache are; a folder in it may not lead elsewhere.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +24,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from genaccel.errors import ModelFolderError
 from genaccel.files.atomic import atomic_folder, sync_tree, write_json
+from genaccel.files.untrusted import read_json_object, shown
 
 if TYPE_CHECKING:  # names and digests are needed where nothing is computed
     import torch
@@ -79,7 +85,11 @@ def write_model_folder(
 
 
 def read_model_folder(
-    folder: str | os.PathLike[str], model_type: str, build: Callable[[Mapping[str, Any]], Model]
+    folder: str | os.PathLike[str],
+    model_type: str,
+    build: Callable[[Mapping[str, Any]], Model],
+    *,
+    check: Callable[[Model], None] | None = None,
 ) -> Model:
     """Load what :func:`write_model_folder` wrote, in evaluation mode.
 
@@ -87,22 +97,34 @@ def read_model_folder(
         folder: Where it is.
         model_type: What the folder should hold.
         build: Makes the model of its configuration.
+        check: Refuses a model whose tensors are read, by a ValueError.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If it is of another type or a newer version, or the configuration or a tensor does not fit.
+        ModelFolderError: If it is of another type or a newer version, or the configuration or a tensor does not fit.
     """
-    from safetensors.torch import load_file
+    from genaccel.models.stored_weights import load_network
 
     path = Path(folder)
     config = _read_config(path, model_type)
-    if not (path / _WEIGHTS_NAME).is_file():
+    weights = path / _WEIGHTS_NAME
+    if not weights.is_file():
         raise FileNotFoundError(f"{path} is no {model_type} folder: {_WEIGHTS_NAME} is missing")
-    model = build({key: value for key, value in config.items() if key not in _OWN_KEYS})
+    values = {key: value for key, value in config.items() if key not in _OWN_KEYS}
     try:
-        model.load_state_dict(load_file(path / _WEIGHTS_NAME))
-    except RuntimeError as error:
-        raise ValueError(f"weights in {path} do not fit its {_CONFIG_NAME}: {error}") from error
+        model = load_network(weights, lambda: build(values))
+        if check is not None:
+            check(model)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelFolderError(f"{path} is no valid {model_type}: {reason}") from error
     return model.eval()
 
 
@@ -152,6 +174,7 @@ def record_parts(
 
     Raises:
         FileNotFoundError: If a component is neither in the folder nor shared.
+        ModelFolderError: If a shared one is in no model's folder beside this one.
     """
     path = Path(folder)
     found = {name: {"path": os.path.relpath(p, path)} for name, p in (shared or {}).items()}
@@ -162,7 +185,7 @@ def record_parts(
     else:
         names = [_WEIGHTS_NAME, *sorted(p.parent.name for p in path.glob(f"*/{_CONFIG_NAME}"))]
         file = path / _CONFIG_NAME
-        config = json.loads(file.read_text())
+        config = _read_object(file)
     config["parts"] = {
         name: {
             "sha256": _digest(_part_path(path, name, found.get(name, {}))),
@@ -178,15 +201,33 @@ def check_model_folder(folder: str | os.PathLike[str], model_type: str) -> None:
 
     Raises:
         FileNotFoundError: If the folder holds no model of the type, or a part is missing.
-        ValueError: If it holds another one or one of a newer version, or a part is another model's.
+        ModelFolderError: If it holds another one or one of a newer version, or a part is another model's.
     """
     path = Path(folder)
     for name, part in _read_config(path, model_type).get("parts", {}).items():
         if _digest(_part_path(path, name, part)) != part["sha256"]:
-            raise ValueError(
+            raise ModelFolderError(
                 f"{_part_path(path, name, part)} is not the {name} that this model was saved with: parts of different "
                 "models do not go together (if it is meant, genaccel.models.registry.record_parts lists it anew)"
             )
+
+
+def network_in(folder: str | os.PathLike[str], name: str) -> Path | None:
+    """Folder of a network that is part of a model, such as its entropy model; None if the model has none.
+
+    Raises:
+        ModelFolderError: If it is a link out of the model's folder, or is not among the parts that the model lists.
+    """
+    path = Path(folder)
+    if not (path / name).is_dir():
+        return None
+    parts = _read_object(path / _CONFIG_NAME).get("parts")
+    if isinstance(parts, dict) and name not in parts:
+        raise ModelFolderError(
+            f"{path / name} is none of the parts that this model was saved with "
+            "(if it is meant, genaccel.models.registry.record_parts lists it anew)"
+        )
+    return _part_path(path, name, {})
 
 
 def shared_components(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -194,7 +235,7 @@ def shared_components(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If one is missing.
-        ValueError: If its class is none of diffusers or transformers.
+        ModelFolderError: If its class is none of diffusers or transformers.
     """
     path = Path(folder)
     if not (path / _PIPELINE_CONFIG_NAME).is_file():
@@ -202,10 +243,18 @@ def shared_components(folder: str | os.PathLike[str]) -> dict[str, Any]:
     components: dict[str, Any] = {}
     for name, part in _read_config(path, "pipeline").get("parts", {}).items():
         if "path" in part:
-            library, class_name = _components(path)[name]
+            library, class_name = _components(path).get(name, ("no library", ""))
             if library not in _COMPONENT_LIBRARIES:
-                raise ValueError(f"{path}: {name} is of {library}, which shares no components")
-            component_class = getattr(import_module(library), class_name)
+                raise ModelFolderError(
+                    f"{path}: {name} is of {library}, which shares no components"
+                )
+            component_class = getattr(import_module(library), class_name, None)
+            if not isinstance(component_class, type) or not hasattr(
+                component_class, "from_pretrained"
+            ):
+                raise ModelFolderError(
+                    f"{path}: {library} has no component {shown(class_name)} for {name}"
+                )
             components[name] = component_class.from_pretrained(_part_path(path, name, part))
     return components
 
@@ -222,29 +271,26 @@ def _read_config(path: Path, model_type: str) -> dict[str, Any]:
     config = _read_object(file)
     found, version = config.get("type", model_type), config.get("version", 1)
     if found != model_type:
-        raise ValueError(f"{path} holds a model of type {found!r}, not {model_type!r}")
+        raise ModelFolderError(f"{path} holds a model of type {shown(found)}, not {model_type!r}")
     newest = MODEL_VERSIONS[model_type]
-    if not isinstance(version, int) or not 1 <= version <= newest:
-        raise ValueError(
-            f"{path} is of version {version} of {model_type}, and this genaccel reads up to {newest}"
+    if type(version) is not int or not 1 <= version <= newest:
+        raise ModelFolderError(
+            f"{path} is of version {shown(version)} of {model_type}, and this genaccel reads up to {newest}"
         )
     parts = config.get("parts", {})
     if not isinstance(parts, dict) or not all(
         isinstance(part, dict) and "sha256" in part and isinstance(part.get("path", ""), str)
         for part in parts.values()
     ):
-        raise ValueError(f"{file} must list parts as objects with a sha256")
+        raise ModelFolderError(f"{file} must list parts as objects with a sha256")
     return config
 
 
 def _read_object(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text())
+        return read_json_object(file)
     except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} must hold a JSON object")
-    return content
+        raise ModelFolderError(str(error)) from error
 
 
 def _components(path: Path) -> dict[str, tuple[str, str]]:
@@ -253,14 +299,27 @@ def _components(path: Path) -> dict[str, tuple[str, str]]:
     return {
         name: (value[0], value[1])
         for name, value in index.items()
-        if isinstance(value, list) and len(value) == 2 and value[0] is not None
+        if isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(text, str) for text in value)
     }
 
 
 def _part_path(path: Path, name: str, part: Mapping[str, Any]) -> Path:
-    found = Path(os.path.normpath(path / part["path"])) if "path" in part else path / name
+    """Where a part is: in the model's folder, or where a path says so, in a folder beside it."""
+    text = os.path.normpath(part.get("path", name))
+    steps, root = Path(text).parts, path.resolve()
+    if "path" in part and steps[:1] == (os.pardir,):
+        steps, root = steps[1:], root.parent
+    if not steps or os.path.isabs(text) or os.pardir in steps:
+        raise ModelFolderError(
+            f"{path} names the part {shown(text)}, which is neither in it nor in a folder beside it"
+        )
+    found = Path(os.path.normpath(path / text))
     if not found.exists():
         raise FileNotFoundError(f"{path} lacks its part {name}: there is no {found}")
+    if not (found.is_file() or (found.is_dir() and found.resolve().is_relative_to(root))):
+        raise ModelFolderError(f"{found} is no part of {path}: it leads elsewhere, or is no file")
     return found
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genaccel.models.ranges import require_whole
 from genaccel.models.saved_network import SavedNetwork
 
 MODEL_TYPE = "restoration"
@@ -54,6 +55,8 @@ class RestorationConfig:
     condition_channels: int = 32
 
     def __post_init__(self) -> None:
+        for name in ("channels", "num_blocks", "num_inner_blocks", "condition_channels"):
+            require_whole(name, getattr(self, name), 0, 1024)
         if not 8 <= self.channels <= 256 or self.channels % 8:
             raise ValueError(
                 f"channels must be a multiple of 8 within 8 to 256, got {self.channels}"

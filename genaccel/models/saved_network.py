@@ -46,8 +46,18 @@ class SavedNetwork(nn.Module):
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: If the configuration or a tensor does not fit.
+            ModelFolderError: If the configuration or a tensor does not fit.
         """
         return read_model_folder(
-            folder, cls.model_type, lambda config: cls(cls.params_class.from_dict(config))
+            folder,
+            cls.model_type,
+            lambda config: cls(cls.params_class.from_dict(config)),
+            check=cls.check_tensors,
         )
+
+    def check_tensors(self) -> None:
+        """Called when all tensors are read: refuse those that would fail, or lead out of a table, when they are used.
+
+        Raises:
+            ValueError: If there are such.
+        """

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from genaccel.models.ranges import require_whole
+
 _SLICES_OF_COARSEST_SCALE = 4
 
 
@@ -49,10 +51,9 @@ class SliceOrder:
     window_side: int = 4
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_scales <= 8:
-            raise ValueError(f"num_scales must be in [1, 8], got {self.num_scales}")
+        require_whole("num_scales", self.num_scales, 1, 8)
         # An even side is enough for every scale: the grid doubles in both directions, its tile in one.
-        if self.window_side < 2 or self.window_side % 2:
+        if type(self.window_side) is not int or self.window_side < 2 or self.window_side % 2:
             raise ValueError(
                 f"window_side must be even and at least 2, got {self.window_side}: tiles are 2x2"
             )

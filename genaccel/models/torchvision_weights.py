@@ -92,9 +92,37 @@ def find_weights(name: str, file: str | os.PathLike[str] | None = None) -> Path:
     return path
 
 
+def identify_weights(name: str, path: Path) -> tuple[str, list[str]]:
+    """What a weight file is, by its content.
+
+    Args:
+        name: Key of :data:`WEIGHT_FILES`.
+        path: From :func:`find_weights`.
+
+    Returns:
+        Its SHA-256, and the sentence that must stand beside values unless it is the published file.
+
+    Raises:
+        OSError: If it cannot be opened.
+    """
+    digest = _sha256(path)
+    published = WEIGHT_FILES[name]
+    if digest.startswith(published.sha256_prefix):
+        return digest, []
+    warning = (
+        f"{path} is not the published {published.file_name}: its SHA-256 is {digest}. "
+        "Values are comparable only with others of the same weights"
+    )
+    return digest, [warning]
+
+
 def _has_prefix(path: Path, prefix: str) -> bool:
+    return _sha256(path).startswith(prefix)
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest().startswith(prefix)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _download(name: str, published: WeightFile, path: Path) -> None:

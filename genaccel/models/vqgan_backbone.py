@@ -13,6 +13,10 @@ from dataclasses import dataclass
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from genaccel.models.ranges import require_whole, require_whole_numbers
+
+_MAX_LEVELS = 8  # strides up to 128
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VqganParams:
@@ -31,10 +35,15 @@ class VqganParams:
     norm_groups: int = 32
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_scales < len(self.channel_multipliers):
-            raise ValueError(
-                f"num_scales must be in [1, {len(self.channel_multipliers) - 1}], got {self.num_scales}"
-            )
+        require_whole_numbers(
+            "channel_multipliers", self.channel_multipliers, 1, 64, most=_MAX_LEVELS
+        )
+        require_whole("num_scales", self.num_scales, 1, len(self.channel_multipliers) - 1)
+        require_whole("base_channels", self.base_channels, 1, 2048)
+        require_whole("latent_channels", self.latent_channels, 1, 4096)
+        require_whole("norm_groups", self.norm_groups, 1, 2048)
+        for name in ("encoder_blocks", "decoder_blocks"):
+            require_whole(name, getattr(self, name), 1, 32)
         for multiplier in self.channel_multipliers:
             if (self.base_channels * multiplier) % self.norm_groups:
                 raise ValueError(
@@ -47,6 +56,11 @@ class VqganParams:
         """Pixels per latent cell, coarse to fine."""
         finest = len(self.channel_multipliers) - self.num_scales
         return tuple(2**level for level in reversed(range(finest, len(self.channel_multipliers))))
+
+    @property
+    def strip_height(self) -> None:
+        """None: the decoder computes all rows at once."""
+        return None
 
     @property
     def halo(self) -> None:

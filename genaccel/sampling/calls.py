@@ -171,7 +171,7 @@ def parse_object(
         return {}
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{option} is no JSON object ({error})") from None
     if not isinstance(values, dict):
         raise ValueError(f"{option} must be a JSON object such as {example}")

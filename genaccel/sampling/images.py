@@ -13,19 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from genaccel.files.images import ReadPolicy, pixels_of
+from genaccel.files.images import ReadPolicy, read_image
+from genaccel.files.samples import RANGE_TOLERANCE
 
 Images = list[NDArray[np.uint8]]
 
 _POLICY = ReadPolicy(
-    profile="ignore",
     remedies={
         "transparency": "put it on a background first",
         "depth": "convert it to 8-bit RGB first",
     },
 )
-# Error that interpolation and half precision leave of a range; more is another range, as [-1, 1].
-_TOLERANCE = 0.02
 
 
 def images_of(output: Any) -> Images:
@@ -51,7 +49,7 @@ def to_pixels(images: Any) -> Images:
     """Images of any kind that diffusers pipelines take or give.
 
     Args:
-        images: A PIL image; an array ``[..., H, W, C]``; a tensor ``[..., C, H, W]``; or a list of these. One channel is
+        images: A PIL image, read as :func:`genaccel.files.images.read_image` reads it; an array ``[..., H, W, C]``; a tensor ``[..., C, H, W]``; or a list of these. One channel is
             grey, three are sRGB; uint8, or floating point in [0, 1].
 
     Returns:
@@ -59,10 +57,10 @@ def to_pixels(images: Any) -> Images:
 
     Raises:
         TypeError: If it is nothing of the kind.
-        ValueError: If a shape or a range is another, or an image is transparent.
+        ValueError: If a shape or a range is another, or a PIL image is transparent, deep or damaged.
     """
     if isinstance(images, Image.Image):
-        return [pixels_of(images, _POLICY)]
+        return [read_image(images, _POLICY).pixels]
     if isinstance(images, Tensor):
         if images.ndim < 3:
             raise ValueError(
@@ -126,7 +124,7 @@ def _of_array(image: NDArray[Any]) -> NDArray[np.uint8]:
 def _rounded(image: NDArray[Any]) -> NDArray[np.uint8]:
     if not np.issubdtype(image.dtype, np.floating):
         raise ValueError(f"images must be uint8 or floating point, got {image.dtype}")
-    if image.size and not (image.min() >= -_TOLERANCE and image.max() <= 1 + _TOLERANCE):
+    if image.size and not (image.min() >= -RANGE_TOLERANCE and image.max() <= 1 + RANGE_TOLERANCE):
         raise ValueError(
             f"floating-point images must be in [0, 1], got {image.min():g} to {image.max():g}"
         )

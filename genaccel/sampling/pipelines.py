@@ -50,7 +50,10 @@ def load_pipeline(
             owner: Any = pipeline_class or DiffusionPipeline
             pipeline = owner.from_pretrained(found, **named, **shared_components(found))
         pipeline = pipeline.to(device, *(() if wanted == torch.float32 else (wanted,)))
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:
+        # diffusers raises whatever a damaged folder trips; of a function, its author wants to see where.
+        if is_function and not isinstance(error, OSError | ValueError | RuntimeError):
+            raise
         # Theirs run over many lines; the first says what is wrong.
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{source} can't be loaded as a pipeline: {first}") from error

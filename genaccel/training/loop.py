@@ -357,12 +357,17 @@ def averaged_weights(run: RunFolder, model: M) -> M:
 
     Raises:
         FileNotFoundError: If the run has no checkpoint.
+        ValueError: If the checkpoint is damaged, or another model's.
     """
     from diffusers.training_utils import EMAModel
 
     state = run.load()
-    model.load_state_dict(state["model"])
-    ema = EMAModel(model.parameters())
-    ema.load_state_dict(state["ema"])
-    ema.copy_to(model.parameters())
+    try:
+        model.load_state_dict(state["model"])
+        ema = EMAModel(model.parameters())
+        ema.load_state_dict(state["ema"])
+        ema.copy_to(model.parameters())
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"the checkpoint in {run.path} is another model's: {reason}") from error
     return model.eval()

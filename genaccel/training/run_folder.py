@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from genaccel.files.atomic import atomic_stream, write_json
+from genaccel.files.untrusted import read_json
 
 CONFIG_NAME = "training.json"
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -110,11 +110,13 @@ class RunFolder:
             if damaged is not None:
                 raise zipfile.BadZipFile(f"its part {damaged} has another sum")
             state = torch.load(path, map_location=device, weights_only=True)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
             raise ValueError(
                 f"{path} is damaged ({error}); put a copy in its place, or start again in another folder"
             ) from error
-        except pickle.UnpicklingError as error:
+        except OSError:
+            raise
+        except Exception as error:  # the unpickler stumbles over garbage in any way there is
             raise ValueError(f"{path} is no checkpoint of a training run") from error
         if not isinstance(state, dict) or not {"step", "model"} <= set(state):
             raise ValueError(f"{path} is no checkpoint of a training run")
@@ -128,10 +130,7 @@ class RunFolder:
             ValueError: If they are damaged.
         """
         path = self._require(CONFIG_NAME)
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+        found = read_json(path)
         if not isinstance(found, dict):
             raise ValueError(f"{path} holds no options of a training run")
         return found

@@ -94,7 +94,7 @@ def resolve(name_or_folder: str | os.PathLike[str], kind: str) -> ResolvedModel:
     present, number = canonical_name(text, kind), 0
     if present is not None:
         folder, number = _FOLDER / present, int(_entry(present)[1].get("codec_number", 0))
-    elif Path(text).is_dir():
+    elif os.path.isdir(text):  # also of names that no file system takes
         folder = Path(text)
     elif any(text == name or text in row.get("aliases", ()) for name, row in _entries().items()):
         raise UnknownModelError(f"{text} of the zoo is no {kind}: it has {', '.join(names(kind))}")

@@ -41,9 +41,10 @@ def test_json_has_the_figures(run, pipeline_folder):
 def test_a_pipeline_may_share_its_autoencoder_but_not_have_anothers(
     run, pipeline_folder, saved_pipeline
 ):
-    vae = pipeline_folder / "vae"
+    vae, beside = pipeline_folder / "vae", pipeline_folder.parent / "beside"
+    shutil.copytree(saved_pipeline, beside)
     shutil.rmtree(vae)
-    record_parts(pipeline_folder, shared={"vae": saved_pipeline / "vae"})
+    record_parts(pipeline_folder, shared={"vae": beside / "vae"})
     assert run("doctor", pipeline_folder).exit_code == 0
     shutil.copytree(saved_pipeline / "vae", vae)
     record_parts(pipeline_folder)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import termios
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_a_failing_decode_leaves_the_old_file(run, photo, model_folder, tmp_path
     [
         (["encode", "missing.png", "o.gac"], 1, "missing.png"),
         (["encode", "text.png", "o.gac"], 3, "known format"),
-        (["encode", "clear.png", "o.gac"], 1, "--background"),
+        (["encode", "deep.png", "o.gac"], 1, "--reduce-depth"),
         (["encode", "photo.png", "o.gac", "--max-pixels", "1022"], 5, "33x31"),
         (["encode", "photo.png", "o.gac", "--max-memory", "1"], 5, "MiB"),
         (["encode", "photo.png", "o.gac", "--max-pixels", "0"], 2, "max-pixels"),
@@ -101,6 +102,12 @@ def test_a_failing_decode_leaves_the_old_file(run, photo, model_folder, tmp_path
         (["decode", "good.gac", "o.png", "--max-pixels", "1022"], 5, "33x31"),
         (["decode", "newer.gac", "o.png"], 3, "version 9"),
         (["decode", "-"], 2, "--format"),
+        (["encode", "photo.png", "o.gac", "--timeout", "1e-9"], 5, "time limit"),
+        (["decode", "good.gac", "o.png", "--timeout", "1e-9"], 5, "time limit"),
+        (["encode", "photo.png", "o.gac", "--timeout", "0"], 2, "timeout_seconds"),
+        (["decode", "good.gac", "o.png", "--timeout", "nan"], 2, "timeout_seconds"),
+        (["decode", "good.gac", "o.png", "--free-pixels", "1022"], 5, "free pixels"),
+        (["decode", "good.gac", "o.png", "--free-pixels", "0"], 2, "free-pixels"),
         (["info", "text.png"], 3, "not a .gac file"),
         (["info", "good.gac", "--max-pixels", "1022"], 5, "33x31"),
     ],
@@ -112,6 +119,7 @@ def test_exit_codes_and_messages(run, photo, model_folder, tmp_path, arguments, 
     data = (tmp_path / "good.gac").read_bytes()
     (tmp_path / "newer.gac").write_bytes(data[:4] + b"\x90" + data[5:])
     (tmp_path / "text.png").write_text("no image")
+    Image.fromarray(np.full((31, 33), 7, np.uint16)).save(tmp_path / "deep.png")
     before = sorted(os.listdir(tmp_path))
     model = [] if arguments[0] == "info" else ["--model", model_folder]
     if "--max-memory" in arguments:
@@ -158,6 +166,37 @@ def test_a_batch_goes_on_after_a_bad_file(run, photo, model_folder, tmp_path):
         p.relative_to(tmp_path / "back").as_posix() for p in (tmp_path / "back").rglob("*.*")
     )
     assert found == ["a.png", "deep/b.png"]
+
+
+def test_a_batch_goes_on_after_a_file_that_takes_too_long(
+    run, photo, entropy_model_folder, tmp_path, monkeypatch
+):
+    """The clock moves by a second with each look at it, and there are more looks at a larger picture."""
+    model = ["--model", entropy_model_folder]
+    for name, side in (("a", 32), ("b", 500), ("c", 32)):
+        photo(f"in/{name}.png", height=side, width=side)
+    run("encode", "in", "--out-dir", "files", *model)
+    monkeypatch.setattr(
+        "genaccel.codec.format.limits.time",
+        SimpleNamespace(monotonic=iter(range(10**6)).__next__),
+    )
+    for verb, folder in (("encode", "in"), ("decode", "files")):
+        result = run(verb, folder, "--out-dir", verb, "--json", "--timeout", 20, *model)
+        reports = [json.loads(line) for line in result.stdout.splitlines()]
+        assert [r["status"] for r in reports] == ["ok", "error", "ok"], result.output
+        assert (reports[1]["exit_code"], result.exit_code) == (5, 6)
+        assert "--timeout" in reports[1]["error"]
+        assert len(os.listdir(tmp_path / verb)) == 2
+
+
+def test_time_limits_hold_in_workers(run, photo, entropy_model_folder, tmp_path):
+    photo("in/a.png")
+    photo("in/b.png")
+    model = ["--model", entropy_model_folder]
+    result = run("encode", "in", "--out-dir", "out", "--jobs", 2, "--timeout", 1e-9, *model)
+    assert result.exit_code == 6
+    assert result.stderr.count("--timeout") == 2
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_batches_that_cannot_be_named_are_refused(run, photo, model_folder, tmp_path):

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from genaccel.cli import options
 from genaccel.cli.options import threads_of_each
 
 MANY = 24
@@ -38,8 +39,10 @@ def workers_of(process):
     ]
 
 
-def test_threads_are_shared():
+def test_threads_are_shared(monkeypatch):
     assert threads_of_each(None, 1) is None
+    monkeypatch.setattr(options, "cores", lambda: 8)
+    assert threads_of_each(100, 1) == 8
     assert threads_of_each(3, 1) == 3
     assert threads_of_each(8, 3) == 2
     assert threads_of_each(2, 8) == 1

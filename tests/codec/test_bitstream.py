@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import io
 import json
 import re
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_the_documented_header_reads_back():
 
 def test_worked_example_of_the_format_page():
     blocks = re.findall(r"```json\n(.*?)```", FORMAT_PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    example = json.loads(blocks[0])
+    example = next(found for found in map(json.loads, blocks) if "tables" in found)
     coder = IndexCoder(np.array(example["tables"], np.int32))
     payload = coder.encode([np.array(m) for m in example["index_maps"]])
     assert payload.hex(" ") == example["payload"]
@@ -153,7 +154,7 @@ def test_every_flipped_bit_is_refused():
         (b"\x89PNG\r\n\x1a\n" + bytes(40), "not a .gac file"),
         (MAGIC, "truncated"),
         (header(first=b"\x30"), "version 3"),
-        (header(first=b"\x24"), "flags 0x4"),
+        (header(first=b"\x24"), "file ends inside its alpha plane"),
         (header(first=b"\x11"), "flags 0x1"),
         (header(first=b"\x13"), "flags 0x3"),
         (header(width=b"\x80\x00"), "width is not written in its shortest form"),
@@ -207,3 +208,28 @@ def test_describe():
     assert info.file_bytes == 68
     assert info.bits_per_pixel == pytest.approx(68 * 8 / 640 / 427)
     assert describe(dataclasses.replace(STREAM, model_number=200).to_bytes()).model is None
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("a.gac", "got str: read the file first"),
+        (Path("a.gac"), "got PosixPath: read the file first"),
+        (None, "got NoneType$"),
+        (7, "got int$"),
+        (np.zeros((4, 4, 3), np.uint8), "got ndarray$"),
+        ([1, 2], "got list$"),
+        (io.BytesIO(b""), "got BytesIO$"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else None,
+)
+def test_what_is_not_bytes_is_a_type_error_in_a_sentence(data, words):
+    for read in (Bitstream.from_bytes, describe):
+        with pytest.raises(TypeError, match=f"data must be the bytes of a .gac file, {words}"):
+            read(data)
+
+
+def test_all_kinds_of_bytes_are_read():
+    data = next(Path(__file__).parents[1].glob("golden/gac/*.gac")).read_bytes()
+    for kind in (bytearray, memoryview):
+        assert describe(kind(data)) == describe(data)

@@ -160,12 +160,23 @@ def test_limits_hold_both_ways(local_model, codec, picture):
 
 
 def test_memory_estimate_grows_with_the_tile_and_then_with_the_image(codec):
-    per_pixel = activation_bytes_per_pixel(codec.model)
-    assert per_pixel >= 4 * 8  # the widest map of the tail, 4 channels at full size, and its input
-    small, large = codec.estimate_memory_bytes(1000, 1000), codec.estimate_memory_bytes(2000, 2000)
-    assert large == pytest.approx(4 * small, rel=0.1)
-    huge = codec.estimate_memory_bytes(13000, 13000)
-    assert huge < 13000**2 * per_pixel
+    needed = activation_bytes_per_pixel(codec.model)
+    assert (
+        needed.strip >= 4 * 8
+    )  # the widest map of the tail, 4 channels at full size, and its input
+    assert needed.encoder >= 4 * 16 / 8**2 * 3  # maps of 16 channels at an eighth of the size
+    for encoding in (False, True):
+        small = codec.estimate_memory_bytes(1024, 1024, encoding=encoding)
+        large = codec.estimate_memory_bytes(2048, 2048, encoding=encoding)
+        huge = codec.estimate_memory_bytes(13000, 13000, encoding=encoding)
+        assert 2 * small < large < 4.1 * small  # strips of the tail grow with the width alone
+        assert huge < 13000**2 * (needed.encoder if encoding else needed.strip)
+
+
+def test_memory_estimate_of_a_decoder_without_strips(global_model):
+    needed = activation_bytes_per_pixel(global_model)
+    assert needed.strip == 0
+    assert needed.decoder >= 4 * 8 * 6  # channels at full size
 
 
 def test_payloads_for_another_size_are_damaged_files(codec, picture):

@@ -18,7 +18,6 @@ from genaccel.codec.format.bitstream import Bitstream
 from genaccel.codec.format.half_size import halved
 from genaccel.codec.format.limits import CodecLimits
 from genaccel.codec.image_codec import ImageCodec
-from genaccel.codec.memory_estimate import activation_bytes_per_pixel
 from genaccel.codec.tiling import Span, feature_tiles
 from genaccel.errors import LimitExceededError, OptionError
 from genaccel.eval.held_out import held_out_photographs
@@ -202,7 +201,7 @@ def test_memory_is_checked_and_bounded(local_model, entropy_codec, picture):
     limits = CodecLimits(max_memory_bytes=200 * 2**20)
     small = ImageCodec(local_model, entropy_model=entropy_codec.entropy_model, limits=limits)
     image = picture(256, 256)
-    assert activation_bytes_per_pixel(local_model) * 256**2 < 200 * 2**20
+    assert small.estimate_memory_bytes(256, 256, encoding=True) < 200 * 2**20
     small.encode(image)
     with pytest.raises(LimitExceededError, match="refine needs about 269 MiB"):
         small.encode(image, EncodeOptions(refine=1))

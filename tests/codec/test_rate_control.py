@@ -282,10 +282,10 @@ def test_slices_that_are_not_there_are_refused(codec, entropy_codec, picture):
 
 
 def test_the_entropy_models_memory_counts(local_model, integer_entropy_model):
-    """It is held for all windows at once, whatever the size of a tile."""
+    """What it knows is held for all windows at once, whatever the size of a tile."""
     tiling = Tiling(tile_size=64, margin=local_model.params.halo, blend=False, untiled_pixels=64**2)
     plain = ImageCodec(local_model, tiling=tiling)
-    needed = plain.estimate_memory_bytes(4000, 4000)
+    needed = plain.estimate_memory_bytes(4000, 4000, encoding=True)
     codec = ImageCodec(
         local_model,
         entropy_model=integer_entropy_model,
@@ -293,8 +293,10 @@ def test_the_entropy_models_memory_counts(local_model, integer_entropy_model):
         limits=CodecLimits(max_memory_bytes=needed),
     )
     windows = 125**2
+    tables = windows * 20 * 4 * (9 + 5)  # of groups and of their members, for 20 tokens
+    assert codec.estimate_memory_bytes(4000, 4000, encoding=True) > needed + tables
     caches = windows * 2 * 20 * 16  # keys and values of 20 tokens
-    assert codec.estimate_memory_bytes(4000, 4000) > needed + caches
+    assert codec.estimate_memory_bytes(4000, 4000) > 3 * 4000**2 + caches
     with pytest.raises(LimitExceededError, match="needs about"):
         codec.encode(np.zeros((4000, 4000, 3), np.uint8))
 
@@ -335,9 +337,10 @@ def test_a_target_size_at_half_size_counts_the_pixels_of_the_image(entropy_codec
 
 
 def test_half_size_needs_the_memory_of_a_quarter_and_of_resizing(entropy_codec):
-    quarter = entropy_codec.estimate_memory_bytes(2000, 2000)
-    half = entropy_codec.estimate_memory_bytes(4000, 4000, half_size=True)
-    assert quarter + 4000**2 * 11 < half < quarter + 4000**2 * 13
+    for encoding in (False, True):
+        quarter = entropy_codec.estimate_memory_bytes(2000, 2000, encoding=encoding)
+        half = entropy_codec.estimate_memory_bytes(4000, 4000, half_size=True, encoding=encoding)
+        assert quarter + 4000**2 * 11 < half < quarter + 4000**2 * 13
     small = ImageCodec(
         entropy_codec.model,
         entropy_model=entropy_codec.entropy_model,

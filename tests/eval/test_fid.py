@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from genaccel.cli import app
 from genaccel.eval._sets.frechet import frechet_distance
 from genaccel.eval._sets.image_sources import FileImages
-from genaccel.eval._sets.set_features import extract_features
+from genaccel.eval._sets.set_features import SetFeatures, extract_features
 from genaccel.eval.fid import frechet_value, load_inception
 
 MakeFolder = Callable[..., Path]
@@ -176,12 +176,46 @@ def test_tiles(picture_folder: MakeFolder, inception_weights: Path) -> None:
     assert json.loads(stdout)["value"] == pytest.approx(0, abs=1e-5)
 
 
-def test_small_sets_come_with_a_limit(picture_folder: MakeFolder, inception_weights: Path) -> None:
+def test_small_sets_come_with_a_limit_where_it_says_something(
+    picture_folder: MakeFolder, inception_weights: Path
+) -> None:
     extractor = load_inception(inception_weights, dimensions=64)
-    sets = [
-        extract_features(FileImages.from_folder(picture_folder("s", 40, seed=seed)), extractor)
-        for seed in (5, 6)
-    ]
-    result = frechet_value(*sets)
-    assert result.details["at_infinitely_many_images"] < result.value  # type: ignore[operator]
+
+    def features(count: int, seed: int, contrast: float = 1.0) -> SetFeatures:
+        folder = picture_folder("s", count, seed=seed, contrast=contrast)
+        return extract_features(FileImages.from_folder(folder), extractor)
+
+    real = features(40, 5)
+    result = frechet_value(real, features(40, 6, contrast=0.5))
+    assert 0 < result.details["at_infinitely_many_images"] < result.value  # type: ignore[operator]
     assert len(result.warnings) == 1
+    assert "at infinitely many" in result.warnings[0]
+
+    # Of the same distribution: the line in 1/N crosses zero.
+    negative = frechet_value(real, features(40, 6))
+    assert negative.details == {"no_limit_because": "the extrapolation comes out negative"}
+    assert "at infinitely many" not in negative.warnings[0]
+
+    few = frechet_value(real, features(20, 7))
+    assert few.details == {"no_limit_because": "20 images give no line to extrapolate"}
+
+
+def test_sets_that_share_images_have_no_limit(
+    picture_folder: MakeFolder, inception_weights: Path
+) -> None:
+    folder, part = picture_folder("whole", 36, seed=5), picture_folder("part", 0, seed=0)
+    for path in sorted(folder.iterdir())[:32]:
+        # The same pixels in another format, under another name.
+        Image.open(path).save(part / f"copy-{path.stem}.bmp")
+    options = ["--weights", inception_weights, "--dimensions", 64, "--json"]
+    for other, count in ((folder, 36), (part, 32)):
+        stdout, stderr = _run("fid", folder, other, *options)
+        record = json.loads(stdout)
+        assert record["value"] >= 0
+        assert record["details"] == {"no_limit_because": f"the sets share {count} images"}
+        assert f"warning: the sets share {count} images" in stderr
+    # What the sets share is known from statistics on the disk, too.
+    npz = part.parent / "shared.npz"
+    _run("fid", folder, "--save-statistics", npz, *options)
+    stdout, _ = _run("fid", npz, part, *options)
+    assert json.loads(stdout)["details"] == {"no_limit_because": "the sets share 32 images"}

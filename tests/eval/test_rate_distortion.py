@@ -263,7 +263,7 @@ def test_results_of_other_images_or_options_are_not_taken_up(
     assert len(counting.calls) == 6
 
 
-def test_infinite_values_survive_an_interruption_and_are_null_in_the_record(
+def test_infinite_values_survive_an_interruption_and_are_told_apart_in_the_record(
     originals: Path, tmp_path: Path
 ) -> None:
     def code(_name: str, image: NDArray[np.uint8]) -> CodedImage:
@@ -275,8 +275,28 @@ def test_infinite_values_survive_an_interruption_and_are_null_in_the_record(
     assert sweep([point], images, METRICS, tmp_path) == first
     rate_distortion([point], str(originals), METRICS, tmp_path)
     record = json.loads((tmp_path / "run.json").read_text())
-    assert record["codecs"][0]["points"][0]["metrics"] == {"psnr": None}
+    (found,) = record["codecs"][0]["points"]
+    assert found["metrics"] == {"psnr": "Infinity"}
+    assert found["num_infinite"] == {"psnr": len(images.read)}
+    assert found["pooled"] == {"psnr_of_mean_error": "Infinity"}
+    assert {image["psnr"] for image in found["images"].values()} == {"Infinity"}
     assert record["codecs"][0]["points"][0]["encode_seconds"] is None
+
+
+def test_one_image_without_loss_takes_no_point_off_the_chart(
+    originals: Path, points: list[OperatingPoint], tmp_path: Path
+) -> None:
+    def code(name: str, image: NDArray[np.uint8]) -> CodedImage:
+        return CodedImage(num_bytes=image.size, decoded=image if name == "000" else image ^ 1)
+
+    raw = OperatingPoint(codec="Raw", setting="all", load=lambda: code)
+    content = rate_distortion([*points[:4], raw], str(originals), METRICS, tmp_path)
+    (found,) = content["codecs"][1]["points"]
+    assert found["metrics"]["psnr"] == pytest.approx(48.1308, abs=1e-4)
+    assert found["num_infinite"] == {"psnr": 1}
+    assert found["pooled"]["psnr_of_mean_error"] > found["metrics"]["psnr"]
+    (row,) = content["bd_rates"]
+    assert row["reason"] == "PSNR of Raw at all is infinite for 1 image"
 
 
 def test_an_earlier_run_is_kept_unless_forced(

@@ -10,11 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from genaccel.eval.report import write_report
 
 sys.path.insert(0, str(Path(__file__).parent))
-from report_runs import HOSTILE, METRICS, make_run, rate_distortion_run, write_all_kinds, write_run
+from report_runs import (
+    HOSTILE,
+    LPIPS,
+    METRICS,
+    PSNR,
+    make_run,
+    paired_run,
+    rate_distortion_run,
+    write_all_kinds,
+    write_run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +171,9 @@ def test_redraws_charts(browser: Any, report: Path) -> None:
     assert _find(browser, line).get_attribute("d") != before
     _find(browser, ".log-toggle").click()
     assert _find(browser, line).get_attribute("d") == before
-    # A null value of the first codec is left out.
-    assert len(_find(browser, plot).find_elements("css selector", ".marker")) == 11
+    # A null value of the first codec has a mark outside of the scale.
+    assert len(_find(browser, plot).find_elements("css selector", ".marker")) == 12
+    assert len(_find(browser, plot).find_elements("css selector", ".off-scale")) == 1
     _find(browser, ".legend button").click()
     assert len(_find(browser, plot).find_elements("css selector", ".marker")) == 8
     _find(browser, ".plot").send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
@@ -193,7 +205,7 @@ def test_shows_hostile_names_as_text(browser: Any, tmp_path: Path) -> None:
     write_report([write_run(tmp_path, "run.json", run)], tmp_path / "out.html", title="Safe")
     _open(browser, tmp_path / "out.html", 360, 740, mobile=True)
     assert browser.title == "Safe"
-    assert HOSTILE in _find(browser, ".chip.right").text
+    assert HOSTILE in _find(browser, ".chip.right").get_property("textContent")
     assert browser.execute_script("return document.documentElement.scrollWidth") == 360
     assert _console_errors(browser) == []
 
@@ -206,4 +218,122 @@ def test_draws_what_is_empty(browser: Any, tmp_path: Path) -> None:
     write_report(runs, tmp_path / "out.html")
     _open(browser, tmp_path / "out.html", 360, 740, mobile=True)
     assert "No values to show" in _find(browser, ".plot").text
+    assert _console_errors(browser) == []
+
+
+def _paired_page(folder: Path) -> Path:
+    """Two runs of two metrics over three pairs, with names that are long and not from left to right."""
+    names = ["b" * 250, "a1", "שלום"]
+    for kind in ("orig", "one", "two"):
+        (folder / kind).mkdir()
+        for name in names:
+            Image.new("RGB", (48, 32), (90, 90, 90 + len(kind))).save(folder / kind / f"{name}.png")
+    runs = []
+    for kind in ("one", "two"):
+        for metric, values in ((PSNR, (30.0, "Infinity", 20.0)), (LPIPS, (0.1, 0.2, 0.3))):
+            run = paired_run(
+                label=f"{kind} " + "long" * 50,
+                metric=metric,
+                mean=None,
+                images=dict(zip(names, values, strict=True)),
+                sets=["orig", kind],
+            )
+            runs.append(write_run(folder, f"{kind}-{metric['key']}.json", run))
+    write_report(runs, folder / "out.html")
+    return folder / "out.html"
+
+
+def _names(browser: Any, selector: str) -> list[str]:
+    return [
+        found.get_property("title")[:2] for found in browser.find_elements("css selector", selector)
+    ]
+
+
+def test_sorts_tables_and_pictures(browser: Any, tmp_path: Path) -> None:
+    from selenium.webdriver.support.select import Select
+
+    _open(browser, _paired_page(tmp_path), 1280, 900)
+    browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+    table = "table.sortable"
+    rows = f"{table} tbody th .name"
+    heads = _find(browser, table).find_elements("css selector", "thead button")
+    assert _names(browser, rows)[:3] == ["של", "bb", "a1"]
+    heads[1].click()
+    assert _names(browser, rows)[:3] == ["a1", "bb", "של"]
+    heads[0].click()
+    assert _names(browser, rows)[:3] == ["a1", "bb", "של"]
+    heads[2].click()
+    # Lower is better, so the worst is the largest.
+    assert _names(browser, rows)[:3] == ["של", "a1", "bb"]
+    sorted_by = browser.find_elements("css selector", f"{table} th[aria-sort]")[0]
+    assert sorted_by.get_attribute("aria-sort") == "descending"
+    cards = ".cards > li > .name"
+    assert _names(browser, cards)[:3] == ["של", "bb", "a1"]
+    order = Select(_find(browser, ".subject select"))
+    assert [option.text for option in order.options] == [
+        "PSNR, worst first",
+        "PSNR, best first",
+        "LPIPS (vgg), worst first",
+        "LPIPS (vgg), best first",
+        "Name",
+    ]
+    order.select_by_index(1)
+    assert _names(browser, cards)[:3] == ["a1", "bb", "של"]
+    order.select_by_index(3)
+    assert _names(browser, cards)[:3] == ["bb", "a1", "של"]
+    assert _console_errors(browser) == []
+
+
+def test_a_card_opens_its_pair_in_the_viewer(browser: Any, tmp_path: Path) -> None:
+    _open(browser, _paired_page(tmp_path), 1280, 900)
+    button = browser.find_elements("css selector", ".cards button")[4]
+    browser.execute_script("arguments[0].click()", button)
+    images = browser.find_elements("css selector", ".canvas img")
+    assert [image.get_attribute("alt")[:14] for image in images] == [f"{'b' * 14}"] * 2
+    assert "two long" in images[1].get_attribute("alt")
+    assert all(image.get_property("naturalWidth") == 48 for image in images)
+    # Original and two results with a difference each.
+    assert (
+        len(
+            browser.find_elements("css selector", ".viewer select")[1].find_elements(
+                "css selector", "option"
+            )
+        )
+        == 5
+    )
+    assert _console_errors(browser) == []
+
+
+@pytest.mark.parametrize("width", [320, 420, 1400])
+def test_long_names_fit_the_screen(browser: Any, tmp_path: Path, width: int) -> None:
+    page = _paired_page(tmp_path)
+    _open(browser, page, width, 900, mobile=width < 500)
+    browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    # A long name has a line, and more of it is to be seen than a few letters.
+    for found in browser.find_elements("css selector", ".name.long:not(.chip *)"):
+        assert found.size["height"] < 40
+        assert found.size["width"] >= 75
+    shown = _find(browser, "table.sortable tbody th .name.long").size["width"]
+    assert shown >= (500 if width == 1400 else 100)
+    assert _console_errors(browser) == []
+
+
+def test_infinite_values_of_a_codec_stay_in_the_chart(browser: Any, tmp_path: Path) -> None:
+    run = rate_distortion_run(tmp_path)
+    for point in run["codecs"][2]["points"]:
+        point["metrics"]["psnr"] = "Infinity"
+    write_report([write_run(tmp_path, "run.json", run)], tmp_path / "out.html")
+    _open(browser, tmp_path / "out.html", 420, 900, mobile=True)
+    legend = [
+        found.text
+        for found in browser.find_elements("css selector", ".chart:first-child .legend button")
+    ]
+    assert legend == ["JPEG", "WebP", "AVIF"]
+    assert len(browser.find_elements("css selector", ".chart:first-child .off-scale")) == 5
+    labels = [
+        text.text for text in browser.find_elements("css selector", ".chart:first-child .axes text")
+    ]
+    assert "∞" in labels
+    assert "none" in labels
     assert _console_errors(browser) == []

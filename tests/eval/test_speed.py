@@ -151,7 +151,7 @@ def test_quality_is_measured_on_the_outputs() -> None:
     )
     assert [side.quality["square"] for side in compared.sides] == [4.0, 9.0]
     content = json.loads(to_json(compared.to_record()))
-    assert content["sides"][0]["quality"] == {"square": 4.0, "worst": None}
+    assert content["sides"][0]["quality"] == {"square": 4.0, "worst": "Infinity"}
     assert content["metrics"]["square"]["title"] == "square"
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
 import os
+import socket
 import subprocess
 import sys
 
@@ -87,6 +88,7 @@ def test_a_folder_that_cannot_be_read_is_named_or_an_error(tmp_path, monkeypatch
         found = walk_folder(tmp_path)
         assert found.files == [tmp_path / "a.png"]
         assert found.left_out == {closed: "cannot be read (Permission denied)"}
+        assert found.unreadable == {closed}
 
 
 def test_a_file_is_not_a_folder(tmp_path):
@@ -103,3 +105,49 @@ def test_the_room_needs_no_torch_and_only_pictures_need_pillow():
         "import genaccel.files.images\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_is_left_out_is_counted_and_what_would_be_missed_is_named(tmp_path):
+    write(tmp_path, "a.png", ".h/x.png", ".dot.png", "a.txt", "b.TXT", "sub/c.txt", "d.raw", "none")
+    (tmp_path / "dead.png").symlink_to("nothing.png")
+    (tmp_path / "dead.txt").symlink_to("nothing.txt")
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "more").symlink_to("sub")
+    os.mkfifo(tmp_path / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "socket.png"))
+        found = walk_folder(tmp_path, {".png"})
+    assert found.unreadable == {tmp_path / "dead.png"}
+    sentences = list(found.sentences())
+    assert sentences == [
+        f"left out {tmp_path / 'dead.png'}: a link to what is not there",
+        f"left out {tmp_path / 'more'}: a link to a folder, which is not followed",
+        f"left out {tmp_path / 'pipe.png'}: no regular file",
+        f"left out {tmp_path / 'socket.png'}: no regular file",
+        "9 other files left out: 4 .txt, 2 hidden, 2 without a suffix, 1 .raw",
+    ]
+    assert list(found.sentences(named_apart=found.unreadable)) == sentences[1:]
+    (tmp_path / "one").mkdir()
+    write(tmp_path / "one", "x.txt")
+    assert list(walk_folder(tmp_path / "one", {".png"}).sentences()) == [
+        "1 other file left out: 1 .txt"
+    ]
+    assert list(walk_folder(tmp_path / "one").sentences()) == []
+
+
+def test_trees_deeper_than_paths_can_be_are_left_out_by_name(tmp_path):
+    write(tmp_path, "a.png")
+    opened = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for _ in range(24):
+            os.mkdir("d" * 200, dir_fd=opened)
+            inner = os.open("d" * 200, os.O_RDONLY, dir_fd=opened)
+            os.close(opened)
+            opened = inner
+    finally:
+        os.close(opened)
+    found = walk_folder(tmp_path, {".png"})
+    assert found.files == [tmp_path / "a.png"]
+    ((path, reason),) = found.left_out.items()
+    assert "File name too long" in reason
+    assert found.unreadable == {path}

@@ -13,7 +13,7 @@ import pytest
 
 from genaccel.errors import WorkerDiedError
 from genaccel.files.atomic import remove_partial
-from genaccel.files.workers import map_in_workers
+from genaccel.files.workers import as_failure, map_in_workers
 
 
 @pytest.fixture
@@ -52,9 +52,41 @@ def test_every_item_has_one_outcome_and_each_worker_opens_once(work, tmp_path):
     assert isinstance(found["bad"].error, ValueError)
     assert str(found["bad"].error) == "bad item"
     assert "in do" in found["bad"].error.__notes__[0]
-    assert str(found["awkward"].error) == "AwkwardError: awkward item at home"
+    assert str(found["awkward"].error).startswith(
+        "AwkwardError: awkward item at home (workers_work"
+    )
     assert len(list(tmp_path.glob("opened-*"))) == 2
     assert all(len(tries(tmp_path, item)) == 1 for item in items)
+
+
+def test_whatever_an_item_raises_is_its_own_failure(work, tmp_path):
+    items = ["no-memory", "deep", "panics", "not-to-be-sent", "leaves", "a"]
+    open_work = partial(work.open_folder, tmp_path)
+    with closing(map_in_workers(open_work, items, workers=1)) as outcomes:
+        found = {outcome.item: outcome for outcome in outcomes}
+    assert found["a"].result == "A"
+    assert isinstance(found["no-memory"].error, MemoryError)
+    assert isinstance(found["deep"].error, RecursionError)
+    assert str(found["panics"].error).startswith("PanicError: as libraries in Rust do (workers_")
+    assert "TypeError: cannot pickle" in str(found["not-to-be-sent"].error)
+    assert "ended with exit code 3" in str(found["leaves"].error)
+
+
+def test_items_that_no_worker_is_left_for_are_named(work, tmp_path):
+    open_work = partial(work.open_twice, tmp_path)
+    items = ["a", "dies", "b", "c"]
+    with closing(map_in_workers(open_work, items, workers=1)) as outcomes:
+        found = {outcome.item: outcome for outcome in outcomes}
+    assert found["a"].result == "A"
+    for item in ("dies", "b", "c"):
+        assert "no worker process survives" in str(found[item].error)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), GeneratorExit()])
+def test_what_ends_the_process_is_no_failure_of_an_item(error):
+    with pytest.raises(type(error)):
+        as_failure(error)
+    assert as_failure(failure := KeyError("x")) is failure
 
 
 def test_an_item_whose_worker_dies_is_tried_once_more(work, tmp_path):
@@ -71,13 +103,25 @@ def test_an_item_whose_worker_dies_is_tried_once_more(work, tmp_path):
         assert found[item].result == item.upper()
     assert isinstance(found["dies"].error, WorkerDiedError)
     assert "SIGKILL" in str(found["dies"].error)
-    assert len(set(tries(tmp_path, "dies"))) == 2  # in two processes
+    assert len(set(tries(tmp_path, "dies"))) == 3  # in three processes
     assert len(set(tries(tmp_path, "dies-once"))) == 2
     for item in ("a", "b", "c"):
         assert len(tries(tmp_path, item)) == 1
     expected = [("dies", pid) for pid in tries(tmp_path, "dies")]
     expected += [("dies-once", tries(tmp_path, "dies-once")[0])]
     assert sorted(cleaned) == sorted(expected)
+
+
+def test_what_is_tried_again_may_be_told_so(work, tmp_path):
+    outcomes = map_in_workers(
+        partial(work.open_folder, tmp_path),
+        ["done-and-dies"],
+        workers=1,
+        again=lambda item: f"again-{item}",
+    )
+    with closing(outcomes):
+        (outcome,) = outcomes
+    assert outcome.result == "AGAIN-DONE-AND-DIES"
 
 
 def test_what_a_killed_worker_was_writing_is_removed(work, tmp_path):

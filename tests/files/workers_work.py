@@ -4,6 +4,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from contextlib import closing, suppress
 from functools import partial
@@ -33,7 +34,20 @@ def do(folder, item):
         raise ValueError("bad item")
     if item == "awkward":
         raise AwkwardError("awkward item", place="home")
+    if item == "no-memory":
+        raise MemoryError
+    if item == "deep":
+        return do(folder, item)
+    if item == "panics":
+        raise PanicError("as libraries in Rust do")
+    if item == "not-to-be-sent":
+        return threading.Lock()
+    if item == "leaves":
+        sys.exit(3)
     if item == "dies-once" and len((folder / f"tries-{item}").read_text().splitlines()) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if item == "done-and-dies":
+        write_atomically(folder / "done", b"whole")
         os.kill(os.getpid(), signal.SIGKILL)
     if item == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -44,6 +58,17 @@ def do(folder, item):
         os.fsync = lambda _: time.sleep(60)
         write_atomically(folder / item, b"half")
     return item.upper()
+
+
+class PanicError(BaseException):
+    """As pyo3's, no Exception."""
+
+
+def open_twice(folder):
+    """Opens in the first two processes only, each of which dies of its second item."""
+    if len(list(folder.glob("opened-*"))) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return open_folder(folder)
 
 
 def open_badly():

@@ -412,3 +412,11 @@ def test_a_compiled_run_has_one_graph_a_kind_and_equals_eager(model, count):
             torch.testing.assert_close(run(model, s), eager[s])
     assert 2 <= len(graphs) <= 3
     assert engine.latest.submodules[1].depth == 2
+
+
+def test_a_plan_of_larger_inputs_asks_for_no_more_tokens_than_there_are(model):
+    watched = Watched(model)
+    watched.compute(seed=0, step=0)
+    expected = watched.partially(seed=1, step=1, count=TOKENS)
+    watched.compute(seed=0, step=2)
+    assert torch.equal(watched.partially(seed=1, step=3, count=100 * TOKENS), expected)

@@ -30,7 +30,24 @@ def test_a_wrong_shape_is_refused(tmp_path: Path) -> None:
             state[f"{name}.conv.weight"] = torch.zeros_like(module.weight)
             for part in ("weight", "bias", "running_mean", "running_var"):
                 state[f"{name}.bn.{part}"] = torch.ones(len(module.weight))
+    with pytest.raises(ValueError, match="they have no classifier"):
+        network.load_published(state)
+    state["fc.weight"] = torch.zeros(1000, 2048)
+    with pytest.raises(ValueError, match=r"1008 classes .* they have a classifier of 1000 classes"):
+        network.load_published(state)
+    state["fc.weight"] = torch.zeros(1008, 2048)
+    with pytest.raises(ValueError, match="no auxiliary classifier"):
+        network.load_published({**state, "AuxLogits.fc.weight": torch.zeros(1008, 768)})
     network.load_published(state)
     state["Mixed_5b.branch1x1.conv.weight"] = torch.zeros(64, 7, 1, 1)
     with pytest.raises(ValueError, match="no weights of the Inception-v3"):
         network.load_published(state)
+
+
+def test_the_inception_of_torchvision_is_another_one() -> None:
+    models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+    for auxiliary in (True, False):
+        with torch.device("meta"):
+            other = models.inception_v3(weights=None, init_weights=False, aux_logits=auxiliary)
+        with pytest.raises(ValueError, match="1000 classes"):
+            FidInception().load_published(other.state_dict())

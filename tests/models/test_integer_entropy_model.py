@@ -167,7 +167,7 @@ def test_params_survive_json_and_wrong_ones_are_refused():
     assert IntegerEntropyParams.from_dict(values) == params
     for wrong, message in (
         ({"blocks": values["blocks"][:1]}, "one entry for each of 2 layers, got 1"),
-        ({"epsilon": 0.5}, "all scales are integers"),
+        ({"epsilon": 0.5}, "epsilon must be a whole number, got 0.5"),
         ({"epsilom": 1}, "does not fit"),
         ({"entropy": {**values["entropy"], "num_scales": 4}}, "at most 1023 tokens, got 1360"),
     ):

@@ -350,9 +350,9 @@ def test_presets_fit_the_autoencoders_of_the_same_name(name):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"codebook_size": 1}, "codebook_size must be at least 2, got 1"),
-        ({"codebook_dim": 0}, "codebook_dim must be at least 1"),
-        ({"layers": 0}, "layers must be at least 1"),
+        ({"codebook_size": 1}, r"codebook_size must be in \[2, 32768\], got 1"),
+        ({"codebook_dim": 0}, r"codebook_dim must be in \[1, 1024\], got 0"),
+        ({"layers": 0}, r"layers must be in \[1, 128\], got 0"),
         ({"heads": 3}, r"multiple of 4 \* heads = 12, got 16"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"num_scales": 0}, "num_scales"),

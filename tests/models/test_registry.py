@@ -92,7 +92,8 @@ def test_folders_of_former_versions_have_none_of_it_and_are_read(folder):
     [
         ({"type": "restoration"}, "of type 'restoration', not 'autoencoder'"),
         ({"version": 2}, "version 2 of autoencoder, and this genaccel reads up to 1"),
-        ({"version": "1"}, "version 1 of autoencoder"),
+        ({"version": "1"}, "version '1' of autoencoder"),
+        ({"version": True}, "version True of autoencoder"),
         ({"parts": ["model.safetensors"]}, "must list parts as objects with a sha256"),
         ({"parts": {"model.safetensors": "0123"}}, "must list parts as objects with a sha256"),
         ({"parts": {"entropy": {"sha256": "0", "path": 3}}}, "must list parts as objects"),

@@ -14,6 +14,7 @@ from genaccel.models.torchvision_weights import (
     WEIGHT_FILES,
     WeightFile,
     find_weights,
+    identify_weights,
     load_features,
 )
 
@@ -177,3 +178,16 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     torch.save({"features.0.weight": Path("harmless, but no tensor")}, path)
     with pytest.raises(ValueError, match="not a weight file of PyTorch"):
         load_features("vgg16", path)
+
+
+def test_a_file_is_known_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "vgg16-397923af.pth"  # a name proves nothing
+    path.write_bytes(b"others")
+    digest = hashlib.sha256(b"others").hexdigest()
+    found, warnings = identify_weights("vgg16", path)
+    assert found == digest
+    assert len(warnings) == 1
+    assert f"is not the published vgg16-397923af.pth: its SHA-256 is {digest}" in warnings[0]
+    published = WeightFile(url="https://x/y.pth", sha256_prefix=digest[:8])
+    monkeypatch.setitem(torchvision_weights.WEIGHT_FILES, "vgg16", published)  # type: ignore[arg-type]
+    assert identify_weights("vgg16", path) == (digest, [])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from hand_made_images import LINEAR, icc, stored
 from PIL import Image
 from tiny_codec import TINY_EFFICIENT
 
@@ -20,6 +21,7 @@ from genaccel.errors import (
     OptionError,
     UnknownModelError,
 )
+from genaccel.files.images import read_image
 from genaccel.models.autoencoder import Autoencoder
 from genaccel.models.integer_entropy_model import (
     IntegerBlockParams,
@@ -143,7 +145,9 @@ def test_no_images(pipe, pixels):
     with pytest.raises(ValueError, match="transparent"):
         pipe.encode(Image.new("RGBA", (4, 4), (0, 0, 0, 128)))
     with pytest.raises(ValueError, match="8-bit RGB"):
-        pipe.encode(Image.new("F", (4, 4)))
+        pipe.encode(Image.new("I", (4, 4)))
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        pipe.encode(Image.new("F", (4, 4), 128))
     for call in (pipe, pipe.decode):
         with pytest.raises(ValueError, match='"pil", "np" or "pt"'):
             call([], output_type="latent")
@@ -265,3 +269,13 @@ def test_an_entropy_model_is_saved_and_loaded(pipe, entropy_model, tmp_path):
         assert not loaded.entropy_model.training
     without = CodecPipeline.from_pretrained(tmp_path / "model", entropy_model=None)
     assert without.entropy_model is None
+
+
+def test_pillow_images_are_encoded_as_their_files_are(pipe, picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photograph = Image.fromarray(picture(64, 96))
+    stream = stored(photograph, "PNG", exif=exif, icc_profile=icc("Linear", curve=LINEAR))
+    (data,) = pipe.encode(Image.open(stream))
+    assert data == pipe.codec.encode(read_image(stream).pixels)
+    assert pipe.decode(data)[0].size == (64, 96)

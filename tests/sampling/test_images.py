@@ -4,8 +4,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hand_made_images import LINEAR, icc, stored
 from PIL import Image
 
+from genaccel.errors import UnsupportedImageError
+from genaccel.files.images import read_image
 from genaccel.sampling.images import images_of, to_pixels
 
 
@@ -45,3 +48,23 @@ def test_all_kinds_of_images_become_pixels():
     ):
         with pytest.raises(ValueError, match=complaint):
             to_pixels(wrong)
+
+
+def test_pillow_images_are_read_by_the_rules_of_files():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.new("RGB", (6, 4), (55, 55, 55))
+    stream = stored(picture, "PNG", exif=exif, icc_profile=icc("Linear", curve=LINEAR))
+    turned, plain = to_pixels([Image.open(stream), picture])
+    assert turned.shape == (6, 4, 3)
+    np.testing.assert_array_equal(turned, read_image(stream).pixels)
+    np.testing.assert_array_equal(plain, np.asarray(picture))
+    levels = Image.fromarray(np.array([[0, 0.5, 1]], np.float32))
+    assert to_pixels(levels)[0][0, :, 0].tolist() == [0, 128, 255]
+    deep = Image.fromarray(np.full((2, 2), 40000, np.uint16))
+    with pytest.raises(UnsupportedImageError, match=r"more than 8 bits.*convert it to 8-bit RGB"):
+        to_pixels([deep])
+    with pytest.raises(UnsupportedImageError, match=r"transparent.*put it on a background first"):
+        to_pixels([Image.new("RGBA", (2, 2))])
+    opaque = Image.new("RGBA", (2, 2), (1, 2, 3, 255))
+    assert to_pixels(opaque)[0][0, 0].tolist() == [1, 2, 3]

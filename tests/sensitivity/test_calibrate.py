@@ -115,3 +115,26 @@ def test_generations_must_be_alike(pipeline, calls):
     with pytest.raises(ValueError, match="the same number of steps, got 8 and 9"):
         calibrate(pipeline, [calls[0], longer])
     calibrate(pipeline, calls[:1])  # the hooks of the failed one are gone
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata"),
+    [
+        ({"a": torch.zeros(1)}, {}),
+        ({"a.b.c.d": torch.zeros(1)}, {}),
+        ({}, {"done": "many"}),
+        ({}, {"done": "-1"}),
+        ({}, {"done": "99"}),
+        ({}, {"done": None}),
+        ({"transformer.moments.count": torch.zeros(5)}, {"done": "1"}),
+    ],
+)
+def test_a_checkpoint_with_other_contents_is_damaged(pipeline, calls, tmp_path, tensors, metadata):
+    path = tmp_path / "checkpoint.safetensors"
+    calibrate(pipeline, calls[:2], SensitivityConfig(speedup=2.0), checkpoint=path)
+    with safe_open(path, "pt") as stored:
+        known = stored.metadata()
+    kept = {k: v for k, v in {**known, **metadata}.items() if v is not None}
+    save_file(tensors, path, metadata=kept)
+    with pytest.raises(ValueError, match=r"is damaged; remove it to begin anew|state must hold"):
+        calibrate(pipeline, calls[:2], SensitivityConfig(speedup=2.0), checkpoint=path)

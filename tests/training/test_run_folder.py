@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from genaccel.training.loop import averaged_weights
 from genaccel.training.run_folder import CHECKPOINT_NAME, CONFIG_NAME, RunFolder
 
 
@@ -111,3 +113,41 @@ def test_a_run_of_another_recipe_is_named(tmp_path: Path) -> None:
     run.claim({"recipe": "class-dit", "steps": 1, "dit": {}})
     with pytest.raises(ValueError, match="holds a run of class-dit, not of restoration"):
         run.claim({"recipe": "restoration", "steps": 1})
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": NaN}', '{"a": 1e999}', "[]", '"x"', "\0"])
+def test_options_of_another_form_are_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / CONFIG_NAME).write_text(text)
+    with pytest.raises(ValueError, match=CONFIG_NAME.replace(".", r"\.")) as error:
+        RunFolder(tmp_path).options()
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_that_holds_code_or_garbage_runs_nothing(tmp_path: Path) -> None:
+    class Shell:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "ran",))  # type: ignore[return-value]
+
+    run = RunFolder(tmp_path)
+    torch.save({"step": 1, "model": Shell()}, tmp_path / CHECKPOINT_NAME)
+    with pytest.raises(ValueError, match="is no checkpoint of a training run"):
+        run.load()
+    assert not (tmp_path / "ran").exists()
+    for parts in ({"a/data.pkl": b"\x80\x02garbage"}, {"a/version": b"3"}, {}):
+        with zipfile.ZipFile(tmp_path / CHECKPOINT_NAME, "w") as archive:
+            for name, data in parts.items():
+                archive.writestr(name, data)
+        with pytest.raises(ValueError, match="checkpoint"):
+            run.load()
+
+
+@pytest.mark.parametrize(
+    "state", [{"model": {}}, {"model": {"weight": torch.zeros(3)}}, {"model": 3}]
+)
+def test_averaged_weights_of_another_model_are_refused(
+    tmp_path: Path, state: dict[str, object]
+) -> None:
+    run = RunFolder(tmp_path)
+    run.save({"step": 1, "ema": {}, **state})
+    with pytest.raises(ValueError, match="is another model's"):
+        averaged_weights(run, torch.nn.Linear(2, 2))

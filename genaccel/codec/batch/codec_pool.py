@@ -13,11 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from genaccel import zoo
+from genaccel.codec.carried import Sections
 from genaccel.codec.encoder.encode_options import EncodeOptions
+from genaccel.codec.encoder.hidden_colours import fill_hidden
 from genaccel.codec.encoder.latent_refinement import StepReport
 from genaccel.codec.encoder.rate_control import STRAINED_RDO
 from genaccel.codec.format.bitstream import CUSTOM_MODEL_NUMBER, Bitstream, model_in_words
-from genaccel.codec.format.limits import CodecLimits
+from genaccel.codec.format.limits import CodecLimits, timed
+from genaccel.codec.format.metadata import PhotoMetadata
 from genaccel.codec.image_codec import DEFAULT_MODEL, ImageCodec
 from genaccel.errors import TargetSizeError, UnknownModelError
 
@@ -42,7 +45,7 @@ class CodecPool:
         device: str | torch.device = "cpu",
         limits: CodecLimits | None = None,
     ) -> None:
-        self.limits = limits or CodecLimits()
+        self.limits = limits or CodecLimits.of_this_machine()
         self._model = model
         self._device = device
         self._codecs: dict[str, ImageCodec] = {}
@@ -60,11 +63,14 @@ class CodecPool:
         """
         return self._load(self._model or DEFAULT_MODEL)
 
+    @timed
     def encode(
         self,
         image: NDArray[np.uint8],
         options: EncodeOptions,
         *,
+        alpha: NDArray[np.uint8] | None = None,
+        metadata: PhotoMetadata | None = None,
         on_step: StepReport | None = None,
     ) -> tuple[bytes, ImageCodec]:
         """Compress an image with the chosen model; if none is and a size is asked for, with the one that suits it.
@@ -76,7 +82,9 @@ class CodecPool:
         Args:
             image: uint8 ``[H, W, 3]``, sRGB.
             options: Rate control.
-            on_step: As for :meth:`ImageCodec.encode`.
+            alpha: As for :meth:`ImageCodec.encode`.
+            metadata: As for that.
+            on_step: As for that.
 
         Returns:
             The file, and the codec that made it.
@@ -89,19 +97,28 @@ class CodecPool:
         if self._model is None and max_bytes is not None:
             sizes = (False, True) if options.half_size is None else (options.half_size,)
             candidates = [(name, half) for half in sizes for name in zoo.codecs_by_rate()]
+            sections = Sections.of(image, alpha, metadata)
+            shown = image if alpha is None else fill_hidden(image, alpha)
             for (name, half), following in pairwise(candidates):
                 codec, own = self._load(name), replace(options, half_size=half)
-                for bound in self._bounds(name, following, image, max_bytes):
+                left = max_bytes - sections.num_bytes
+                for bound in self._bounds(name, following, shown, left):
                     with suppress(TargetSizeError):
                         data = codec.encode_within(
-                            image, own, largest_rdo=bound, may_cut=False, on_step=on_step
+                            shown,
+                            own,
+                            sections=sections,
+                            largest_rdo=bound,
+                            may_cut=False,
+                            on_step=on_step,
                         )
                         return data, codec
             name, half = candidates[-1]
             codec, options = self._load(name), replace(options, half_size=half)
         else:
             codec = self.for_encoding()
-        return codec.encode(image, options, on_step=on_step), codec
+        data = codec.encode(image, options, alpha=alpha, metadata=metadata, on_step=on_step)
+        return data, codec
 
     def _bounds(
         self, name: str, following: tuple[str, bool], image: NDArray[np.uint8], max_bytes: int

@@ -23,7 +23,8 @@ import typer
 from genaccel.codec.format.bitstream import EXTENSION
 from genaccel.codec.format.limits import CodecLimits
 from genaccel.files.atomic import remove_partial
-from genaccel.files.folders import IMAGE_SUFFIXES, find_files
+from genaccel.files.folders import find_files
+from genaccel.files.formats import IMAGE_SUFFIXES
 
 Direction = Literal["encode", "decode"]
 
@@ -205,7 +206,7 @@ def main(
     gpus_per_worker: Annotated[float, typer.Option(min=0, help="1, 0.5, ...")] = 0.0,
     files_per_task: Annotated[int, typer.Option(min=1, help="At most.")] = 64,
     model: Annotated[str | None, typer.Option(help="Model of the zoo, or its folder.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda, of the workers' machines.")] = "cpu",
     address: Annotated[
         str | None, typer.Option(help="Cluster; auto finds it; by default this machine alone.")
     ] = None,

@@ -22,7 +22,9 @@ from torch import Tensor
 
 from genaccel import _coder, ops
 from genaccel.codec.coding.missing_slices import DEFAULT_SEED, draws, most_likely, pick
+from genaccel.codec.coding.window_chunks import WindowChunks
 from genaccel.codec.coding.window_grid import PADDING_INDEX, WindowGrid
+from genaccel.codec.format.limits import check_time
 from genaccel.errors import BitstreamError, OptionError
 from genaccel.models.integer_entropy_model import WINDOWS_AT_ONCE, IntegerEntropyModel
 
@@ -172,6 +174,7 @@ class EntropyIndexCoder:
         groups, members = in_order // size, in_order % size
         tables: list[tuple[Tensor, Tensor]] = []  # [w, L, entries + 1] each
         for begin in range(0, len(windows), WINDOWS_AT_ONCE):  # logits are 1.4 MB a window
+            check_time()
             chunk = slice(begin, begin + WINDOWS_AT_ONCE)
             logits = model(windows[chunk], in_slice_order=True)
             tables.append((self._group_tables(logits), self._member_tables(logits, groups[chunk])))
@@ -221,30 +224,43 @@ class EntropyIndexCoder:
             encoder.push_cdfs(part.members, part.member_tables, PRECISION)
         return encoder.finish()
 
-    def _read(self, decoder: _coder.RansDecoder, logits: Tensor) -> Tensor:
-        """Read the next indices of the stream, int64 ``[N]``."""
-        tables = _int32(self._group_tables(logits))
-        groups = torch.from_numpy(decoder.pull_cdfs(tables, PRECISION)).to(logits.device).long()
-        tables = _int32(self._member_tables(logits, groups))
-        members = torch.from_numpy(decoder.pull_cdfs(tables, PRECISION)).to(logits.device)
-        return groups * self._group_size + members
+    def _read(
+        self,
+        decoder: _coder.RansDecoder,
+        predictions: Iterable[Tensor],
+        coded: Sequence[Tensor | None],
+    ) -> list[Tensor]:
+        """Read the next slice of the stream, first all groups and then all members; int64 ``[w, n]`` of each chunk.
 
-    def _filler(self, grid: WindowGrid, seed: int | None) -> Callable[[int, Tensor], Tensor]:
-        """A function that makes up the indices of a missing slice, int64 ``[W, n]``, from its logits ``[W, n, K]``."""
+        Args:
+            decoder: The stream.
+            predictions: Logits ``[w, n, K]``, chunk by chunk.
+            coded: Which of their tokens are coded.
+        """
+        known = []  # of all windows: a table of members is 32 times smaller than logits
+        for logits, mask in zip(predictions, coded, strict=True):
+            rows = _kept(logits, mask)
+            drawn = decoder.pull_cdfs(_int32(self._group_tables(rows)), PRECISION)
+            groups = torch.from_numpy(drawn).to(logits.device).long()
+            known.append((logits.shape[:2], groups, _int32(self._member_tables(rows, groups))))
+        slices = []
+        for (shape, groups, tables), mask in zip(known, coded, strict=True):
+            members = torch.from_numpy(decoder.pull_cdfs(tables, PRECISION)).to(groups.device)
+            slices.append(_spread(groups * self._group_size + members, mask, shape))
+        return slices
+
+    def _made_up(self, t: int, first: int, predicted: Tensor, seed: int | None) -> Tensor:
+        """Indices of a missing slice, int64 ``[w, n]``, for windows from ``first`` on with logits ``[w, n, K]``."""
         model, size = self._model, self._group_size
-
-        def fill(t: int, predicted: Tensor) -> Tensor:
-            logits = predicted.flatten(0, 1)
-            if seed is None:
-                return most_likely(logits).view(predicted.shape[:2])
-            tokens = model.tokens_of_slice(t)  # [n]
-            windows = torch.arange(grid.num_windows, device=logits.device).unsqueeze(1)
-            places = 2 * (windows * model.slice_order.num_tokens + tokens).flatten()
-            groups = pick(self._group_tables(logits), draws(seed, places))
-            members = pick(self._member_tables(logits, groups), draws(seed, places + 1))
-            return (groups * size + members).view(predicted.shape[:2])
-
-        return fill
+        logits = predicted.flatten(0, 1)
+        if seed is None:
+            return most_likely(logits).view(predicted.shape[:2])
+        tokens = model.tokens_of_slice(t)  # [n]
+        windows = torch.arange(first, first + len(predicted), device=logits.device).unsqueeze(1)
+        places = 2 * (windows * model.slice_order.num_tokens + tokens).flatten()
+        groups = pick(self._group_tables(logits), draws(seed, places))
+        members = pick(self._member_tables(logits, groups), draws(seed, places + 1))
+        return (groups * size + members).view(predicted.shape[:2])
 
     @torch.no_grad()
     def decode_prefix(
@@ -256,6 +272,7 @@ class EntropyIndexCoder:
         use: int | None = None,
         truncated: bool = False,
         seed: int | None = DEFAULT_SEED,
+        on_first_slice: Callable[[], None] | None = None,
     ) -> DecodedPrefix:
         """Indices of the first slices, and the rest made up from them.
 
@@ -267,43 +284,48 @@ class EntropyIndexCoder:
             truncated: The payload may end early: take the slices that are whole. What follows the last slice
                 is not looked at, so damage may go unnoticed.
             seed: Seed of the indices that are made up; None takes the most likely ones.
+            on_first_slice: Called once slice 0 has been read, before memory or time of the image's size is spent.
 
         Raises:
             BitstreamError: If the payload is not the code of exactly so many indices, or, truncated, not of a
                 single slice.
+            TimeLimitError: If the time limit is exceeded.
             ValueError: If the shapes do not fit the model's windows, or there are not so many slices.
         """
         model = self._model
         sent = self._require_slices(num_slices)
         wanted = sent if use is None else min(self._require_slices(use), sent)
         grid = self.grid(shapes)
-        fill = self._filler(grid, seed)
-        state = model.begin(grid.num_windows)
-        previous: Tensor | None = None
-        slices: list[Tensor] = []
+        windows = WindowChunks(model, grid.num_windows)
         ends: list[int] = []
         try:
             decoder = _coder.RansDecoder(payload[: len(payload) & ~1] if truncated else payload)
-            for t, coded in enumerate(self.coded_tokens(grid)):
-                predicted = model.step(state, previous)  # [W, n, K]
+            for t, mask in enumerate(self.coded_tokens(grid)):
+                indices: list[Tensor] | None = None
                 if len(ends) == t and t < wanted:
+                    coded = [None if mask is None else mask[chunk] for chunk in windows.chunks]
                     try:
-                        indices = self._read(decoder, _kept(predicted, coded))
+                        indices = self._read(decoder, windows.predictions(), coded)
                         ends.append(decoder.bytes_read)
-                        previous = _spread(indices, coded, predicted.shape[:2])
                     except _coder.StreamError:
                         if not truncated or t == 0:
                             raise
-                        previous = fill(t, predicted)
-                else:
-                    previous = fill(t, predicted)
-                slices.append(previous)
+                if t == 0 and on_first_slice is not None:
+                    on_first_slice()
+                if indices is None:
+                    indices = [
+                        self._made_up(t, chunk.start, predicted, seed)
+                        for chunk, predicted in zip(
+                            windows.chunks, windows.predictions(), strict=True
+                        )
+                    ]
+                windows.advance(indices)
             if wanted == sent and not truncated:
                 decoder.finish()
         except _coder.StreamError as error:
             raise BitstreamError(f"payload does not decode: {error}") from error
-        windows = torch.cat(slices, dim=1)[:, model.from_slice]
-        return DecodedPrefix([_int32(m[0]) for m in grid.merge(windows)], len(ends), ends)
+        maps = grid.merge(windows.indices()[:, model.from_slice])
+        return DecodedPrefix([_int32(m[0]) for m in maps], len(ends), ends)
 
     def decode(self, payload: bytes, shapes: Sequence[tuple[int, int]]) -> IndexMaps:
         """Inverse of :meth:`encode`; every index is below K, whatever the payload holds.

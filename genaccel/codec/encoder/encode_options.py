@@ -6,6 +6,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+# Squared distances are at most 4, so that far below it only bits count; float32 overflows far above it.
+_MOST_RDO = 1e6
+_MOST_REFINE = 10_000  # steps: hours for the smallest image
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodeOptions:
@@ -43,6 +47,8 @@ class EncodeOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.rdo < math.inf:
             raise ValueError(f"rdo must be finite and not negative, got {self.rdo}")
+        if self.rdo > _MOST_RDO:
+            raise ValueError(f"rdo must be at most {_MOST_RDO:g}, got {self.rdo:g}")
         if self.bits_per_pixel is not None and not 0 < self.bits_per_pixel < math.inf:
             raise ValueError(
                 f"bits_per_pixel must be positive and finite, got {self.bits_per_pixel}"
@@ -53,6 +59,8 @@ class EncodeOptions:
             raise ValueError(f"num_slices must be at least 1, got {self.num_slices}")
         if self.refine < 0:
             raise ValueError(f"refine must not be negative, got {self.refine}")
+        if self.refine > _MOST_REFINE:
+            raise ValueError(f"refine must be at most {_MOST_REFINE} steps, got {self.refine}")
         if self.has_target and (self.rdo or self.num_slices is not None):
             raise ValueError(
                 "a target size is reached by choosing rdo and num_slices: give the one or the others"

@@ -30,6 +30,7 @@ from genaccel import ops
 from genaccel.codec.coding.entropy_index_coder import EntropyIndexCoder
 from genaccel.codec.coding.window_grid import PADDING_INDEX
 from genaccel.codec.encoder.rate_distortion_quantizer import cheapest
+from genaccel.codec.format.limits import check_time
 from genaccel.codec.tiling import Span, cut
 from genaccel.errors import OptionError
 from genaccel.models.autoencoder import Autoencoder
@@ -268,6 +269,7 @@ class LatentRefiner:
         with torch.no_grad():
             indices = grid.cut([self._nearest(m)[None] for m in moving], fill=PADDING_INDEX)
         for step in range(steps):
+            check_time()
             optimizer.param_groups[0]["lr"] = (
                 settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
             )

@@ -36,6 +36,7 @@ def largest_within(
     largest_rdo: float = LARGEST_RDO,
     least_rdo: float = 0.0,
     may_cut: bool = True,
+    carried_bytes: int = 0,
 ) -> Fit:
     """The best file of at most ``max_bytes``.
 
@@ -49,6 +50,7 @@ def largest_within(
         largest_rdo: Largest weight.
         least_rdo: Least weight, below ``largest_rdo``.
         may_cut: Whether slices may be left out.
+        carried_bytes: Of each file what no weight makes smaller, for the message.
 
     Raises:
         TargetSizeError: If no file is small enough.
@@ -59,8 +61,8 @@ def largest_within(
     best = make(largest_rdo, None)
     if len(best) > max_bytes:
         if not may_cut:
-            raise TargetSizeError(_too_small(max_bytes, len(best)))
-        cut = _most_slices(lambda n: make(largest_rdo, n), max_bytes, num_slices)
+            raise _too_small(max_bytes, len(best), carried_bytes)
+        cut = _most_slices(lambda n: make(largest_rdo, n), max_bytes, num_slices, carried_bytes)
         return Fit(cut, largest_rdo)
     low, high = max(least_rdo, _SMALLEST_RDO), largest_rdo
     for _ in range(_MOST_TRIALS):
@@ -75,10 +77,12 @@ def largest_within(
     return Fit(best, high)
 
 
-def _most_slices(make: Callable[[int], bytes], max_bytes: int, num_slices: int) -> bytes:
+def _most_slices(
+    make: Callable[[int], bytes], max_bytes: int, num_slices: int, carried_bytes: int
+) -> bytes:
     best = make(1)
     if len(best) > max_bytes:
-        raise TargetSizeError(_too_small(max_bytes, len(best)))
+        raise _too_small(max_bytes, len(best), carried_bytes)
     low, high = 1, num_slices  # fits, does not fit
     while high - low > 1:
         middle = (low + high) // 2
@@ -90,8 +94,9 @@ def _most_slices(make: Callable[[int], bytes], max_bytes: int, num_slices: int) 
     return best
 
 
-def _too_small(max_bytes: int, least: int) -> str:
-    return (
-        f"the image does not fit {max_bytes} bytes: with this model it takes at least {least}. "
+def _too_small(max_bytes: int, least: int, carried_bytes: int) -> TargetSizeError:
+    carried = f", {carried_bytes} of them for alpha plane and metadata" if carried_bytes else ""
+    return TargetSizeError(
+        f"the image does not fit {max_bytes} bytes: with this model it takes at least {least}{carried}. "
         "Allow more, shrink the image, or take a model of a lower rate"
     )

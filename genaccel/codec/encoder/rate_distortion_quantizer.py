@@ -12,15 +12,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
 from genaccel.codec.coding.entropy_index_coder import EntropyIndexCoder, IndexMaps, SliceTables
 from genaccel.codec.coding.window_grid import PADDING_INDEX
+from genaccel.codec.format.limits import check_time
 
 # Distances and bits of so many tokens at once: 4 MB each for 1024 code words.
 _ROWS_AT_ONCE = 1024
+# What the entropy model knows of a window takes 340 kB.
+_WINDOWS_AT_ONCE = 256
 
 
 class ChosenIndices(NamedTuple):
@@ -50,6 +54,12 @@ def cheapest(
     return torch.cat(chosen)
 
 
+def _joined(parts: Sequence[SliceTables]) -> SliceTables:
+    # Where all tokens of a chunk are padding there are no rows, whatever their width.
+    coded = [part for part in parts if len(part.groups)] or parts[:1]
+    return SliceTables(*(np.concatenate(field) for field in zip(*coded, strict=True)))
+
+
 @torch.no_grad()
 def choose_indices(
     coder: EntropyIndexCoder,
@@ -76,24 +86,33 @@ def choose_indices(
     windows = grid.cut([f.to(device).float()[None] for f in features])  # [W, L, C]
     windows = functional.normalize(windows, dim=2)
     words = codebook.to(device).float()
-    state = model.begin(grid.num_windows)
-    previous: Tensor | None = None
-    slices: list[Tensor] = []
-    tables: list[SliceTables] = []
-    for t, coded in enumerate(coder.coded_tokens(grid)):
-        tokens = model.tokens_of_slice(t)
-        logits = model.step(state, previous)  # [W, n, K]
-        indices = cheapest(
-            windows[:, tokens].flatten(0, 1),
-            logits.flatten(0, 1),
-            words,
-            mu,
-            model.params.fraction_bits,
-        )
-        previous = indices.view(logits.shape[:2])
-        if coded is not None:
-            previous = previous.masked_fill(~coded, PADDING_INDEX)
-        slices.append(previous)
-        tables.append(coder.tables_of_slice(logits, previous, coded))
-    ordered = torch.cat(slices, dim=1)[:, model.from_slice]
-    return ChosenIndices([m[0].cpu().int().numpy() for m in grid.merge(ordered)], tables)
+    coded = coder.coded_tokens(grid)
+    chosen: list[Tensor] = []  # [w, L], in slice order
+    tables: list[list[SliceTables]] = [[] for _ in coded]
+    for begin in range(0, grid.num_windows, _WINDOWS_AT_ONCE):
+        chunk = slice(begin, begin + _WINDOWS_AT_ONCE)
+        state = model.begin(len(windows[chunk]))
+        previous: Tensor | None = None
+        slices: list[Tensor] = []
+        for t, all_coded in enumerate(coded):
+            check_time()
+            mask = None if all_coded is None else all_coded[chunk]
+            logits = model.step(state, previous)  # [w, n, K]
+            indices = cheapest(
+                windows[chunk][:, model.tokens_of_slice(t)].flatten(0, 1),
+                logits.flatten(0, 1),
+                words,
+                mu,
+                model.params.fraction_bits,
+            )
+            previous = indices.view(logits.shape[:2])
+            if mask is not None:
+                previous = previous.masked_fill(~mask, PADDING_INDEX)
+            slices.append(previous)
+            tables[t].append(coder.tables_of_slice(logits, previous, mask))
+        chosen.append(torch.cat(slices, dim=1))
+    ordered = torch.cat(chosen)[:, model.from_slice]
+    return ChosenIndices(
+        [m[0].cpu().int().numpy() for m in grid.merge(ordered)],
+        [_joined(parts) for parts in tables],
+    )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ``.gac`` container: at most 21 bytes around the range coder's output. docs/format.md is its specification.
 
-    magic 4 | version and flags 1 | width 1..3 | height 1..3 | model number 1 | model digest 4 | [slices 1] | payload | CRC32C 4
+    magic 4 | version and flags 1 | width 1..3 | height 1..3 | model number 1 | model digest 4 | [slices 1] |
+    [alpha plane] | [metadata] | payload | CRC32C 4
 
 Version 1 holds indices coded with static tables, version 2 those coded with an entropy model. The parser is strict:
 one image has one header, and whatever does not follow the format to the bit is refused.
@@ -9,10 +10,13 @@ one image has one header, and whatever does not follow the format to the bit is 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from genaccel import _coder, zoo
-from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS, MAX_SIDE
+from genaccel.codec.format.limits import DEFAULT_MAX_PIXELS, MAX_METADATA_BYTES, MAX_SIDE
+from genaccel.codec.format.metadata import PhotoMetadata
+from genaccel.codec.format.varint import read_varint, write_varint
 from genaccel.errors import BitstreamError, LimitExceededError
 
 EXTENSION = ".gac"
@@ -23,11 +27,16 @@ DIGEST_BYTES = 4
 CUSTOM_MODEL_NUMBER = 0
 
 _CRC_BYTES = 4
-_MAX_VARINT_BYTES = 3  # 21 bits hold MAX_SIDE
+_ALPHA_LENGTH_BYTES = 4  # 28 bits hold two bytes for each pixel that may be
 _MIN_FILE_BYTES = len(MAGIC) + 1 + 1 + 1 + 1 + DIGEST_BYTES + _CRC_BYTES
 _PREFIX_FLAG = 1  # a byte with the number of slices follows the digest
 _HALF_FLAG = 2  # the indices are those of the image at half its width and height
-_FLAGS = {STATIC_VERSION: _HALF_FLAG, ENTROPY_VERSION: _PREFIX_FLAG | _HALF_FLAG}
+_ALPHA_FLAG = 4  # sections, each a length and so many bytes, stand before the payload
+_METADATA_FLAG = 8
+_FLAGS = {
+    STATIC_VERSION: _HALF_FLAG | _ALPHA_FLAG | _METADATA_FLAG,
+    ENTROPY_VERSION: _PREFIX_FLAG | _HALF_FLAG | _ALPHA_FLAG | _METADATA_FLAG,
+}
 # A file that claims more than this is a bomb: photographs take some 50 pixels a byte, one flat colour a few thousand.
 # The tables of entropy models give no token less than 0.0014 bits: 277,000 pixels a byte.
 _MAX_PIXELS_PER_BYTE = {STATIC_VERSION: 2**16, ENTROPY_VERSION: 2**20}
@@ -38,27 +47,21 @@ def half_sides(height: int, width: int) -> tuple[int, int]:
     return -(-height // 2), -(-width // 2)
 
 
-def _write_varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+def _most_alpha_bytes(width: int, height: int) -> int:
+    """Of a plane of noise, with some to spare."""
+    return min(2 * width * height + 64, 2 ** (7 * _ALPHA_LENGTH_BYTES) - 1)
 
 
-def _read_varint(data: bytes, position: int, name: str) -> tuple[int, int]:
-    value = 0
-    for i in range(_MAX_VARINT_BYTES):
-        if position + i >= len(data):
-            raise BitstreamError(f"file ends inside its {name}")
-        byte = data[position + i]
-        value |= (byte & 0x7F) << (7 * i)
-        if byte < 0x80:
-            if byte == 0 and i > 0:
-                raise BitstreamError(f"{name} is not written in its shortest form")
-            return value, position + i + 1
-    raise BitstreamError(f"{name} is longer than {_MAX_VARINT_BYTES} bytes")
+def _read_section(data: bytes, position: int, end: int, name: str, most: int) -> tuple[bytes, int]:
+    """Contents of a section, and where it ends."""
+    head = data[position : min(position + _ALPHA_LENGTH_BYTES, end)]
+    size, length_bytes = read_varint(head, 0, name, most_bytes=_ALPHA_LENGTH_BYTES)
+    if not 1 <= size <= most:
+        raise BitstreamError(f"{name} must have 1 to {most} bytes, and the file says {size}")
+    start = position + length_bytes
+    if end - start < size:
+        raise BitstreamError(f"file ends inside its {name}")
+    return data[start : start + size], start + size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +77,8 @@ class Bitstream:
         version: 1 for static tables, 2 for an entropy model.
         num_slices: Slices of the entropy model's order in the payload; None for all of them.
         half_size: Whether the indices are those of the image at half its width and height.
+        alpha: What :func:`genaccel.codec.coding.alpha_plane.encode_alpha` made; empty for an opaque image.
+        metadata: What :meth:`PhotoMetadata.to_bytes` made; empty for none.
 
     Raises:
         ValueError: If a field cannot be written.
@@ -94,6 +99,8 @@ class Bitstream:
     version: int = STATIC_VERSION
     num_slices: int | None = None
     half_size: bool = False
+    alpha: bytes = b""
+    metadata: bytes = b""
 
     def __post_init__(self) -> None:
         for name, side in (("width", self.width), ("height", self.height)):
@@ -112,6 +119,12 @@ class Bitstream:
                 raise ValueError("num_slices needs format version 2")
             if not 1 <= self.num_slices <= 255:
                 raise ValueError(f"num_slices must be in [1, 255], got {self.num_slices}")
+        if len(self.alpha) > _most_alpha_bytes(self.width, self.height):
+            raise ValueError(f"alpha plane of {len(self.alpha)} bytes is too large for the image")
+        if len(self.metadata) > MAX_METADATA_BYTES:
+            raise ValueError(
+                f"metadata must have at most {MAX_METADATA_BYTES} bytes, got {len(self.metadata)}"
+            )
         # One byte, that an empty payload be no special case.
         most = _MAX_PIXELS_PER_BYTE[self.version]
         height, width = self.coded_sides
@@ -133,16 +146,22 @@ class Bitstream:
 
     def _header(self) -> bytes:
         prefix = b"" if self.num_slices is None else bytes([self.num_slices])
-        flags = (_PREFIX_FLAG if prefix else 0) | (_HALF_FLAG if self.half_size else 0)
+        flags = (
+            (_PREFIX_FLAG if prefix else 0)
+            | (_HALF_FLAG if self.half_size else 0)
+            | (_ALPHA_FLAG if self.alpha else 0)
+            | (_METADATA_FLAG if self.metadata else 0)
+        )
         return b"".join(
             (
                 MAGIC,
                 bytes([self.version << 4 | flags]),
-                _write_varint(self.width),
-                _write_varint(self.height),
+                write_varint(self.width),
+                write_varint(self.height),
                 bytes([self.model_number]),
                 self.model_digest,
                 prefix,
+                *(write_varint(len(s)) + s for s in (self.alpha, self.metadata) if s),
             )
         )
 
@@ -155,7 +174,7 @@ class Bitstream:
     def from_bytes(
         cls, data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, *, truncated: bool = False
     ) -> Bitstream:
-        """Parse a file; allocates nothing but a copy of the payload.
+        """Parse a file; allocates nothing but copies of what is in it. What its sections hold is not looked at.
 
         Args:
             data: The file.
@@ -166,7 +185,14 @@ class Bitstream:
         Raises:
             BitstreamError: If the file is damaged, truncated, of another version, or no ``.gac`` file.
             LimitExceededError: If the image has more than ``max_pixels``.
+            TypeError: If ``data`` is something else than bytes, such as a file's name.
         """
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise TypeError(
+                f"data must be the bytes of a {EXTENSION} file, got {type(data).__name__}"
+                + (": read the file first" if isinstance(data, str | os.PathLike) else "")
+            )
+        data = bytes(data)
         if not data:
             raise BitstreamError("file is empty")
         if data[: len(MAGIC)] != MAGIC[: len(data)]:
@@ -195,8 +221,8 @@ class Bitstream:
             if _coder.crc32c(memoryview(data)[:end]) != stored:
                 raise BitstreamError("checksum does not match: the file is damaged or truncated")
 
-        width, position = _read_varint(data[:end], len(MAGIC) + 1, "width")
-        height, position = _read_varint(data[:end], position, "height")
+        width, position = read_varint(data[:end], len(MAGIC) + 1, "width")
+        height, position = read_varint(data[:end], position, "height")
         number, digest = position, position + 1
         position = digest + DIGEST_BYTES
         has_prefix = bool(flags & _PREFIX_FLAG)
@@ -206,16 +232,26 @@ class Bitstream:
             raise LimitExceededError(
                 f"image of {width}x{height} pixels exceeds the limit of {max_pixels} pixels"
             )
+        num_slices = data[position] if has_prefix else None
+        position += has_prefix
+        alpha = metadata = b""
+        if flags & _ALPHA_FLAG:
+            most = _most_alpha_bytes(width, height)
+            alpha, position = _read_section(data, position, end, "alpha plane", most)
+        if flags & _METADATA_FLAG:
+            metadata, position = _read_section(data, position, end, "metadata", MAX_METADATA_BYTES)
         try:
             return cls(
                 width=width,
                 height=height,
                 model_number=data[number],
-                model_digest=data[digest:position],
-                payload=data[position + has_prefix : end],
+                model_digest=data[digest : digest + DIGEST_BYTES],
+                payload=data[position:end],
                 version=version,
-                num_slices=data[position] if has_prefix else None,
+                num_slices=num_slices,
                 half_size=bool(flags & _HALF_FLAG),
+                alpha=alpha,
+                metadata=metadata,
             )
         except ValueError as error:
             raise BitstreamError(f"header is not valid: {error}") from error
@@ -245,6 +281,9 @@ class BitstreamInfo:
         entropy_model: Whether the model's entropy model coded it; otherwise its static tables did.
         num_slices: Slices that were sent; None for all, or where there are none.
         half_size: Whether it holds the image at half its width and height, to be enlarged.
+        alpha_bytes: Of the plane of a transparent image; 0 for an opaque one.
+        metadata_bytes: Of the section; 0 if there is none.
+        metadata: What it says, as :class:`PhotoMetadata` names it.
     """
 
     width: int
@@ -259,6 +298,9 @@ class BitstreamInfo:
     entropy_model: bool
     num_slices: int | None
     half_size: bool
+    alpha_bytes: int
+    metadata_bytes: int
+    metadata: dict[str, str]
 
 
 def describe(
@@ -289,4 +331,7 @@ def describe(
         entropy_model=stream.version == ENTROPY_VERSION,
         num_slices=stream.num_slices,
         half_size=stream.half_size,
+        alpha_bytes=len(stream.alpha),
+        metadata_bytes=len(stream.metadata),
+        metadata=PhotoMetadata.from_bytes(stream.metadata).in_words() if stream.metadata else {},
     )

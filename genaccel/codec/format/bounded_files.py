@@ -11,6 +11,7 @@ from genaccel.errors import LimitExceededError
 
 # No file within the pixel limit needs more: 1.5 bytes a pixel, ten times the rate of the finest model.
 MAX_FILE_BYTES = 2**28
+_PART_BYTES = 2**20
 
 
 def read_bounded(source: Path | BinaryIO, max_bytes: int) -> bytes:
@@ -23,10 +24,15 @@ def read_bounded(source: Path | BinaryIO, max_bytes: int) -> bytes:
     if isinstance(source, Path):
         with source.open("rb") as stream:
             return read_bounded(stream, max_bytes)
-    data = source.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise LimitExceededError(f"input is larger than the limit of {max_bytes} bytes")
-    return data
+    parts: list[bytes] = []
+    left = max_bytes
+    # In parts: one read of that many bytes would allocate them, whatever there is to read.
+    while part := source.read(min(_PART_BYTES, left + 1)):
+        left -= len(part)
+        if left < 0:
+            raise LimitExceededError(f"input is larger than the limit of {max_bytes} bytes")
+        parts.append(part)
+    return b"".join(parts)
 
 
 def describe_file(source: Path | BinaryIO, max_pixels: int) -> BitstreamInfo:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -57,7 +56,9 @@ def _read(path: Path) -> Mapping[str, object]:
         # Training checkpoints hold their command line, which is a plain record.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # the unpickler stumbles over garbage in any way there is
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnknownModelError(
             f"{path} is no checkpoint of plain tensors: {reason} "

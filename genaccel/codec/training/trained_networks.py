@@ -16,6 +16,7 @@ from genaccel.codec.training.rate_distortion_model import RateDistortionModel
 from genaccel.models.autoencoder import PRESETS, Autoencoder, AutoencoderParams
 from genaccel.models.masked_entropy_model import MaskedEntropyModel, MaskedEntropyParams
 from genaccel.models.quantization_aware import ModelScales
+from genaccel.models.registry import network_in
 from genaccel.training.loop import averaged_weights
 from genaccel.training.run_folder import CONFIG_NAME, RunFolder
 
@@ -85,10 +86,10 @@ def load_networks(source: str | os.PathLike[str]) -> TrainedNetworks:
     if (Path(source) / CONFIG_NAME).is_file():
         return load_run(source)
     folder = zoo.resolve(source, "codec").folder
-    entropy = folder / ENTROPY_FOLDER
+    entropy = network_in(folder, ENTROPY_FOLDER)
     return TrainedNetworks(
         Autoencoder.from_pretrained(folder),
-        MaskedEntropyModel.from_pretrained(entropy) if entropy.is_dir() else None,
+        None if entropy is None else MaskedEntropyModel.from_pretrained(entropy),
     )
 
 
@@ -101,11 +102,13 @@ def load_run(path: str | os.PathLike[str]) -> TrainedNetworks:
     """
     run = CodecRun(path)
     options = run.options()
-    if "stage" not in options:
+    if "stage" not in options or not isinstance(options.get("autoencoder"), dict):
         raise ValueError(f"{path} holds no run of the codec's training")
     autoencoder = Autoencoder(AutoencoderParams.from_dict(options["autoencoder"]))
     if "entropy_model" not in options:
         return TrainedNetworks(averaged_weights(run, autoencoder), None)
+    if not isinstance(options["entropy_model"], dict):
+        raise ValueError(f"{path} holds a run whose entropy model is none")
     entropy_model = MaskedEntropyModel(MaskedEntropyParams.from_dict(options["entropy_model"]))
     averaged = averaged_weights(run, RateDistortionModel(autoencoder, entropy_model))
     return TrainedNetworks(averaged.autoencoder, averaged.entropy_model)

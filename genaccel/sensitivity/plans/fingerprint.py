@@ -14,6 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from genaccel.files.untrusted import shown
+
+# Of steps, and of sides in pixels or tokens.
+_LARGEST = 2**24
 _MAY_BE_UNKNOWN = (
     "segments",
     "start_step",
@@ -81,29 +85,31 @@ class Fingerprint:
             "scheduler_config_digest",
         ):
             if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} must be a string, got {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be a string, got {shown(getattr(self, name))}")
         for name in ("num_inference_steps", "height", "width"):
             value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+            if type(value) is not int or not 1 <= value <= _LARGEST:
+                raise ValueError(
+                    f"{name} must be a whole number of at least 1 and at most {_LARGEST}, got {shown(value)}"
+                )
         scale = self.guidance_scale
         if scale is not None and (type(scale) not in (int, float) or not abs(scale) < float("inf")):
-            raise ValueError(f"guidance_scale must be a finite number or None, got {scale!r}")
+            raise ValueError(f"guidance_scale must be a finite number or None, got {shown(scale)}")
         if isinstance(self.adapters, str) or not all(isinstance(n, str) for n in self.adapters):
-            raise ValueError(f"adapters must hold names, got {self.adapters!r}")
+            raise ValueError(f"adapters must hold names, got {shown(self.adapters)}")
         object.__setattr__(self, "adapters", tuple(sorted(self.adapters)))
         for name in ("segments", "schedule_digest", "weights_dtype", "control"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
-                raise ValueError(f"{name} must be a string or None, got {value!r}")
+                raise ValueError(f"{name} must be a string or None, got {shown(value)}")
         start = self.start_step
-        if start is not None and (type(start) is not int or start < 0):
-            raise ValueError(f"start_step must be a whole number or None, got {start!r}")
+        if start is not None and (type(start) is not int or not 0 <= start <= _LARGEST):
+            raise ValueError(f"start_step must be a whole number or None, got {shown(start)}")
         weights = self.weights
         if weights is not None and not all(
             type(w) in (int, float) and abs(w) < float("inf") for w in weights
         ):
-            raise ValueError(f"weights must hold finite numbers, got {weights!r}")
+            raise ValueError(f"weights must hold finite numbers, got {shown(weights)}")
 
     def differences(self, other: Fingerprint) -> list[str]:
         """Names of the fields that differ, in the order of the class.
@@ -231,14 +237,14 @@ class Fingerprint:
         known = {f.name for f in dataclasses.fields(cls)} - {"old_digests"}
         if set(values) != known:
             raise ValueError(
-                f"fingerprint has unknown keys {sorted(set(values) - known)} and lacks "
+                f"fingerprint has unknown keys {shown(sorted(set(values) - known))} and lacks "
                 f"{sorted(known - set(values))}"
             )
         for name in ("adapters", "weights"):
             if not isinstance(values[name], list | tuple) and (
                 name == "adapters" or values[name] is not None
             ):
-                raise ValueError(f"{name} must be a list, got {values[name]!r}")
+                raise ValueError(f"{name} must be a list, got {shown(values[name])}")
         weights = values["weights"]
         return cls(
             **{

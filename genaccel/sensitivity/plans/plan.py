@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors
+from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as save_safetensors
 
 from genaccel.files.atomic import write_atomically
+from genaccel.files.untrusted import read_bounded_bytes, read_json, shown
+from genaccel.sensitivity.config import FORECASTERS
 from genaccel.sensitivity.plans.fingerprint import Fingerprint
 
 PLAN_VERSION = 2
@@ -35,6 +36,16 @@ _ARRAYS = {
     "affine_intercept": np.dtype(np.float32),
     "time_weights": np.dtype(np.float32),
 }
+_STORED_AS = {
+    np.dtype(bool): "BOOL",
+    np.dtype(np.int8): "I8",
+    np.dtype(np.int32): "I32",
+    np.dtype(np.float32): "F32",
+}
+# The largest of ours have some 100 kB.
+_MAX_TENSOR_BYTES = 2**26
+# FLOPs of a planned run over those of the plain one: beyond, the reciprocal means nothing.
+_LEAST_FRACTION, _LARGEST_FRACTION = 1e-6, 1e3
 # A window with larger shares would be no mean any more.
 _LARGEST_SHARE = 4.0
 _REQUIRED_ARRAYS = {"compute_mask", "forecaster_index"}
@@ -107,7 +118,11 @@ class Plan:
                 f"and else one of the {len(self.forecasters)} forecasters"
             )
         if not all(isinstance(name, str) for name in self.forecasters):
-            raise ValueError(f"forecasters must hold names, got {self.forecasters!r}")
+            raise ValueError(f"forecasters must hold names, got {shown(self.forecasters)}")
+        if not set(self.forecasters) <= set(FORECASTERS):
+            raise ValueError(
+                f"forecasters must be some of {', '.join(FORECASTERS)}, got {shown(self.forecasters)}"
+            )
         self._check_tokens()
         self._check_granularity()
         self._check_times()
@@ -125,18 +140,21 @@ class Plan:
                 raise ValueError("affine_slope and affine_intercept must be finite")
         elif "affine" in self.forecasters:
             raise ValueError("the affine forecaster needs affine_slope and affine_intercept")
-        if not _is_number(self.flop_fraction) or not 0 < self.flop_fraction < math.inf:
-            raise ValueError(f"flop_fraction must be above 0, got {self.flop_fraction!r}")
+        fraction = self.flop_fraction
+        if not _is_number(fraction) or not _LEAST_FRACTION <= fraction <= _LARGEST_FRACTION:
+            raise ValueError(
+                f"flop_fraction must be above 0, from {_LEAST_FRACTION:g} to {_LARGEST_FRACTION:g}, got {shown(fraction)}"
+            )
         error = self.expected_error
         if error is not None and not (_is_number(error) and 0 <= error < math.inf):
             raise ValueError(
-                f"expected_error must be finite and not negative, or None, got {error!r}"
+                f"expected_error must be finite and not negative, or None, got {shown(error)}"
             )
 
     def _check_granularity(self) -> None:
         kinds = ("segment", "output", "module", "mixed")
         if self.granularity not in kinds:
-            raise ValueError(f"granularity must be one of {kinds}, got {self.granularity!r}")
+            raise ValueError(f"granularity must be one of {kinds}, got {shown(self.granularity)}")
         submodules, computed = self.module_mask, self.compute_mask
         if self.granularity == "output" and (
             self.token_counts is not None or (computed != computed[:, :1]).any()
@@ -144,6 +162,9 @@ class Plan:
             raise ValueError(
                 'granularity "output" computes all segments at the same steps, and no tokens at others'
             )
+        used = {self.forecasters[i] for i in np.unique(self.forecaster_index) if i >= 0}
+        if self.granularity == "output" and "affine" in used:
+            raise ValueError('granularity "output" has no affine forecaster')
         if (submodules is None) != (self.granularity != "mixed"):
             raise ValueError('module_mask belongs to granularity "mixed", and to no other')
         if submodules is not None and (
@@ -183,14 +204,19 @@ class Plan:
             if owners:
                 raise ValueError("segment_of_layer belongs to token_counts, which are missing")
             return
-        if counts.ndim != 3 or len(counts) != steps or len(owners) != counts.shape[1]:
+        if (
+            counts.ndim != 3
+            or len(counts) != steps
+            or len(owners) != counts.shape[1]
+            or not counts.shape[2]
+        ):
             raise ValueError(
                 f"token_counts must be [{steps}, {len(owners)} layers as in segment_of_layer, submodules], "
                 f"got {counts.shape}"
             )
         if not all(type(s) is int and 0 <= s < segments for s in owners):
             raise ValueError(
-                f"segment_of_layer must name segments 0 to {segments - 1}, got {owners}"
+                f"segment_of_layer must name segments 0 to {segments - 1}, got {shown(owners)}"
             )
         computed = self.compute_mask[:, list(owners)][:, :, None]
         if (
@@ -275,12 +301,13 @@ class Plan:
         """
         path = Path(folder) / PLAN_NAME
         try:
-            values = json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
+            values = read_json(path)
+        except ValueError as error:
             raise ValueError(f"{path} is no plan: {error}") from None
         try:
-            return cls(**_parse(values, (Path(folder) / PLAN_TENSORS_NAME).read_bytes()))
-        except (ValueError, TypeError, OverflowError) as error:
+            tensors = read_bounded_bytes(Path(folder) / PLAN_TENSORS_NAME, _MAX_TENSOR_BYTES)
+            return cls(**_parse(values, tensors))
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no valid plan: {error}") from None
 
 
@@ -289,26 +316,22 @@ def _parse(values: Any, tensors: bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError("the JSON holds no object")
     # The version first: the keys of another one may well be others.
-    if values.get("version") not in _READ_VERSIONS:
+    version = values.get("version")
+    if type(version) is not int or version not in _READ_VERSIONS:
         raise ValueError(
-            f"version {values.get('version')!r} was written by another genaccel, this one reads up to {PLAN_VERSION}"
+            f"version {shown(version)} was written by another genaccel, this one reads up to {PLAN_VERSION}"
         )
     known = {"version", "fingerprint", "tensors_sha256", *_PLAIN}
     if set(values) != known:
         raise ValueError(
-            f"unknown keys {sorted(set(values) - known)}, missing keys {sorted(known - set(values))}"
+            f"unknown keys {shown(sorted(set(values) - known))}, missing keys {sorted(known - set(values))}"
         )
     if hashlib.sha256(tensors).hexdigest() != values["tensors_sha256"]:
         raise ValueError(f"{PLAN_TENSORS_NAME} is damaged or belongs to another plan")
-    try:
-        arrays = load_safetensors(tensors)
-    except SafetensorError as error:
-        raise ValueError(f"{PLAN_TENSORS_NAME} is damaged ({error})") from None
-    if not _REQUIRED_ARRAYS <= set(arrays) <= set(_ARRAYS):
-        raise ValueError(f"{PLAN_TENSORS_NAME} holds {sorted(arrays)}")
+    arrays = _arrays(tensors)
     for name in ("forecasters", "segment_of_layer"):
         if not isinstance(values[name], list):
-            raise ValueError(f"{name} must be a list, got {values[name]!r}")
+            raise ValueError(f"{name} must be a list, got {shown(values[name])}")
     if not isinstance(values["fingerprint"], dict):
         raise ValueError("fingerprint must be an object")
     return {
@@ -320,6 +343,25 @@ def _parse(values: Any, tensors: bytes) -> dict[str, Any]:
         "flop_fraction": values["flop_fraction"],
         **arrays,
     }
+
+
+def _arrays(tensors: bytes) -> dict[str, NDArray[Any]]:
+    """The arrays of a plan, each of the type that it must have."""
+    try:
+        parts = dict(deserialize(tensors))
+    except SafetensorError as error:
+        raise ValueError(f"{PLAN_TENSORS_NAME} is damaged ({error})") from None
+    if not _REQUIRED_ARRAYS <= set(parts) <= set(_ARRAYS):
+        raise ValueError(f"{PLAN_TENSORS_NAME} holds {shown(sorted(parts))}")
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, part in parts.items():
+        dtype = _ARRAYS[name]
+        if part["dtype"] != _STORED_AS[dtype]:
+            raise ValueError(f"{name} must be an array of {dtype}, got {part['dtype']}")
+        if dtype.kind == "b" and any(part["data"].translate(None, b"\0\1")):
+            raise ValueError(f"{name} must hold 0 and 1")
+        arrays[name] = np.frombuffer(part["data"], dtype).reshape(part["shape"])
+    return arrays
 
 
 def _is_number(value: object) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from genaccel.files.atomic import write_json
+from genaccel.files.untrusted import read_json, shown
 from genaccel.sensitivity.config import SensitivityConfig
 from genaccel.sensitivity.plans.fingerprint import Fingerprint
 from genaccel.sensitivity.plans.plan import PLAN_NAME, Plan
@@ -25,6 +26,7 @@ _PLANNER_VERSION = 3
 LIBRARY_FOLDER = "sensitivity"
 INDEX_NAME = "plans.json"
 
+_LARGEST_RATIO = 1e6
 # A plan this much slower than asked for is still what was asked for: steps are whole.
 _SPEEDUP_SLACK = 0.02
 # One much faster is not: it gives up quality that nobody wanted to give up.
@@ -43,6 +45,9 @@ class PlanEntry:
         psnr: Decibels to the unaccelerated samples, mean; None if it was not measured.
         st_lpips: ST-LPIPS (vgg) to them; None if it was not measured.
         config: Values of the planner's config.
+
+    Raises:
+        ValueError: If a value is of another type or not finite, or the folder leads out of the library.
     """
 
     folder: str
@@ -52,6 +57,26 @@ class PlanEntry:
     psnr: float | None = None
     st_lpips: float | None = None
     config: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("folder", "component"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be a text, got {shown(getattr(self, name))}")
+        parts = Path(self.folder).parts
+        if os.path.isabs(self.folder) or os.pardir in parts or "\0" in self.folder:
+            raise ValueError(f"folder must be one in the library, got {shown(self.folder)}")
+        for name in ("flop_ratio", "speedup", "psnr", "st_lpips"):
+            value = getattr(self, name)
+            # The PSNR of equal samples is infinite.
+            is_number = type(value) in (int, float) and (
+                math.isfinite(value) or (name == "psnr" and value == math.inf)
+            )
+            if not is_number and (name == "flop_ratio" or value is not None):
+                raise ValueError(f"{name} must be a finite number, got {shown(value)}")
+        if not 0 < self.flop_ratio < _LARGEST_RATIO:
+            raise ValueError(f"flop_ratio must be above 0, got {self.flop_ratio}")
+        if self.config is not None and not isinstance(self.config, dict):
+            raise ValueError(f"config must be an object or None, got {shown(self.config)}")
 
 
 class PlanLibrary:
@@ -71,7 +96,7 @@ class PlanLibrary:
         index = self.folder / INDEX_NAME
         if index.is_file():
             try:
-                self.entries = [PlanEntry(**values) for values in json.loads(index.read_bytes())]
+                self.entries = [PlanEntry(**values) for values in read_json(index, infinity=True)]
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{index} is no index of plans: {error}") from None
         elif (self.folder / PLAN_NAME).is_file():
@@ -87,8 +112,16 @@ class PlanLibrary:
         write_json(self.folder / INDEX_NAME, index, overwrite=True)
 
     def load(self, entry: PlanEntry) -> Plan:
-        """The plan of an entry."""
-        return Plan.from_pretrained(self.folder / entry.folder)
+        """The plan of an entry.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If it is damaged, or its folder is a link out of the library.
+        """
+        folder = self.folder / entry.folder
+        if not folder.resolve().is_relative_to(self.folder.resolve()):
+            raise ValueError(f"{folder} leads out of the library, and is not followed")
+        return Plan.from_pretrained(folder)
 
     def choose(
         self, config: SensitivityConfig, component: str, run: Fingerprint | None = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,11 @@ class PlanSource:
                 f"{self.config.plan} has no plan that meets the target; it has {has}{damaged}"
             )
         scheduler = getattr(pipeline, "scheduler", None)
-        made_for = [
-            library.load(entry).fingerprint
-            for entry in library.entries
-            if entry.component in (self.component, "")
-        ]
+        made_for = []
+        for entry in library.entries:
+            if entry.component in (self.component, ""):
+                with suppress(OSError, ValueError):  # those that can't be read are passed over
+                    made_for.append(library.load(entry).fingerprint)
         fits = [
             f
             for f in made_for
@@ -244,7 +245,10 @@ def fits_structure(plan: Plan, structure: Structure) -> bool:
         return False
     if plan.token_counts is None:
         return True
-    return plan.segment_of_layer == tuple(layer.segment for layer in structure.layers)
+    if plan.segment_of_layer != tuple(layer.segment for layer in structure.layers):
+        return False
+    tokenless = [i for i, layer in enumerate(structure.layers) if not layer.num_tokens]
+    return not plan.token_counts[:, tokenless].any()
 
 
 def _folder_of(owner: Any) -> Path | None:

@@ -57,7 +57,7 @@ def calibrate(
     config = config or SensitivityConfig(speedup=2.0)
     with enable_sensitivity(pipeline, config) as handle, measuring(handle) as runs:
         belongs_to = _digest(calls, config)
-        done, sums = _load(checkpoint, belongs_to)
+        done, sums = _load(checkpoint, belongs_to, len(calls))
         for name, measured in runs.items():
             measured.resume(sums.get(name, {}))
         for number in tqdm(
@@ -111,9 +111,9 @@ def _save(runs: Mapping[str, MeasuredRuns], path: Path, belongs_to: str, done: i
 
 
 def _load(
-    checkpoint: str | os.PathLike[str] | None, belongs_to: str
+    checkpoint: str | os.PathLike[str] | None, belongs_to: str, most: int
 ) -> tuple[int, dict[str, dict[str, dict[str, torch.Tensor]]]]:
-    """Generations that a checkpoint holds, and the sums of each model."""
+    """Generations that a checkpoint holds, ``most`` at most, and the sums of each model."""
     if checkpoint is None or not Path(checkpoint).is_file():
         return 0, {}
     try:
@@ -131,7 +131,13 @@ def _load(
             f"{checkpoint} was measured with other calls or settings; remove it or name another file"
         )
     sums: dict[str, dict[str, dict[str, torch.Tensor]]] = {}
-    for key, tensor in tensors.items():
-        name, part, kind = key.split(".")
-        sums.setdefault(name, {}).setdefault(part, {})[kind] = tensor
-    return int(metadata["done"]), sums
+    try:
+        for key, tensor in tensors.items():
+            name, part, kind = key.split(".")
+            sums.setdefault(name, {}).setdefault(part, {})[kind] = tensor
+        done = int(metadata["done"])
+    except (KeyError, ValueError):
+        raise ValueError(f"{checkpoint} is damaged; remove it to begin anew") from None
+    if not 0 <= done <= most:
+        raise ValueError(f"{checkpoint} is damaged; remove it to begin anew")
+    return done, sums

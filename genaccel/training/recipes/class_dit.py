@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -146,6 +147,8 @@ class ClassDitTraining(TrainingLoop):
             "latent_size": image_size // stride,
             "latent_channels": int(self._autoencoder.config.latent_channels),
         }
+        side = geometry["latent_size"]
+        self._latent_shape = (geometry["latent_channels"], side, side)
         super().__init__(
             # Evaluation mode: each block would drop the class by itself, and we drop it for all of them.
             config.build(**geometry).eval(),
@@ -169,8 +172,16 @@ class ClassDitTraining(TrainingLoop):
             encoded = save({"latents": latents.contiguous(), "labels": labels})
             write_atomically(path, encoded, overwrite=True)
         del self._autoencoder
-        stored = load_file(path)
-        self.latents, self.labels = stored["latents"], stored["labels"]
+        try:
+            stored = load_file(path)
+            self.latents, self.labels = stored["latents"], stored["labels"]
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{path} is damaged ({error}); remove it to make it anew") from error
+        if (
+            self.latents.shape[1:] != self._latent_shape
+            or self.labels.shape != self.latents.shape[:1]
+        ):
+            raise ValueError(f"{path} holds latents of another run; remove it to make it anew")
 
     def batch(self, numbers: range) -> tuple[Tensor, Tensor]:
         """Latents ``[B, C, H, W]`` and labels ``[B]``."""

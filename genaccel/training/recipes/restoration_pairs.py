@@ -8,7 +8,6 @@ views of the pictures are encoded once each, at random size and quality, and tra
 from __future__ import annotations
 
 import io
-import json
 import os
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -24,7 +23,9 @@ from tqdm.auto import tqdm
 
 from genaccel.data.image_folder import RandomCropDataset
 from genaccel.files.atomic import atomic_path, atomic_stream, write_json
-from genaccel.files.images import AS_STORED, encode_image, read_image
+from genaccel.files.image_writer import encode_image
+from genaccel.files.images import AS_STORED, read_image
+from genaccel.files.untrusted import read_json, read_json_object
 from genaccel.models.restoration import INNER_STRIDE, SCALES, lanczos_enlarged
 from genaccel.training.options import AT_LEAST_0, Option, Within, check
 
@@ -108,7 +109,7 @@ def write_pairs(
     folder = Path(out)
     manifest = folder / _MANIFEST_NAME
     if manifest.is_file():
-        found = json.loads(manifest.read_text())
+        found = read_json(manifest)
         if found != asdict(config):
             raise ValueError(f"{folder} holds pairs of {found}, not of {asdict(config)}")
         return
@@ -203,7 +204,10 @@ class PairStream:
         path = Path(folder)
         if not (path / _MANIFEST_NAME).is_file():
             raise FileNotFoundError(f"{path} holds no pairs: {_MANIFEST_NAME} is missing")
-        self.config = PairsConfig(**json.loads((path / _MANIFEST_NAME).read_text()))
+        try:
+            self.config = PairsConfig(**read_json_object(path / _MANIFEST_NAME))
+        except TypeError as error:
+            raise ValueError(f"{path / _MANIFEST_NAME} is no list of pairs: {error}") from error
         if not INNER_STRIDE <= window_size <= self.config.view_size or window_size % INNER_STRIDE:
             raise ValueError(
                 f"window_size must be a multiple of {INNER_STRIDE} up to {self.config.view_size}, "
@@ -211,10 +215,7 @@ class PairStream:
             )
         self.window_size, self.seed = window_size, seed
         self._files = {
-            scale: {
-                name: np.load(_path(path, scale, name), mmap_mode="r")
-                for name in ("base", "target", "quality")
-            }
+            scale: {name: _stored(path, scale, name) for name in ("base", "target", "quality")}
             for scale in SCALES
         }
 
@@ -248,6 +249,18 @@ class PairStream:
 
 def _planes(pictures: list[NDArray[np.uint8]]) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div_(255)
+
+
+def _stored(folder: Path, scale: int, name: str) -> NDArray[np.uint8]:
+    """An array of the pairs, left on the disk."""
+    path = _path(folder, scale, name)
+    try:
+        array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if array.dtype != np.uint8 or array.ndim != (1 if name == "quality" else 4):
+        raise ValueError(f"{path} holds no {name} of pairs")
+    return array
 
 
 def _path(folder: Path, scale: int, name: str) -> Path:

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hand_made_images import stored
 from PIL import Image
 
-from genaccel.errors import BitstreamError
+from genaccel.errors import BitstreamError, UnsupportedImageError
 from genaccel.eval._sets.extractors import Extractor, Prepare, resize_to_square
 from genaccel.eval._sets.image_sources import (
     FileImages,
@@ -44,6 +45,25 @@ def test_resizing_keeps_flat_colours_and_range(resize: str) -> None:
     assert 0 <= float(resized.min()) <= float(resized.max()) <= 1
     # Every second pixel white in both directions: a quarter on average, however it is sampled here.
     assert float(resized.mean()) == pytest.approx(0.25, abs=0.02)
+
+
+def test_pillow_images_of_generators_are_read_by_the_rules_of_files() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.open(stored(Image.new("RGB", (4, 2), (200, 100, 50)), "PNG", exif=exif))
+    levels = Image.fromarray(np.full((2, 2), 0.2, np.float32))
+    images = GeneratedImages(images=[turned, levels])
+    (batch,) = images.batches(
+        _mean_colour(2).prepare, batch_size=4, processes=Processes(), workers=0
+    )
+    np.testing.assert_allclose(batch.images.mean((2, 3))[:, 0], [200 / 255, 51 / 255], rtol=1e-6)
+    deep = Image.fromarray(np.full((2, 2), 40000, np.uint16))
+    for refused, complaint in (
+        (deep, "more than 8 bits"),
+        (Image.new("LA", (2, 2)), "transparent"),
+    ):
+        with pytest.raises(UnsupportedImageError, match=complaint):
+            extract_features(GeneratedImages(images=[refused]), _mean_colour(), batch_size=1)
 
 
 def test_generators_are_counted_and_shared_by_none() -> None:

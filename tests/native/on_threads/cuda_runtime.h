@@ -10,6 +10,7 @@
 #include <cstring>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #define __global__
@@ -29,9 +30,39 @@ struct int4 {
 };
 using cudaStream_t = struct CUstream_st*;
 using cudaError_t = int;
-constexpr cudaError_t cudaSuccess = 0;
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-inline const char* cudaGetErrorString(cudaError_t) { return ""; }
+enum : cudaError_t {
+  cudaSuccess,
+  cudaErrorInvalidValue,
+  cudaErrorInvalidConfiguration,
+  cudaErrorAssert,
+  cudaErrorECCUncorrectable,
+  cudaErrorHardwareStackError,
+  cudaErrorIllegalAddress,
+  cudaErrorIllegalInstruction,
+  cudaErrorInvalidAddressSpace,
+  cudaErrorInvalidPc,
+  cudaErrorLaunchFailure,
+  cudaErrorLaunchTimeout,
+  cudaErrorMisalignedAddress
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+};
+
+namespace on_threads {
+
+inline cudaError_t last_error = cudaSuccess;        // that nobody has asked for yet
+inline cudaError_t next_launch_says = cudaSuccess;  // instead of running
+inline dim3 last_grid;
+
+}  // namespace on_threads
+
+inline cudaError_t cudaGetLastError() { return std::exchange(on_threads::last_error, cudaSuccess); }
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorInvalidConfiguration ? "invalid configuration argument" : "other error";
+}
 
 inline thread_local dim3 threadIdx;
 inline thread_local dim3 blockIdx;
@@ -50,45 +81,42 @@ inline std::barrier<>* block;
 
 inline Warp& own_warp() { return *warps[threadIdx.x / kWarp]; }
 
-template <typename Kernel>
-struct Launch {
-  Kernel kernel;
-  dim3 grid;
-  unsigned threads;  // a multiple of kWarp
+}  // namespace on_threads
 
-  template <typename... Arguments>
-  void operator()(Arguments... arguments) const {
-    for (unsigned b = 0; b < grid.x * grid.y; ++b) {
-      warps.clear();
-      for (unsigned w = 0; w < threads / kWarp; ++w) {
-        warps.push_back(std::make_unique<Warp>());
-      }
-      std::barrier<> all(threads);
-      block = &all;
-      std::vector<std::thread> running;
-      for (unsigned t = 0; t < threads; ++t) {
-        running.emplace_back([=, this, &all] {
-          threadIdx = dim3(t);
-          blockIdx = dim3(b % grid.x, b / grid.x);
-          kernel(arguments...);
-          own_warp().barrier.arrive_and_drop();
-          all.arrive_and_drop();
-        });
-      }
-      for (std::thread& thread : running) {
-        thread.join();
-      }
+// Blocks of a multiple of kWarp threads.
+template <typename... Parameters, typename... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments... arguments) {
+  using namespace on_threads;
+  last_grid = config->gridDim;
+  if (next_launch_says != cudaSuccess) {
+    return last_error = std::exchange(next_launch_says, cudaSuccess);
+  }
+  const dim3 grid = config->gridDim;
+  const unsigned threads = config->blockDim.x;
+  for (unsigned b = 0; b < grid.x * grid.y; ++b) {
+    warps.clear();
+    for (unsigned w = 0; w < threads / kWarp; ++w) {
+      warps.push_back(std::make_unique<Warp>());
+    }
+    std::barrier<> all(threads);
+    block = &all;
+    std::vector<std::thread> running;
+    for (unsigned t = 0; t < threads; ++t) {
+      running.emplace_back([=, &all] {
+        threadIdx = dim3(t);
+        blockIdx = dim3(b % grid.x, b / grid.x);
+        kernel(arguments...);
+        own_warp().barrier.arrive_and_drop();
+        all.arrive_and_drop();
+      });
+    }
+    for (std::thread& thread : running) {
+      thread.join();
     }
   }
-};
-
-// kernel<<<grid, threads, shared_bytes, stream>>> is rewritten to this.
-template <typename Kernel>
-Launch<Kernel> launch(Kernel kernel, dim3 grid, unsigned threads, int, cudaStream_t) {
-  return {kernel, grid, threads};
+  return cudaSuccess;
 }
-
-}  // namespace on_threads
 
 inline void __syncthreads() { on_threads::block->arrive_and_wait(); }
 inline void __syncwarp() { on_threads::own_warp().barrier.arrive_and_wait(); }
