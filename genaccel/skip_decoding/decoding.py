@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -267,6 +267,10 @@ class DecodingOptions:
     def is_exact(self) -> bool:
         """Whether the tokens are those that the target alone draws."""
         return self.relaxation is None and self.skip is None
+
+    def with_seed(self, seed: int) -> DecodingOptions:
+        """These with another seed."""
+        return replace(self, seed=seed)
 
 
 @torch.inference_mode()
