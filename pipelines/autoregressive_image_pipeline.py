@@ -15,7 +15,10 @@ from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from genaccel.skip_decoding.decoding import DecodingOptions, DecodingReport, Drafter, decode
+from genaccel.skip_decoding.decoding import decode
+from genaccel.skip_decoding.drafting import Drafter
+from genaccel.skip_decoding.options import DecodingOptions
+from genaccel.skip_decoding.report import DecodingReport
 from genaccel.skip_decoding.sampling import SamplingRule
 
 # Seeds that a generator can give.

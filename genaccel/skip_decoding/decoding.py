@@ -13,175 +13,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from genaccel.skip_decoding.acceptance import Relaxation, accept_by_rejection, accept_greedily
+from genaccel.skip_decoding.acceptance import accept_by_rejection, accept_greedily
 from genaccel.skip_decoding.cached_rows import CachedRows
 from genaccel.skip_decoding.draft_tree import TreeShape, accepted_path
-from genaccel.skip_decoding.sampling import SamplingRule, draw, keyed_uniform, perturbed
-from genaccel.skip_decoding.skipping import (
-    decaying_weights,
-    path_similarity,
-    skips_by_similarity,
-    skips_uniformly,
-    unverified_length,
-)
+from genaccel.skip_decoding.drafting import Drafter, Noise, Round
+from genaccel.skip_decoding.options import DecodingOptions
+from genaccel.skip_decoding.report import DecodingReport
+from genaccel.skip_decoding.sampling import SamplingRule, draw, keyed_uniform
+from genaccel.skip_decoding.skipping import unverified_length
 
 ROOT = TreeShape(())
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Round:
-    """What a round gave a drafter to learn from; only of sequences that go on.
-
-    Attributes:
-        shape: Of the tree that was read.
-        tokens: Its tokens, ``[S, N]``.
-        drawn: Token after each node, ``[S, N]``.
-        path: Nodes that were reached, ``[S, D]``, -1 behind the last.
-        counts: Their number, ``[S]``.
-        features: Of the target's rows, ``[B, N, C]``; None if the drafter does not ask for them, or the round was not
-            verified.
-    """
-
-    shape: TreeShape
-    tokens: Tensor
-    drawn: Tensor
-    path: Tensor
-    counts: Tensor
-    features: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """By what the target's tokens will be drawn, for drafters that draw alike.
-
-    Attributes:
-        rule: The distribution.
-        seed: Of the noise.
-        numbers: Of the sequences, ``[S]``.
-    """
-
-    rule: SamplingRule
-    seed: int
-    numbers: Tensor
-
-    def likeliest(self, logits: Tensor, positions: Tensor, count: int) -> Tensor:
-        """The tokens most likely to be drawn by these logits, ``[S, N, count]``, the likeliest first.
-
-        Args:
-            logits: ``[S, N, V]``, of both branches combined.
-            positions: Of the token that is guessed, ``[S, N]``.
-            count: How many.
-        """
-        if self.rule.temperature > 0:
-            sequences = self.numbers[:, None].expand_as(positions)
-            weights = self.rule.log_weights(logits)
-            logits = perturbed(weights, self.seed, sequences, positions)
-        return logits.topk(count).indices
-
-    def select(self, sequences: Tensor) -> Noise:
-        """That of some of the sequences."""
-        return Noise(self.rule, self.seed, self.numbers[sequences])
-
-
-class Drafter(Protocol):
-    """Guesses what the target model will draw. Sequences are numbered as those that still go on."""
-
-    needs_features: bool
-
-    def begin(
-        self, prompts: Tensor, is_token: Tensor, noise: Noise, features: Tensor | None
-    ) -> None:
-        """Start a decoding.
-
-        Args:
-            prompts: ``[B, L]``, padded on the left; with guidance the conditional ones, then the unconditional.
-            is_token: False for padding, ``[B, L]``.
-            noise: By what the target's tokens will be drawn.
-            features: Of the prompts' rows, ``[B, L, C]``; None if the drafter does not ask for them.
-        """
-
-    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> tuple[TreeShape, Tensor]:
-        """A tree and its tokens.
-
-        Args:
-            history: Tokens that were drawn, ``[S, T]``, ``lengths`` of each; the last of them is the root.
-            lengths: ``[S]``, at least 1.
-            depth: Of the tree at most.
-
-        Returns:
-            The shape, and tokens ``[S, N]`` of which column 0 is the root and siblings differ.
-        """
-
-    def learn(self, round_: Round) -> None:
-        """See what became of the guesses."""
-
-    def select(self, sequences: Tensor, rows: Tensor) -> None:
-        """Go on with some sequences; ``rows`` are their branches' numbers."""
-
-
-@dataclass(kw_only=True)
-class DecodingReport:
-    """What a decoding cost, in the terms that servers report.
-
-    Attributes:
-        target_forwards: Of the target model, the reading of the prompt counted.
-        rounds: Of a sequence with guesses, summed over sequences.
-        drafted_tokens: Guesses, summed over sequences.
-        accepted_tokens: Guesses that were drawn.
-        unverified_tokens: Guesses that were committed without verification.
-        generated_tokens: Of all sequences.
-        acceptance_histogram: How many rounds of a sequence accepted 0, 1, 2, ... guesses.
-        draft_seconds: Wall time in the drafter.
-        target_seconds: In the target model's forwards.
-        total_seconds: Of all.
-    """
-
-    target_forwards: int = 0
-    rounds: int = 0
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
-    unverified_tokens: int = 0
-    generated_tokens: int = 0
-    acceptance_histogram: list[int] = field(default_factory=list)
-    draft_seconds: float = 0.0
-    target_seconds: float = 0.0
-    total_seconds: float = 0.0
-
-    @property
-    def mean_acceptance_length(self) -> float:
-        """Tokens a round: 1 + accepted guesses a round."""
-        return 1 + self.accepted_tokens / self.rounds if self.rounds else 1.0
-
-    @property
-    def draft_acceptance_rate(self) -> float:
-        """Share of the guesses that were drawn."""
-        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else 0.0
-
-    @property
-    def unverified_fraction(self) -> float:
-        """Share of the tokens that no forward of the target has judged."""
-        return self.unverified_tokens / self.generated_tokens if self.generated_tokens else 0.0
-
-    @property
-    def overhead_seconds(self) -> float:
-        """Wall time in neither model."""
-        return self.total_seconds - self.draft_seconds - self.target_seconds
-
-    def count(self, accepted: list[int], guesses: int) -> None:
-        """Add a round."""
-        self.rounds += len(accepted)
-        self.drafted_tokens += guesses * len(accepted)
-        self.accepted_tokens += sum(accepted)
-        missing = max(accepted) + 1 - len(self.acceptance_histogram)
-        self.acceptance_histogram += [0] * missing
-        for number in accepted:
-            self.acceptance_histogram[number] += 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,80 +46,6 @@ class Decoded:
     report: DecodingReport
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SkipRule:
-    """When a round commits guesses without verification (VVS, arXiv:2511.13587).
-
-    The target reads them with the next tree, so that its memory is whole; it does not take them back.
-
-    Attributes:
-        interval: Every so many rounds one is skipped, at least 2.
-        threshold: Instead of an interval: skip where the paths' guesses look as alike as this (0.65 to 0.7 is sensible).
-        unit_codes: Code words of length 1, ``[K, C]``; needed for a threshold.
-    """
-
-    interval: int | None = 2
-    threshold: float | None = None
-    unit_codes: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if (self.interval is None) == (self.threshold is None):
-            raise ValueError("give an interval or a threshold for skipping, not both")
-        if self.interval is not None and self.interval < 2:
-            raise ValueError(f"interval must be at least 2, got {self.interval}")
-        if self.threshold is not None and self.unit_codes is None:
-            raise ValueError("a threshold of similarity needs the code words")
-
-    def is_due(self, round_number: int, num_tokens: int, guesses: Tensor) -> bool:
-        """Whether to skip a round that does not follow a skipped one.
-
-        Args:
-            round_number: From 0, skipped ones counted.
-            num_tokens: That the shortest sequence has.
-            guesses: Tokens of the paths, without the root, ``[S, P, D]``, -1 behind the end.
-        """
-        if self.interval is not None:
-            return skips_uniformly(round_number, self.interval, num_tokens)
-        assert self.threshold is not None
-        assert self.unit_codes is not None
-        weights = decaying_weights(guesses.shape[2])
-        similarities = [
-            path_similarity(paths, self.unit_codes, weights=weights) for paths in guesses
-        ]
-        mean = sum(similarities) / len(similarities)
-        return skips_by_similarity(
-            mean, self.threshold, has_just_skipped=False, num_tokens=num_tokens
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DecodingOptions:
-    """How tokens are drawn.
-
-    Attributes:
-        seed: Of the noise.
-        end_tokens: After one of these a sequence ends.
-        pad_token: What stands behind its end.
-        relaxation: Accept more guesses than the distribution allows, within a bound.
-        skip: Commit some without verification.
-    """
-
-    seed: int = 0
-    end_tokens: tuple[int, ...] = ()
-    pad_token: int = 0
-    relaxation: Relaxation | None = None
-    skip: SkipRule | None = None
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether the tokens are those that the target alone draws."""
-        return self.relaxation is None and self.skip is None
-
-    def with_seed(self, seed: int) -> DecodingOptions:
-        """These with another seed."""
-        return replace(self, seed=seed)
-
-
 @torch.inference_mode()
 def decode(
     model: Any,
@@ -282,7 +55,7 @@ def decode(
     rule: SamplingRule,
     max_new_tokens: int,
     drafter: Drafter | None = None,
-    options: DecodingOptions = DecodingOptions(),
+    options: DecodingOptions = DecodingOptions(),  # noqa: B008 - frozen
     sequence_numbers: Tensor | None = None,
     negative_prompts: Tensor | None = None,
     negative_is_token: Tensor | None = None,

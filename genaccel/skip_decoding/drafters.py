@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from genaccel.skip_decoding.cached_rows import CachedRows
-from genaccel.skip_decoding.decoding import Noise, Round
 from genaccel.skip_decoding.draft_tree import TreeShape
+from genaccel.skip_decoding.drafting import Noise, Round
 
 
 class JacobiDrafter:

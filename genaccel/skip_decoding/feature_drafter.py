@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from genaccel.models.saved_network import SavedNetwork
 from genaccel.skip_decoding.cached_rows import CachedRows
-from genaccel.skip_decoding.decoding import Noise, Round
 from genaccel.skip_decoding.draft_tree import TreeShape
+from genaccel.skip_decoding.drafting import Noise, Round
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

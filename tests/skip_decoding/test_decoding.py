@@ -11,14 +11,16 @@ from torch import Tensor
 pytest.importorskip("transformers")
 
 from genaccel.skip_decoding.cached_rows import CachedRows
-from genaccel.skip_decoding.decoding import DecodingOptions, Drafter, decode
+from genaccel.skip_decoding.decoding import decode
 from genaccel.skip_decoding.draft_tree import TreeShape, accepted_path
 from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
+from genaccel.skip_decoding.drafting import Drafter
 from genaccel.skip_decoding.feature_drafter import (
     FeatureDrafter,
     FeatureDrafterNetwork,
     FeatureDrafterParams,
 )
+from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.sampling import SamplingRule, draw
 from tests.skip_decoding.tiny_models import VOCABULARY, draft_of, tiny_llama
 

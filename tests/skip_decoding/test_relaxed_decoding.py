@@ -16,21 +16,17 @@ from genaccel.skip_decoding.acceptance import (
     nearest_code_words,
 )
 from genaccel.skip_decoding.cached_rows import CachedRows
-from genaccel.skip_decoding.decoding import (
-    DecodingOptions,
-    DecodingReport,
-    Drafter,
-    SkipRule,
-    _Decoding,
-    decode,
-)
+from genaccel.skip_decoding.decoding import _Decoding, decode
 from genaccel.skip_decoding.draft_tree import TreeShape
 from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
+from genaccel.skip_decoding.drafting import Drafter
 from genaccel.skip_decoding.feature_drafter import (
     FeatureDrafter,
     FeatureDrafterNetwork,
     FeatureDrafterParams,
 )
+from genaccel.skip_decoding.options import DecodingOptions, SkipRule
+from genaccel.skip_decoding.report import DecodingReport
 from genaccel.skip_decoding.sampling import SamplingRule
 from tests.skip_decoding.tiny_models import VOCABULARY, draft_of, tiny_llama
 
