@@ -61,16 +61,19 @@ class AutoregressiveImagePipeline(DiffusionPipeline):
         >>> image = pipe([pipe.labels["mountain"]], seed=7).images[0]  # doctest: +SKIP
     """
 
-    model_cpu_offload_seq = "transformer->vqvae"
+    model_cpu_offload_seq: Any = "transformer->vqvae"
 
-    transformer: LlamaForCausalLM
-    vqvae: VQModel
+    # Without their types, which say little of what transformers and diffusers add when they run.
+    transformer: Any
+    vqvae: Any
+    config: Any
 
     def __init__(
         self, transformer: LlamaForCausalLM, vqvae: VQModel, class_names: Sequence[str] = ()
     ) -> None:
         super().__init__()
-        code_words, needed = int(vqvae.config.num_vq_embeddings), len(class_names) + 1
+        tokenizer: Any = vqvae
+        code_words, needed = int(tokenizer.config.num_vq_embeddings), len(class_names) + 1
         if transformer.config.vocab_size != code_words + needed:
             raise ValueError(
                 f"the transformer has {transformer.config.vocab_size} tokens; {code_words} code words, "
@@ -78,7 +81,7 @@ class AutoregressiveImagePipeline(DiffusionPipeline):
             )
         self.register_modules(transformer=transformer, vqvae=vqvae)
         self.register_to_config(class_names=list(class_names))
-        self._stride = 2 ** (len(vqvae.config.block_out_channels) - 1)
+        self._stride = 2 ** (len(tokenizer.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self._stride)
 
     @property

@@ -120,9 +120,10 @@ def accept_by_rejection(
         guessed = None if draft_probabilities is None else draft_probabilities[node].clone()
         for child in children:
             token = int(tokens[child])
-            lent, has_lent = 0.0, False
+            lent, lenders = 0.0, torch.empty(0, dtype=torch.long, device=residual.device)
             if relaxation is not None:
                 lent, has_lent = relaxation.borrowed(residual, token)
+                lenders = relaxation.family(token) if has_lent else lenders
             mass = float(residual[token]) + lent
             if guessed is not None:
                 mass = mass / float(guessed[token]) if float(guessed[token]) > 0 else 1.0
@@ -131,12 +132,10 @@ def accept_by_rejection(
                 break
             if guessed is None:
                 residual[token] = 0
-                if has_lent:
-                    residual[relaxation.family(token)] = 0
+                residual[lenders] = 0
             else:
                 taken = guessed.clone()
-                if has_lent:
-                    taken[relaxation.family(token)] = 0
+                taken[lenders] = 0
                 residual = (residual - taken).clamp(min=0)
                 guessed[token] = 0
                 guessed = _normalised(guessed)
