@@ -372,3 +372,29 @@ def test_a_model_that_forgets_is_refused() -> None:
     )
     with pytest.raises(TypeError, match="sliding window"):
         CachedRows(MistralForCausalLM(config))
+
+
+def test_greedy_decoding_with_guidance_is_transformers_own_and_its_assisted_one_is_not(
+    target: Any,
+) -> None:
+    """If the last line fails, transformers has mended it, and docs/skip_decoding.md says too much."""
+    prompts, negative = torch.tensor([[7, 9, 3]]), torch.tensor([[5]])
+    settings = {
+        "max_new_tokens": 24,
+        "do_sample": False,
+        "guidance_scale": 3.0,
+        "negative_prompt_ids": negative,
+        "attention_mask": torch.ones_like(prompts),
+    }
+    theirs = target.generate(prompts, **settings)[:, prompts.shape[1] :]
+    ours = decode(
+        target,
+        prompts,
+        rule=SamplingRule(temperature=0, guidance_scale=3.0),
+        max_new_tokens=24,
+        negative_prompts=negative,
+        drafter=ModelDrafter(draft_of(target), widths=(2, 2)),
+    ).tokens
+    assert torch.equal(ours, theirs)
+    assisted = target.generate(prompts, **settings, assistant_model=draft_of(target))
+    assert not torch.equal(assisted[:, prompts.shape[1] :], theirs)
