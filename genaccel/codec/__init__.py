@@ -41,7 +41,7 @@ _MODULES = {
     "ImageCodec": "codec.image_codec",
     "PhotoMetadata": "codec.format.metadata",
     "describe": "codec.format.bitstream",
-    "encode_image": "files.images",
+    "encode_image": "files.image_writer",
     "read_image": "files.images",
 }
 
