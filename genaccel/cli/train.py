@@ -231,6 +231,21 @@ SUBCOMMANDS = (
         "Train the autoencoder of a latent diffusion model",
     ),
     _recipe(
+        "vq",
+        "genaccel.training.recipes.vector_quantized_autoencoder:VectorQuantizedAutoencoderTraining",
+        "Train the tokens of an autoregressive model, a `VQModel`",
+    ),
+    _recipe(
+        "ar",
+        "genaccel.training.recipes.token_transformer:TokenTransformerTraining",
+        "Train an autoregressive generator of image tokens, a `LlamaForCausalLM`",
+    ),
+    _recipe(
+        "drafter",
+        "genaccel.skip_decoding.training:DrafterTraining",
+        "Train a drafter for an autoregressive generator",
+    ),
+    _recipe(
         "dit",
         "genaccel.training.recipes.class_dit:ClassDitTraining",
         "Train a class-conditional diffusion transformer, a `DiTPipeline`",

@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # names and digests are needed where nothing is computed
 MODEL_VERSIONS = {
     "autoencoder": 1,
     "entropy-model": 1,
+    "feature-drafter": 1,
     "integer-entropy-model": 1,
     "pipeline": 1,
     "restoration": 1,

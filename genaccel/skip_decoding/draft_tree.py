@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shapes of drafts: which guess follows which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TreeShape:
+    """A tree of guesses below a root that is known.
+
+    Node 0 is the root; the others are numbered so that parents come first, and siblings in the order of how likely the
+    drafter holds them.
+
+    Args:
+        parents: Of the nodes 1, 2, ...
+
+    Example:
+        >>> TreeShape.chain(3).parents
+        (0, 1, 2)
+        >>> TreeShape((0, 0, 1)).depths
+        (0, 1, 1, 2)
+    """
+
+    parents: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for node, parent in enumerate(self.parents, 1):
+            if not 0 <= parent < node:
+                raise ValueError(
+                    f"the parent of node {node} must be one of the nodes before it, got {parent}"
+                )
+
+    @classmethod
+    def chain(cls, length: int) -> TreeShape:
+        """One guess after the other."""
+        return cls(tuple(range(length)))
+
+    @classmethod
+    def of_widths(cls, widths: Sequence[int]) -> TreeShape:
+        """As many children of each node as its depth says: ``(3, 2)`` has nine guesses."""
+        parents: list[int] = []
+        level = [0]
+        for width in widths:
+            following = []
+            for node in level:
+                for _ in range(width):
+                    parents.append(node)
+                    following.append(len(parents))
+            level = following
+        return cls(tuple(parents))
+
+    @property
+    def num_nodes(self) -> int:
+        """The root counts too: as many rows as the target model computes."""
+        return 1 + len(self.parents)
+
+    @cached_property
+    def depths(self) -> tuple[int, ...]:
+        """Of each node; 0 for the root."""
+        depths = [0]
+        for parent in self.parents:
+            depths.append(depths[parent] + 1)
+        return tuple(depths)
+
+    @cached_property
+    def ranks(self) -> tuple[int, ...]:
+        """Of each node among its siblings, from 0; 0 for the root."""
+        ranks, seen = [0], dict[int, int]()
+        for parent in self.parents:
+            ranks.append(seen.get(parent, 0))
+            seen[parent] = ranks[-1] + 1
+        return tuple(ranks)
+
+    @property
+    def max_depth(self) -> int:
+        """Tokens of the longest path, the root not counted."""
+        return max(self.depths)
+
+    def levels(self) -> list[list[int]]:
+        """Nodes by depth."""
+        return [
+            [node for node, depth in enumerate(self.depths) if depth == level]
+            for level in range(self.max_depth + 1)
+        ]
+
+    def ancestor_mask(self) -> Tensor:
+        """Whether a node (row) sees a node (column): itself and its ancestors, bool ``[N, N]``."""
+        mask = torch.eye(self.num_nodes, dtype=torch.bool)
+        for node, parent in enumerate(self.parents, 1):
+            mask[node] |= mask[parent]
+        return mask
+
+    def paths(self) -> Tensor:
+        """Nodes from the root to each leaf, int64 ``[leaves, max_depth + 1]``, -1 behind the leaf."""
+        inner = set(self.parents)
+        rows = []
+        for leaf in range(self.num_nodes):
+            if leaf not in inner:
+                nodes = [leaf]
+                while nodes[-1]:
+                    nodes.append(self.parents[nodes[-1] - 1])
+                rows.append(nodes[::-1] + [-1] * (self.max_depth + 1 - len(nodes)))
+        return torch.tensor(rows)
+
+    def behind_chain(self, length: int) -> TreeShape:
+        """The tree with a chain of ``length`` nodes before its root."""
+        return TreeShape((*range(length), *(parent + length for parent in self.parents)))
+
+    def cut(self, max_depth: int) -> TreeShape:
+        """The part of the tree that is no deeper; its nodes keep their order, not their numbers."""
+        number = {0: 0}
+        parents = []
+        for node, parent in enumerate(self.parents, 1):
+            if self.depths[node] <= max_depth:
+                parents.append(number[parent])
+                number[node] = len(parents)
+        return TreeShape(tuple(parents))
+
+
+def accepted_path(shape: TreeShape, tokens: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """Follow what was drawn down a tree of guesses, of which siblings differ.
+
+    Args:
+        shape: Of the tree.
+        tokens: Guesses ``[S, N]``; the root's is not looked at.
+        drawn: Token that was drawn after each node, ``[S, N]``.
+
+    Returns:
+        The nodes that were reached, ``[S, max_depth + 1]`` from the root on and -1 behind the last, and their
+        number, ``[S]``, at least 1.
+    """
+    count = len(tokens)
+    parents = torch.tensor((0, *shape.parents), device=tokens.device)
+    agrees = tokens == drawn[:, parents]
+    node = torch.zeros(count, dtype=torch.long, device=tokens.device)
+    alive = torch.ones(count, dtype=torch.bool, device=tokens.device)
+    path = torch.full((count, shape.max_depth + 1), -1, device=tokens.device)
+    path[:, 0] = 0
+    numbers = torch.arange(shape.num_nodes, device=tokens.device)
+    for depth in range(1, shape.max_depth + 1):
+        is_next = agrees & (parents == node[:, None]) & (numbers > 0)  # [S, N]
+        alive &= is_next.any(1)
+        node = torch.where(alive, is_next.int().argmax(1), node)
+        path[:, depth] = torch.where(alive, node, -1)
+    return path, (path >= 0).sum(1)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a verification is skipped, and what is committed without one (VVS, arXiv:2511.13587)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# Tokens before which nothing is skipped: a drafter needs features of the target to go on from.
+WARM_UP_TOKENS = 5
+
+NEVER = 1024
+
+
+def path_similarity(paths: Tensor, unit_codes: Tensor, *, weights: Sequence[float]) -> float:
+    """How alike the guesses of different paths look (equations 3 to 5): 1 if they are the same at every depth.
+
+    At each depth the mean is taken over the cosines of all pairs of paths, 0 for pairs of which one has ended. With N
+    paths and unit vectors e it is ``(|sum e|^2 - n) / (N (N - 1))`` for the n that have not, so that no pair has to be
+    looked at.
+
+    Args:
+        paths: Tokens without the root, ``[N, D]``, -1 behind the end.
+        unit_codes: Code words of length 1, ``[K, C]``.
+        weights: Of the depths, at least as many as the longest path is long; they are divided by their sum.
+
+    Returns:
+        0 for one path alone, or without guesses.
+    """
+    count = len(paths)
+    depth = int((paths >= 0).sum(1).max()) if paths.numel() else 0
+    if count < 2 or depth == 0:
+        return 0.0
+    is_there = paths[:, :depth] >= 0
+    codes = unit_codes[paths[:, :depth].clamp(min=0)].double() * is_there[..., None]  # [N, D, C]
+    sums = codes.sum(0).square().sum(-1) - is_there.sum(0)
+    scale = torch.tensor(list(weights[:depth]), dtype=torch.float64, device=sums.device)
+    return float((sums * scale).sum() / scale.sum()) / (count * (count - 1))
+
+
+def decaying_weights(depth: int, decay: float = 0.9) -> list[float]:
+    """1, decay, decay^2, ..."""
+    return [decay**level for level in range(depth)]
+
+
+def skips_uniformly(round_number: int, interval: int, num_tokens: int) -> bool:
+    """Whether a round skips its verification: the second of every ``interval`` rounds, skipped ones counted from 0.
+
+    Args:
+        round_number: Of this one.
+        interval: At least 2, or two skips would follow each other; 1024, the authors' number for it, and more is never.
+        num_tokens: That are there.
+    """
+    is_due = interval < NEVER and round_number % interval == 1
+    return is_due and num_tokens > WARM_UP_TOKENS
+
+
+def skips_by_similarity(
+    similarity: float, threshold: float, *, has_just_skipped: bool, num_tokens: int
+) -> bool:
+    """Whether a round skips its verification: where it hardly matters which path is taken, and never twice in a row."""
+    return num_tokens > WARM_UP_TOKENS and not has_just_skipped and similarity >= threshold
+
+
+def unverified_length(path_lengths: Tensor, path: int) -> int:
+    """Guesses of a path that are committed without verification (equation 1, gamma).
+
+    Args:
+        path_lengths: Guesses of each path, ``[N]``, the root not counted.
+        path: The one that is taken.
+
+    Returns:
+        Its length, but no more than the mean length, rounded down.
+    """
+    mean = int(path_lengths.sum() + len(path_lengths)) // len(path_lengths) - 1
+    return min(int(path_lengths[path]), mean)
