@@ -50,7 +50,7 @@ class AutoregressiveImagePipeline(DiffusionPipeline):
     Args:
         transformer: The language model.
         vqvae: Tokeniser whose indices it draws.
-        class_names: Names of the classes, in the order of their labels.
+        class_names: Names of the classes, in the order of their labels; by default there are none.
 
     Raises:
         ValueError: If the transformer has not a token for each code word, each class, and none.
@@ -69,18 +69,18 @@ class AutoregressiveImagePipeline(DiffusionPipeline):
     config: Any
 
     def __init__(
-        self, transformer: LlamaForCausalLM, vqvae: VQModel, class_names: Sequence[str] = ()
+        self, transformer: LlamaForCausalLM, vqvae: VQModel, class_names: list[str] | None = None
     ) -> None:
         super().__init__()
         tokenizer: Any = vqvae
-        code_words, needed = int(tokenizer.config.num_vq_embeddings), len(class_names) + 1
+        code_words, needed = int(tokenizer.config.num_vq_embeddings), len(class_names or ()) + 1
         if transformer.config.vocab_size != code_words + needed:
             raise ValueError(
                 f"the transformer has {transformer.config.vocab_size} tokens; {code_words} code words, "
-                f"{len(class_names)} classes and one for none are {code_words + needed}"
+                f"{len(class_names or ())} classes and one for none are {code_words + needed}"
             )
         self.register_modules(transformer=transformer, vqvae=vqvae)
-        self.register_to_config(class_names=list(class_names))
+        self.register_to_config(class_names=list(class_names or ()))
         self._stride = 2 ** (len(tokenizer.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self._stride)
 

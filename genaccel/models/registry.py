@@ -172,7 +172,7 @@ def record_parts(
 
     Args:
         folder: Of a network, whose parts are its weights and the networks in its folder; or of a pipeline, whose parts
-            are its components.
+            are its components, and networks beside them.
         shared: Folders of components that another model holds, by their names in this pipeline.
 
     Raises:
@@ -181,12 +181,14 @@ def record_parts(
     """
     path = Path(folder)
     found = {name: {"path": os.path.relpath(p, path)} for name, p in (shared or {}).items()}
+    networks = sorted(p.parent.name for p in path.glob(f"*/{_CONFIG_NAME}"))
     if (path / _PIPELINE_NAME).is_file():
-        names = [_PIPELINE_NAME, *_components(path)]
+        components = _components(path)
+        names = [_PIPELINE_NAME, *components, *(n for n in networks if n not in components)]
         file = path / _PIPELINE_CONFIG_NAME
         config = {"type": "pipeline", "version": MODEL_VERSIONS["pipeline"]}
     else:
-        names = [_WEIGHTS_NAME, *sorted(p.parent.name for p in path.glob(f"*/{_CONFIG_NAME}"))]
+        names = [_WEIGHTS_NAME, *networks]
         file = path / _CONFIG_NAME
         config = _read_object(file)
     config["parts"] = {

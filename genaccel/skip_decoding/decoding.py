@@ -30,6 +30,9 @@ from genaccel.skip_decoding.skipping import unverified_length
 
 ROOT = TreeShape(())
 
+# Between the seeds of rounds: an odd number without a pattern, so that sums with other seeds do not meet.
+_ROUND_STRIDE = 0xD1342543DE82EF95
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoded:
@@ -187,7 +190,8 @@ class _Decoding:
             output = self.target.prefill(prompts, is_token, last=rows)
         self.report.target_forwards += 1
         if self.drafter is not None:
-            noise = Noise(self.rule, self.options.seed, self.numbers)
+            is_shared = self.options.relaxation is None
+            noise = Noise(self.rule, self.options.seed, self.numbers, is_shared)
             with self._timed("draft_seconds"):
                 self.drafter.begin(prompts, is_token, noise, output.features)
         weights = self.rule.log_weights(self.rule.combine(output.logits)[:, -1])
@@ -248,15 +252,17 @@ class _Decoding:
     ) -> tuple[Tensor, Tensor]:
         """Nodes that were reached, ``[S, D]``, and the token after each node, ``[S, N]``."""
         numbers, seed = self.numbers[self.active], self.options.seed
+        relaxation = self.options.relaxation
+        if relaxation is not None:
+            # Noise that no guess has seen: one that was drawn by the noise of its place is no longer independent of it.
+            seed += (self.round_number + 1) * _ROUND_STRIDE
         weights = self.rule.log_weights(logits)
         depths = torch.tensor(shape.depths, device=length.device)
         places = length[:, None] + depths
         drawn = draw(weights, seed, numbers[:, None].expand_as(places), places)
-        relaxation = self.options.relaxation
         if relaxation is None:
             return accepted_path(shape, tokens, drawn)[0], drawn
         path = torch.full((len(tokens), shape.max_depth + 1), -1, device=tokens.device)
-        # Another stream than that of the tokens.
         uniforms = keyed_uniform(~seed, numbers, length, shape.num_nodes).tolist()
         for sequence in range(len(tokens)):
             if self.rule.temperature == 0:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -42,11 +42,14 @@ class Noise:
         rule: The distribution.
         seed: Of the noise.
         numbers: Of the sequences, ``[S]``.
+        is_shared: Whether guesses are verified by the noise of their places. Where rejection sampling judges them, by
+            noise that they must not know, the likeliest guess is the best one.
     """
 
     rule: SamplingRule
     seed: int
     numbers: Tensor
+    is_shared: bool = True
 
     def likeliest(self, logits: Tensor, positions: Tensor, count: int) -> Tensor:
         """The tokens most likely to be drawn by these logits, ``[S, N, count]``, the likeliest first.
@@ -56,7 +59,7 @@ class Noise:
             positions: Of the token that is guessed, ``[S, N]``.
             count: How many.
         """
-        if self.rule.temperature > 0:
+        if self.is_shared and self.rule.temperature > 0:
             sequences = self.numbers[:, None].expand_as(positions)
             weights = self.rule.log_weights(logits)
             logits = perturbed(weights, self.seed, sequences, positions)
@@ -64,7 +67,7 @@ class Noise:
 
     def select(self, sequences: Tensor) -> Noise:
         """That of some of the sequences."""
-        return Noise(self.rule, self.seed, self.numbers[sequences])
+        return replace(self, numbers=self.numbers[sequences])
 
 
 class Drafter(Protocol):

@@ -20,7 +20,7 @@ from genaccel.models.registry import check_model_folder
 _FOLDER = Path(__file__).parent
 
 # The folders of a kind are of the type of the same name, but for these.
-_TYPE_OF_KIND = {"codec": "autoencoder"}
+_TYPE_OF_KIND = {"codec": "autoencoder", "autoregressive": "pipeline"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +53,8 @@ def _entry(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def names(kind: str | None = None) -> list[str]:
-    """Names of the shipped models, sorted; of one ``kind`` ("codec", "pipeline", "restoration") if given.
+    """Names of the shipped models, sorted; of one ``kind`` ("autoregressive", "codec", "pipeline",
+    "restoration") if given.
 
     Example:
         >>> names("codec")

@@ -131,6 +131,29 @@ def test_drawn_guesses_leave_the_distribution_alone(seed: int) -> None:
     )  # 24 degrees of freedom, p 0.001
 
 
+@pytest.mark.parametrize("kind", ["model", "jacobi"])
+def test_rejection_knows_nothing_of_how_guesses_were_drawn(target: Any, kind: str) -> None:
+    """With nothing to borrow the tokens are as likely as those of plain decoding, whatever guesses."""
+    prompts = torch.randint(1, VOCABULARY, (16, 3), generator=torch.Generator().manual_seed(0))
+    relaxation = Relaxation(neighbours=nearest_code_words(UNIT_CODES, 2), count=1, delta=0.0)
+    likelihoods = []
+    for relaxed in (False, True):
+        drafter = JacobiDrafter(3) if kind == "jacobi" else ModelDrafter(draft_of(target))
+        tokens = decode(
+            target,
+            prompts,
+            rule=SamplingRule(),
+            max_new_tokens=60,
+            drafter=drafter,
+            options=DecodingOptions(seed=8, relaxation=relaxation if relaxed else None),
+        ).tokens
+        with torch.inference_mode():
+            logits = target(torch.cat((prompts, tokens[:, :-1]), 1)).logits[:, 2:]
+        picked = logits.log_softmax(-1).gather(2, tokens[..., None])
+        likelihoods.append(float(picked.mean()))
+    assert abs(likelihoods[0] - likelihoods[1]) < 0.1  # three standard errors
+
+
 def test_relaxation_accepts_more(target: Any) -> None:
     prompts = torch.randint(1, VOCABULARY, (4, 3), generator=torch.Generator().manual_seed(0))
     neighbours = nearest_code_words(UNIT_CODES, 20)

@@ -20,7 +20,8 @@ def entry(name):
 def test_every_model_has_type_version_parts_and_a_card():
     assert "photo-codec-high" in zoo.names()
     for name in zoo.names():
-        file = "genaccel.json" if name in zoo.names("pipeline") else "config.json"
+        is_pipeline = (zoo.path(name) / "model_index.json").is_file()
+        file = "genaccel.json" if is_pipeline else "config.json"
         config = json.loads((zoo.path(name) / file).read_text())
         assert MODEL_VERSIONS[config["type"]] >= config["version"] >= 1
         folders = {p.parent.name for p in zoo.path(name).glob("*/config.json")}
