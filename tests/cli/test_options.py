@@ -123,8 +123,8 @@ def test_processes_are_no_more_than_files_and_twice_the_cores(monkeypatch, capsy
 
 
 def test_limits_say_where_they_are_from():
-    assert options.limits_here(7, 5, 1).memory_in_words == "5 MiB (as --max-memory says)"
-    assert "--max-memory" not in options.limits_here(7, None, 1).memory_in_words
+    assert options.limits_here(5, 1, {"max_pixels": 7}).memory_in_words == "5 MiB (as --max-memory says)"
+    assert "--max-memory" not in options.limits_here(None, 1, {"max_pixels": 7}).memory_in_words
 
 
 def test_sizes_that_no_file_has():
