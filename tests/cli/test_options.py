@@ -123,7 +123,10 @@ def test_processes_are_no_more_than_files_and_twice_the_cores(monkeypatch, capsy
 
 
 def test_limits_say_where_they_are_from():
-    assert options.limits_here(5, 1, {"max_pixels": 7}).memory_in_words == "5 MiB (as --max-memory says)"
+    assert (
+        options.limits_here(5, 1, {"max_pixels": 7}).memory_in_words
+        == "5 MiB (as --max-memory says)"
+    )
     assert "--max-memory" not in options.limits_here(None, 1, {"max_pixels": 7}).memory_in_words
 
 
