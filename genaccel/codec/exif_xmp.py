@@ -319,8 +319,8 @@ def _rational(text: str) -> IFDRational:
 
 def _to_exif(there: Mapping[str, str]) -> bytes:
     exif = Image.Exif()
-    inner, gps = exif.get_ifd(_EXIF), exif.get_ifd(_GPS)
-    texts = (
+    inner: dict[int, Any] = {}
+    texts: tuple[tuple[Any, int, str], ...] = (
         (exif, _BASE.Artist, "author"),
         (exif, _BASE.Copyright, "copyright"),
         (exif, _BASE.ImageDescription, "description"),
@@ -345,8 +345,11 @@ def _to_exif(there: Mapping[str, str]) -> bytes:
         inner[_BASE.DateTimeOriginal] = date.replace("-", ":").replace("T", " ")
         if offset:
             inner[_BASE.OffsetTimeOriginal] = offset
+    # A folder that is asked for is written, be it empty: one for GPS would tell of a place that is not there.
+    if inner:
+        exif.get_ifd(_EXIF).update(inner)
     if "position" in there:
-        gps.update(_to_gps(there["position"]))
+        exif.get_ifd(_GPS).update(_to_gps(there["position"]))
     return exif.tobytes().removeprefix(b"Exif\0\0")
 
 

@@ -222,3 +222,9 @@ def test_the_position_has_a_switch_of_its_own():
         "GPS position",
     ]
     assert groups_in(PhotoMetadata()) == []
+
+
+def test_no_empty_folder_tells_of_a_place() -> None:
+    exif = Image.Exif()
+    exif.load(b"Exif\0\0" + write_metadata(PhotoMetadata(author="Ada")).exif)
+    assert dict(exif) == {315: "Ada"}
