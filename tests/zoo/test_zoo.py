@@ -32,6 +32,11 @@ def test_every_model_has_type_version_parts_and_a_card():
             assert f"## {word}" in zoo.card(name), f"card of {name} has no section {word}"
 
 
+def test_no_model_tells_where_it_was_made():
+    for file in zoo.path("photo-codec-high").parent.rglob("*.json"):
+        assert "_name_or_path" not in file.read_text(), file
+
+
 def test_codec_numbers_are_unique_bytes_and_lead_back():
     numbers = [zoo.codec_number(name) for name in zoo.names("codec")]
     assert len(set(numbers)) == len(numbers)
