@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -78,7 +78,7 @@ class TreeShape:
             seen[parent] = ranks[-1] + 1
         return tuple(ranks)
 
-    @property
+    @cached_property
     def max_depth(self) -> int:
         """Tokens of the longest path, the root not counted."""
         return max(self.depths)
@@ -91,11 +91,8 @@ class TreeShape:
         ]
 
     def ancestor_mask(self) -> Tensor:
-        """Whether a node (row) sees a node (column): itself and its ancestors, bool ``[N, N]``."""
-        mask = torch.eye(self.num_nodes, dtype=torch.bool)
-        for node, parent in enumerate(self.parents, 1):
-            mask[node] |= mask[parent]
-        return mask
+        """Whether a node (row) sees a node (column): itself and its ancestors, bool ``[N, N]``; not to be written to."""
+        return _ancestor_mask(self.parents)
 
     def paths(self) -> Tensor:
         """Nodes from the root to each leaf, int64 ``[leaves, max_depth + 1]``, -1 behind the leaf."""
@@ -115,6 +112,8 @@ class TreeShape:
 
     def cut(self, max_depth: int) -> TreeShape:
         """The part of the tree that is no deeper; its nodes keep their order, not their numbers."""
+        if max_depth >= self.max_depth:
+            return self
         number = {0: 0}
         parents = []
         for node, parent in enumerate(self.parents, 1):
@@ -122,6 +121,14 @@ class TreeShape:
                 parents.append(number[parent])
                 number[node] = len(parents)
         return TreeShape(tuple(parents))
+
+
+@lru_cache(maxsize=256)  # each forward asks for one, and most trees come again in every round
+def _ancestor_mask(parents: tuple[int, ...]) -> Tensor:
+    mask = torch.eye(1 + len(parents), dtype=torch.bool)
+    for node, parent in enumerate(parents, 1):
+        mask[node] |= mask[parent]
+    return mask
 
 
 def accepted_path(shape: TreeShape, tokens: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:

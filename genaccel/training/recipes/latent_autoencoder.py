@@ -22,6 +22,29 @@ LOOP = LoopConfig(steps=10_000, batch_size=8)
 _SCALING_SAMPLES = 256
 
 
+def check_widths(channels: tuple[int, ...], image_size: int) -> None:
+    """Raise ValueError for widths, or a side of crops in pixels, that diffusers' autoencoders cannot have."""
+    stride = 2 ** (len(channels) - 1)
+    if image_size < stride or image_size % stride:
+        raise ValueError(
+            f"image_size must be a multiple of {stride} for {len(channels)} widths, got {image_size}"
+        )
+    if any(width < 1 or width % 8 for width in channels):
+        raise ValueError(f"channels must be multiples of 8, got {channels}")
+
+
+def blocks_of(channels: tuple[int, ...], layers_per_block: int) -> dict[str, Any]:
+    """Arguments of diffusers' autoencoders for convolutions of some widths, without attention."""
+    return {
+        "down_block_types": ("DownEncoderBlock2D",) * len(channels),
+        "up_block_types": ("UpDecoderBlock2D",) * len(channels),
+        "block_out_channels": channels,
+        "layers_per_block": layers_per_block,
+        "norm_num_groups": 8,
+        "mid_block_add_attention": False,
+    }
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatentAutoencoderConfig:
     """The network and its loss, ``MSE + perceptual_weight * ST-LPIPS (alex) + kl_weight * KL``.
@@ -51,29 +74,16 @@ class LatentAutoencoderConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        stride = 2 ** (len(self.channels) - 1)
-        if self.image_size < stride or self.image_size % stride:
-            raise ValueError(
-                f"image_size must be a multiple of {stride} for {len(self.channels)} widths, "
-                f"got {self.image_size}"
-            )
-        if any(width < 1 or width % 8 for width in self.channels):
-            raise ValueError(f"channels must be multiples of 8, got {self.channels}")
+        check_widths(self.channels, self.image_size)
 
     def build(self) -> nn.Module:
         """A fresh ``AutoencoderKL``."""
         from diffusers import AutoencoderKL
 
-        count = len(self.channels)
         model: Any = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * count,
-            up_block_types=("UpDecoderBlock2D",) * count,
-            block_out_channels=self.channels,
-            layers_per_block=self.layers_per_block,
+            **blocks_of(self.channels, self.layers_per_block),
             latent_channels=self.latent_channels,
-            norm_num_groups=8,
             sample_size=self.image_size,
-            mid_block_add_attention=False,
         )
         return model
 

@@ -14,6 +14,7 @@ from genaccel.models.registry import replaced_folder
 from genaccel.models.st_lpips import StLpips
 from genaccel.training.loop import LoopConfig, PathLike, RunPath, TrainingLoop, averaged_weights
 from genaccel.training.options import AT_LEAST_0, AT_LEAST_1, SHARE_ABOVE_0, Option, Within, check
+from genaccel.training.recipes.latent_autoencoder import blocks_of, check_widths
 from genaccel.training.run_folder import RunFolder
 
 LOOP = LoopConfig(steps=10_000, batch_size=8)
@@ -58,14 +59,7 @@ class VectorQuantizedAutoencoderConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        stride = 2 ** (len(self.channels) - 1)
-        if self.image_size < stride or self.image_size % stride:
-            raise ValueError(
-                f"image_size must be a multiple of {stride} for {len(self.channels)} widths, "
-                f"got {self.image_size}"
-            )
-        if any(width < 1 or width % 8 for width in self.channels):
-            raise ValueError(f"channels must be multiples of 8, got {self.channels}")
+        check_widths(self.channels, self.image_size)
         if self.min_scale > self.max_scale:
             raise ValueError(
                 f"min_scale must not be above max_scale, got {self.min_scale} and {self.max_scale}"
@@ -75,17 +69,11 @@ class VectorQuantizedAutoencoderConfig:
         """A fresh ``VQModel``."""
         from diffusers import VQModel
 
-        count = len(self.channels)
         model: Any = VQModel(
-            down_block_types=("DownEncoderBlock2D",) * count,
-            up_block_types=("UpDecoderBlock2D",) * count,
-            block_out_channels=self.channels,
-            layers_per_block=self.layers_per_block,
+            **blocks_of(self.channels, self.layers_per_block),
             latent_channels=self.codebook_dim,
             num_vq_embeddings=self.codebook_size,
-            norm_num_groups=8,
             sample_size=self.image_size,
-            mid_block_add_attention=False,
             # A generator's tokens are indices: decode() then takes them as they are.
             lookup_from_codebook=True,
         )
