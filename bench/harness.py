@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +116,7 @@ class Bench:
     def finish(self, versions_of: Sequence[str] = ()) -> None:
         """Print the tables and the bars, and write the JSON file."""
         described = environment(versions_of) | {"commit": source_commit(_MEASURED)}
-        console = Console(width=None if Console().is_terminal else 160, markup=False, emoji=False)
+        console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
         console.print("  ".join(f"{k} {v}" for k, v in described.items()), highlight=False)
         for title, rows in (("", self.rows), *self.tables.items()):
             if rows:

@@ -92,8 +92,7 @@ def test_every_console_prints_verbatim() -> None:
                     off = {k.arg for k in node.keywords if getattr(k.value, "value", 1) is False}
                     places.append((path.relative_to(ROOT).as_posix(), {"markup", "emoji"} <= off))
     assert len(places) > 4
-    # One asks a console whether it is a terminal, and prints nothing with it.
-    assert [name for name, verbatim in places if not verbatim] in ([], ["bench/harness.py"])
+    assert [name for name, verbatim in places if not verbatim] == []
 
 
 def test_outputs_are_checked_beforehand(tmp_path: Path) -> None:
