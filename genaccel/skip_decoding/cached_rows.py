@@ -191,6 +191,12 @@ class CachedRows:
                 states.scatter_(2, index, rows)
                 setattr(layer, name, states[:, :, : self._columns])
 
+    def take_back(self, counts: Tensor) -> None:
+        """Forget the last kept rows of each sequence, ``counts`` of them, ``[B]``."""
+        self.ends = self.ends - counts
+        self._columns = int(self.ends.max())
+        self.forget()
+
     def select(self, rows: Tensor) -> None:
         """Go on with some of the sequences, by their numbers ``[b]``."""
         self.starts, self.ends = self.starts[rows], self.ends[rows]

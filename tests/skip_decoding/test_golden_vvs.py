@@ -59,7 +59,9 @@ def row_of(stored: dict[str, Tensor], number: int, path: tuple[int, ...]) -> int
 def relaxation_of(case: dict[str, Any], stored: dict[str, Tensor]) -> Relaxation | None:
     if not case["lantern"]:
         return None
-    return Relaxation(neighbours=stored["neighbours"], count=case["k"], delta=case["delta"])
+    return Relaxation(
+        neighbours=stored["neighbours"], count=case["k"], delta=case["delta"], is_original=True
+    )
 
 
 @pytest.mark.parametrize("number", range(len(NUMBERS["accept"])))
