@@ -60,6 +60,10 @@ class CachedRows:
             )
         self._model, self._with_features = model, with_features
         self._cache: Any = DynamicCache(config=model.config)
+        if any(self._cache.is_linear):
+            raise TypeError(
+                f"{type(model).__name__} keeps a state instead of rows, which cannot forget a rejected guess"
+            )
         if any(getattr(layer, "is_sliding", False) for layer in self._cache.layers):
             raise TypeError(
                 f"{type(model).__name__} attends to a sliding window, which forgets rows that a rejected guess would need"

@@ -85,7 +85,7 @@ class SkipDecodingConfig:
                     f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
                 )
         if self.tree != "auto":
-            widths = (self.tree,) if _is_int(self.tree) else self.tree
+            widths: Any = (self.tree,) if _is_int(self.tree) else self.tree
             if (
                 not isinstance(widths, tuple | list)
                 or not widths
@@ -97,8 +97,9 @@ class SkipDecodingConfig:
             if isinstance(self.tree, list):
                 object.__setattr__(self, "tree", tuple(self.tree))
         for name, least in (("relaxed_topk", 1), ("skip_interval", 2)):
-            if not _is_int(getattr(self, name)) or getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not _is_int(value) or value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value!r}")
         if self.row_length is not None and (not _is_int(self.row_length) or self.row_length < 0):
             raise ValueError(f"row_length must be at least 0 or None, got {self.row_length!r}")
         if self.seed is not None and not _is_int(self.seed):

@@ -257,9 +257,7 @@ class _Decoding:
             shape=shape, tokens=tokens, drawn=drawn, path=path, counts=counts, features=features
         )
 
-    def _adjusted(
-        self, logits: Tensor, shape: TreeShape, tokens: Tensor, length: Tensor
-    ) -> Tensor:
+    def _adjusted(self, logits: Tensor, shape: TreeShape, tokens: Tensor, length: Tensor) -> Tensor:
         if self.steering is None:
             return logits
         history = self.result[self.active]

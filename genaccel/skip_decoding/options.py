@@ -85,6 +85,12 @@ class DecodingOptions:
         """Whether the tokens are those that the target alone draws."""
         return self.relaxation is None and self.skip is None
 
+    def for_call(
+        self, *, seed: int, end_tokens: tuple[int, ...], pad_token: int
+    ) -> DecodingOptions:
+        """These with the noise and the ends of one call."""
+        return replace(self, seed=seed, end_tokens=end_tokens, pad_token=pad_token)
+
     def with_seed(self, seed: int) -> DecodingOptions:
         """These with another seed."""
         return replace(self, seed=seed)
