@@ -113,9 +113,9 @@ class SkipDecodingMixin(AccelerateMixin):
             annotation=str | SkipDecodingConfig | None,
             documentation=(
                 "accelerate (`str` or `SkipDecodingConfig`, *optional*):",
-                '    `"vvs"` draws several image tokens a forward, the same ones; `"vvs:lantern"`, `"vvs:uniform"` and',
-                '    `"vvs:dynamic"` draw others, faster; a `genaccel.SkipDecodingConfig` says more. `None` and `False`',
-                "    run the plain pipeline.",
+                '    `"vvs"` draws several image tokens a forward, distributed as ever; `"vvs:lantern"`, `"vvs:uniform"`',
+                '    and `"vvs:dynamic"` trade likeness for speed; a `genaccel.SkipDecodingConfig` says more. `None` and',
+                "    `False` run the plain pipeline.",
             ),
         ),
     )
