@@ -141,6 +141,10 @@ def _drafter(
     if isinstance(chosen, str | os.PathLike):
         chosen = FeatureDrafterNetwork.from_pretrained(chosen)
     if isinstance(chosen, FeatureDrafterNetwork):
+        if not hasattr(model.config, "vocab_size"):
+            raise ValueError(
+                f"{type(model).__name__} is made of several models, which a feature drafter does not go on from"
+            )
         network = chosen
         if next(network.parameters()).dtype != model.dtype or network.fc.weight.device != (
             model.device

@@ -17,7 +17,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_models import VOCABULARY, draft_of, tiny_llama
 
 import genaccel
-from genaccel.skip_decoding import FeatureDrafterNetwork, JacobiDrafter, SkipDecodingConfig
+from genaccel.skip_decoding import (
+    FeatureDrafterNetwork,
+    JacobiDrafter,
+    ModelDrafter,
+    SkipDecodingConfig,
+)
 from genaccel.skip_decoding.feature_drafter import FeatureDrafterParams
 from genaccel.skip_decoding.preparation import prepare
 
@@ -315,6 +320,13 @@ def test_janus_draws_pictures_as_it_does_alone(caplog: Any) -> None:
     with genaccel.enable(model, SkipDecodingConfig(drafter=None)):
         torch.manual_seed(1)
         assert torch.equal(model.generate(prompts, **sampled), drawn)
+    network = FeatureDrafterNetwork(FeatureDrafterParams.for_target(model.config.text_config))
+    with pytest.raises(ValueError, match="is made of several models"):
+        genaccel.enable(model, SkipDecodingConfig(drafter=network))
+    drafter = ModelDrafter(tiny_llama(layers=1))
+    with genaccel.enable(model, SkipDecodingConfig(drafter=drafter)) as handle:
+        assert torch.equal(model.generate(prompts, **call), plain)
+        assert "an embedding that this drafter does not know" in str(handle.report())
     config = SkipDecodingConfig(acceptance="lantern", relaxed_topk=3, relaxed_delta=0.4)
     with genaccel.enable(model, config) as handle:
         assert int(model.generate(prompts, **sampled).max()) < 12
