@@ -100,10 +100,6 @@ def prepare(
         for name in ("max_unverified", "rollback_below")
         if getattr(config, name) is not None
     }
-    for kind, values in ((DecodingOptions, more), (SkipRule, skips)):
-        for name in values:
-            if name not in kind.__dataclass_fields__:
-                raise ValueError(f"{name} is not there yet")
     relaxation = skip = None
     if config.acceptance == "lantern":
         assert codes is not None

@@ -180,6 +180,26 @@ def test_code_words_make_acceptance_and_skips_of_a_bare_model_possible(target: A
         assert handle.report()["model"].decoding.unverified_fraction > 0
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"acceptance": "ensemble"},
+        {"is_stochastic": True},
+        {"skip": "uniform", "rollback_below": 0.01, "max_unverified": 0.3},
+    ],
+    ids=["ensemble", "stochastic", "rollback"],
+)
+def test_all_ways_to_accept_are_reached_by_the_config(target: Any, others: Any) -> None:
+    config = SkipDecodingConfig(drafter=draft_of(target), tree=(1, 1), **others)
+    with genaccel.enable(target, config) as handle:
+        torch.manual_seed(0)
+        found = target.generate(PROMPTS, **{**CALL, "do_sample": True})
+        decoding = handle.report()["model"].decoding
+    assert found.shape == (2, 21)
+    assert decoding.unverified_fraction <= 0.3
+    assert decoding.target_forwards <= 16
+
+
 def tiny_emu3() -> Any:
     from transformers import Emu3Config, Emu3ForConditionalGeneration
 
