@@ -28,6 +28,8 @@ ROWS = (1, 2, 4, 8, 16, 32)
 # Of the measured sequences before the first round.
 _CONTEXT = 32
 _PASSES = 6
+# Numbers of rows that are tried however long they take, and tried twice.
+_FEWEST = 4
 _DRAFT_ROUNDS = 4
 
 
@@ -275,28 +277,32 @@ class _RowsProbe(_Probe):
         self._vocabulary, self._clock = vocabulary, clock
         self._seconds, self._spent = seconds, 0.0
         self._rows = list(ROWS)
-        self._turn = 0
+        self._passes = self._turn = 0
         self.least: dict[int, float] = {}
 
     def guess(self, history: Tensor, lengths: Tensor, depth: int) -> tuple[TreeShape, Tensor]:
-        count = self._rows[self._turn % len(self._rows)]
+        count = self._rows[self._turn]
         tokens = torch.arange(count, device=history.device).expand(len(history), -1)
-        tokens = (tokens + history[:, :1] + self._turn) % self._vocabulary
+        tokens = (tokens + history[:, :1] + count) % self._vocabulary
         self._begin = self._clock()
         return TreeShape.chain(count - 1), tokens
 
     def after_round(self, done: int, total: int) -> None:
         taken = self._clock() - self._begin
-        rows = self._rows[self._turn % len(self._rows)]
+        rows = self._rows[self._turn]
         self.least[rows] = min(taken, self.least.get(rows, math.inf))
         self._turn += 1
         self._spent += taken
         is_late = self._spent > self._seconds
-        if self._turn < len(self._rows):
-            if is_late and self._turn > 1:
-                self._rows = self._rows[: self._turn]
-        elif is_late or self._turn >= _PASSES * len(self._rows):
-            raise _Done
+        if is_late and self._passes == 0:
+            self._rows = self._rows[: max(self._turn, _FEWEST)]
+        if self._turn == len(self._rows):
+            self._passes, self._turn = self._passes + 1, 0
+            # Once is not enough: the first round of a kind also prepares the following ones.
+            if self._passes == _PASSES or (is_late and self._passes > 1):
+                raise _Done
+            if is_late:
+                self._rows = self._rows[:_FEWEST]
 
 
 class _DraftProbe(_Probe):

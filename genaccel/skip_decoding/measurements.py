@@ -15,6 +15,7 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -30,6 +31,10 @@ _VERSION = 1
 # Elements of each tensor that its digest reads: all of a large model would take seconds in each call.
 _SAMPLED = 256
 
+# Digests that were computed, with what would have changed if the network had.
+_digests: WeakKeyDictionary[nn.Module, tuple[tuple[tuple[int, int], ...], str]] = (
+    WeakKeyDictionary()
+)
 # What this process knows, by file.
 _known: dict[Path | str, dict[str, Any]] = {}
 
@@ -39,6 +44,13 @@ def content_digest(module: nn.Module) -> str:
 
     Training changes every tensor, so two trainings of one network differ; an edit of single elements may go unnoticed.
     """
+    try:
+        state = tuple((p.data_ptr(), p._version) for p in module.parameters())
+    except RuntimeError:  # of tensors made in inference mode
+        state = ()
+    known = _digests.get(module)
+    if known is not None and state and known[0] == state:
+        return known[1]
     digest = hashlib.sha256(type(module).__name__.encode())
     samples: list[torch.Tensor] = []
     for name, tensor in sorted(module.state_dict().items()):
@@ -48,7 +60,9 @@ def content_digest(module: nn.Module) -> str:
             samples.append(flat[:: max(1, flat.numel() // _SAMPLED)][:_SAMPLED].float())
     if samples:
         digest.update(torch.cat(samples).cpu().numpy().tobytes())
-    return digest.hexdigest()[:32]
+    found = digest.hexdigest()[:32]
+    _digests[module] = state, found
+    return found
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -94,13 +108,15 @@ def recall(kind: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
 
 
-def keep(kind: str, key: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
+def keep(
+    kind: str, key: Mapping[str, Any], measured: Mapping[str, Any], *, on_disk: bool = True
+) -> None:
     """Keep what was measured, for this process and if possible for later ones; see :func:`recall`."""
     path = _path(kind, key)
     _known[path] = dict(measured)
     content = {"version": _VERSION, "key": dict(key), "measured": dict(measured)}
     try:
-        if isinstance(path, Path):
+        if on_disk and isinstance(path, Path):
             write_json(path, content, overwrite=True, parents=True)
     except (OSError, ValueError) as error:
         _logger.info("%s cannot be kept: %s", kind, error)
