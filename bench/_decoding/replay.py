@@ -200,7 +200,7 @@ def random_llama(size: ReplaySize) -> Any:
     return LlamaForCausalLM(config).eval()
 
 
-def replay(accepted: Sequence[int], size: ReplaySize = ReplaySize()) -> ReplayFigures:  # noqa: B008 - frozen
+def replay(accepted: Sequence[int], size: ReplaySize = ReplaySize()) -> ReplayFigures:
     """Decode plainly and with the replayed acceptance, turn by turn in one process, on one thread.
 
     Args:
@@ -222,13 +222,17 @@ def _replayed(accepted: Sequence[int], size: ReplaySize, begin: float) -> Replay
     rule = SamplingRule(guidance_scale=GUIDANCE)
     numbers = torch.arange(size.sequences)
     generator = torch.Generator().manual_seed(0)
-    prompts = torch.randint(
-        size.vocabulary, (2 * size.sequences, size.prompt), generator=generator
-    )
+    prompts = torch.randint(size.vocabulary, (2 * size.sequences, size.prompt), generator=generator)
 
     def decoding(drafter: ReplayDrafter | None) -> _Decoding:
         return _Decoding(
-            model, rule, drafter, DecodingOptions(seed=_SEED), numbers, size.tokens, DecodingReport()
+            model,
+            rule,
+            drafter,
+            DecodingOptions(seed=_SEED),
+            numbers,
+            size.tokens,
+            DecodingReport(),
         )
 
     plain = decoding(None)
@@ -251,9 +255,7 @@ def _replayed(accepted: Sequence[int], size: ReplaySize, begin: float) -> Replay
         turn(replayed)
     while len(plain.active):
         turn(plain)
-    models = {
-        id(one): one.target.time.cpu_seconds - prefills[id(one)] for one in (plain, replayed)
-    }
+    models = {id(one): one.target.time.cpu_seconds - prefills[id(one)] for one in (plain, replayed)}
     forwards = {id(one): one.report.target_forwards - 1 for one in (plain, replayed)}
     one_row, rows = (models[id(one)] / forwards[id(one)] for one in (plain, replayed))
     tokens_per_forward = forwards[id(plain)] / forwards[id(replayed)]

@@ -42,6 +42,8 @@ _PRIOR_RATE, _NEXT_RANK, _NEXT_DEPTH = 0.6, 0.3, 0.97
 _LEAST_GAIN = 1.05
 # Of a plain decoding's cost, what guesses may lose.
 _MOST_LOSS = 0.02
+# So many times that may be lost of what was won before.
+_MOST_CREDIT = 3
 _REFERENCE_ROUNDS = 2
 _RECENT_ROUNDS = 6
 # Tokens that a sequence has still to come for its rounds to be measured again.
@@ -67,7 +69,9 @@ class AcceptanceStatistics:
             raise ValueError("there must be a trial for each hit")
         if len(self.hits) > 4 * MAX_DEPTH or any(len(ranks) > 1024 for ranks in self.hits):
             raise ValueError("there are more depths or ranks than any tree has")
-        for hit, trial in zip(itertools.chain(*self.hits), itertools.chain(*self.trials), strict=True):
+        for hit, trial in zip(
+            itertools.chain(*self.hits), itertools.chain(*self.trials), strict=True
+        ):
             if not 0 <= hit <= trial < math.inf:
                 raise ValueError(f"hits must be from 0 to their trials, got {hit} of {trial}")
 
@@ -96,9 +100,7 @@ class AcceptanceStatistics:
                 total = self.trials[depth][rank] + trials
                 fade = min(1.0, _MOST_TRIALS / total) if total else 1.0
                 self.trials[depth][rank] = total * fade
-                self.hits[depth][rank] = (
-                    self.hits[depth][rank] + other.hits[depth][rank]
-                ) * fade
+                self.hits[depth][rank] = (self.hits[depth][rank] + other.hits[depth][rank]) * fade
 
     def _make_room(self, depth: int, width: int) -> None:
         for counts in (self.hits, self.trials):
@@ -248,10 +250,14 @@ class AutoDrafting:
                 model, drafter, self._key, sequences, rule, options, max_new_tokens
             )
         except Exception as error:  # what is decoded does not depend on it
-            _logger.warning("the drafter is used as it is, for no widths could be chosen: %s", error)
+            _logger.warning(
+                "the drafter is used as it is, for no widths could be chosen: %s", error
+            )
             chosen = drafter
             self.choice = DraftingChoice(
-                widths=None, expected_speedup=1.0, reason=f"as given, for nothing was measured: {error}"
+                widths=None,
+                expected_speedup=1.0,
+                reason=f"as given, for nothing was measured: {error}",
             )
         if chosen is not None:
             self.drafter = GuardedDrafter(chosen, max_new_tokens=max_new_tokens, clock=clock)
@@ -342,7 +348,9 @@ def _statistics_key(
 
 def _statistics(key: Mapping[str, Any]) -> AcceptanceStatistics:
     try:
-        return AcceptanceStatistics.from_dict(recall("acceptance", key) or {"hits": [], "trials": []})
+        return AcceptanceStatistics.from_dict(
+            recall("acceptance", key) or {"hits": [], "trials": []}
+        )
     except ValueError:
         return AcceptanceStatistics()
 
@@ -405,13 +413,11 @@ class GuardedDrafter:
         self._end_round(now)
         if self._is_to_stop():
             self.stopped_after = int(lengths.min())
-            self.stop_reason = (
-                f"given up after {self.stopped_after} tokens: rounds cost more than their tokens would without guesses"
-            )
+            self.stop_reason = f"given up after {self.stopped_after} tokens: rounds cost more than their tokens would without guesses"
             return None
         if 2 * len(lengths) <= self._sequences and depth >= _LONG_REST:
             # Fewer sequences make cheaper rounds; the next ones tell how cheap.
-            self._settled += sum(self._losses())
+            self._settled = self._loss()
             self._rounds, self._reference = [], []
             self._left, self._sequences = _REFERENCE_ROUNDS, len(lengths)
         self._is_reference = self._left > 0
@@ -441,25 +447,35 @@ class GuardedDrafter:
         if self._is_reference:
             self._reference.append(seconds - self._drafting)
             self._left -= 1
+            if self._plain() > 0:
+                self._settled += self._drafting / self._plain()
         else:
             self._rounds.append((seconds, self._tokens))
 
+    def _plain(self) -> float:
+        """Seconds of a round without guesses; 0 if none was timed, or the clock is too coarse."""
+        return min(self._reference[-_REFERENCE_ROUNDS:], default=0.0)
+
     def _losses(self) -> list[float]:
-        if not self._reference:
-            return []
-        plain = min(self._reference[-_REFERENCE_ROUNDS:])
-        return [seconds / plain - tokens for seconds, tokens in self._rounds]
+        plain = self._plain()
+        return [seconds / plain - tokens for seconds, tokens in self._rounds] if plain > 0 else []
+
+    def _loss(self) -> float:
+        """Of all rounds, in tokens' costs; what former ones have won counts to some extent."""
+        loss = self._settled
+        for lost in self._losses():
+            loss = max(loss + lost, -_MOST_CREDIT * self._most_loss)
+        return loss
 
     def _is_to_stop(self) -> bool:
-        losses = self._losses()
+        losses, loss = self._losses(), self._loss()
         if self._left or not losses or sum(losses[-_RECENT_ROUNDS:]) <= 0:
             return False
         # One more round without a right guess loses all that it costs beyond a token.
-        plain = min(self._reference[-_REFERENCE_ROUNDS:])
-        worst = self._rounds[-1][0] / plain - 1
-        if self._settled + sum(losses) + worst <= self._most_loss:
+        worst = self._rounds[-1][0] / self._plain() - 1
+        if loss + worst <= self._most_loss:
             return False
-        if not self._has_asked_again:
+        if not self._has_asked_again and loss <= self._most_loss:
             self._has_asked_again = True
             self._left = _REFERENCE_ROUNDS
             return False

@@ -59,9 +59,7 @@ class Setting:
         if skip is not None:
             is_off = self.interval is None and self.threshold is None
             skip = (
-                None
-                if is_off
-                else replace(skip, interval=self.interval, threshold=self.threshold)
+                None if is_off else replace(skip, interval=self.interval, threshold=self.threshold)
             )
         return replace(options, relaxation=relaxation, skip=skip)
 

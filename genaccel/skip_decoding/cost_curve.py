@@ -234,7 +234,7 @@ def measure_round_costs(
     )
 
 
-class _Done(Exception):  # noqa: N818 - nothing went wrong
+class _Done(Exception):
     """Enough was measured."""
 
 
