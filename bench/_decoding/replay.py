@@ -23,7 +23,7 @@ from torch import Tensor
 from genaccel import zoo
 from genaccel.skip_decoding.decoding import _Decoding, decode
 from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafting import Noise, Round
+from genaccel.skip_decoding.drafting import Draft, Noise, Round
 from genaccel.skip_decoding.feature_drafter import FeatureDrafter, FeatureDrafterNetwork
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.report import DecodingReport
@@ -160,7 +160,7 @@ class ReplayDrafter:
     ) -> None:
         """Nothing is read."""
 
-    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> tuple[TreeShape, Tensor]:
+    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> Draft:
         """A chain, of which the record says how much is right."""
         count = min(CHAIN, depth)
         columns = lengths[:, None] - 1 + torch.arange(count + 1)
@@ -170,7 +170,7 @@ class ReplayDrafter:
         is_wrong = torch.arange(count + 1) > right[:, None]
         tokens = torch.where(is_wrong, (tokens + 1) % self._vocabulary, tokens)
         self._next = (self._next + 1) % len(self._accepted)
-        return TreeShape.chain(count), tokens
+        return Draft(TreeShape.chain(count), tokens)
 
     def learn(self, round_: Round) -> None:
         """Nothing is learned."""

@@ -23,7 +23,14 @@ from torch import Tensor
 
 from genaccel.skip_decoding.cost_curve import RoundCosts, clock_of, drafter_key, round_costs
 from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafting import AdjustableDrafter, Drafter, Noise, Round, TimedDrafter
+from genaccel.skip_decoding.drafting import (
+    AdjustableDrafter,
+    Draft,
+    Drafter,
+    Noise,
+    Round,
+    TimedDrafter,
+)
 from genaccel.skip_decoding.measurements import content_digest, keep, recall
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.report import DecodingReport, DraftingChoice, ModelTime
@@ -340,7 +347,8 @@ def _statistics_key(
     return {
         "target": content_digest(model),
         "drafter": drafter_key(drafter),
-        "mode": "exact" if relaxation is None else [relaxation.delta, relaxation.count],
+        "guessing": [options.guessing, options.ensemble_weight],
+        "relaxation": None if relaxation is None else [relaxation.delta, relaxation.count],
         "is_skipping": options.skip is not None,
         "rule": [rule.temperature, rule.top_k, rule.top_p, rule.guidance_scale],
     }
@@ -403,11 +411,9 @@ class GuardedDrafter:
         self._rounds: list[tuple[float, float]] = []  # seconds and tokens of rounds since
         self._is_reference: bool | None = None  # the round that is under way; None before the first
         self._begin = self._drafting = 0.0
-        self._tokens = 0.0
+        self._tokens: float | None = None  # of the round that is under way
 
-    def guess(
-        self, history: Tensor, lengths: Tensor, depth: int
-    ) -> tuple[TreeShape, Tensor] | None:
+    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> Draft | None:
         """What the other one guesses, nothing in a round that is timed, and None when it does not pay."""
         now = self._clock()
         self._end_round(now)
@@ -421,7 +427,7 @@ class GuardedDrafter:
             self._rounds, self._reference = [], []
             self._left, self._sequences = _REFERENCE_ROUNDS, len(lengths)
         self._is_reference = self._left > 0
-        self._begin, self._tokens = self._clock(), 0.0
+        self._begin, self._tokens = self._clock(), None
         guessed = self._drafter.guess(history, lengths, 0 if self._is_reference else depth)
         self._drafting = self._clock() - self._begin
         return guessed
@@ -431,17 +437,20 @@ class GuardedDrafter:
         begin = self._clock()
         self._drafter.learn(round_)
         self._drafting += self._clock() - begin
-        self._tokens = float(round_.counts.double().mean())
-        # Unverified guesses say nothing: what would have been drawn after them is not known.
-        if round_.shape.num_nodes > 1 and not bool((round_.drawn < 0).any()):
-            self.statistics.add(round_.shape, round_.path.tolist())
+        taken_back = round_.taken_back
+        tokens = round_.counts if taken_back is None else round_.counts - taken_back
+        self._tokens = float(tokens.double().mean())
+        # Neither guesses that are not verified nor a tree behind tokens that are no more say anything.
+        if round_.shape.num_nodes > 1 and round_.num_rows is not None:
+            path = round_.path if taken_back is None else round_.path[taken_back == 0]
+            self.statistics.add(round_.shape, path.tolist())
 
     def select(self, sequences: Tensor, rows: Tensor) -> None:
         """Go on with some sequences."""
         self._drafter.select(sequences, rows)
 
     def _end_round(self, now: float) -> None:
-        if self._is_reference is None or not self._tokens:
+        if self._is_reference is None or self._tokens is None:
             return
         seconds = now - self._begin
         if self._is_reference:

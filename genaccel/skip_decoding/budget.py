@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ _CONFIDENCE = 0.95
 # From strict to lax; None is without.
 _DELTAS = (0.05, 0.1, 0.2, 0.4)
 _INTERVALS = (8, 5, 3, 2)
+_ROLLBACKS = (0.01, 0.0)
 _THRESHOLDS = (0.9, 0.8, 0.7, 0.6, 0.5)
 # Rows of a sequence whose logits are in memory together.
 _WINDOW = 64
@@ -45,11 +46,13 @@ class Setting:
         delta: Of the relaxation, or None for none.
         interval: Of skipped rounds, or None.
         threshold: Of the likeness of paths from which on rounds are skipped, or None.
+        rollback_below: Probability under which unverified tokens are taken back.
     """
 
     delta: float | None = None
     interval: int | None = None
     threshold: float | None = None
+    rollback_below: float = 0.0
 
     def applied(self, options: DecodingOptions) -> DecodingOptions:
         """The options with this setting; they have the neighbours and code words that it needs."""
@@ -59,7 +62,14 @@ class Setting:
         if skip is not None:
             is_off = self.interval is None and self.threshold is None
             skip = (
-                None if is_off else replace(skip, interval=self.interval, threshold=self.threshold)
+                None
+                if is_off
+                else replace(
+                    skip,
+                    interval=self.interval,
+                    threshold=self.threshold,
+                    rollback_below=self.rollback_below,
+                )
             )
         return replace(options, relaxation=relaxation, skip=skip)
 
@@ -209,7 +219,7 @@ def tune(
         options: With a relaxation and a skip rule where these may be used; their numbers are what is tuned.
         max_new_tokens: Of a sequence.
         max_nll_gap: Nats by which a token may be less likely under the target, in the mean; None for no bound.
-        max_unverified: Largest share of tokens that no forward has judged; None for no bound.
+        max_unverified: Largest share of a sequence's tokens that no forward has judged; None for that of the skip rule.
         negative_prompts: Of the unconditional branch, ``[S, K]``.
         negative_is_token: False for their padding.
         sequences: That are drawn with each setting, at least 4.
@@ -222,6 +232,10 @@ def tune(
             raise ValueError(f"{name} must be at least 0, got {value}")
     if sequences < 4 or not len(prompts):
         raise ValueError("a budget needs a prompt, and at least 4 sequences to be tuned on")
+    if max_unverified is not None and options.skip is not None:
+        options = replace(
+            options, skip=replace(options.skip, max_unverified=min(max_unverified, 1))
+        )
     key = {
         "target": content_digest(model),
         "drafter": drafter_key(drafter),
@@ -229,7 +243,6 @@ def tune(
         "options": _options_key(options),
         "max_new_tokens": max_new_tokens,
         "max_nll_gap": max_nll_gap,
-        "max_unverified": max_unverified,
         "sequences": sequences,
     }
     try:
@@ -261,62 +274,62 @@ def tune(
     exact = replace(options, relaxation=None, skip=None)
     plain, _, _ = drawn(exact, None)
     # Exact decoding draws what plain decoding draws: its gap is none.
-    trials = [_Trial(Setting(), torch.zeros_like(plain), 0.0, drawn(exact, drafter)[1])]
-    axes = _axes(options)
-    confidence = 1 - (1 - _CONFIDENCE) / max(1, sum(map(len, axes)) + math.prod(map(len, axes)))
+    unrelaxed = _Trial(Setting(), torch.zeros_like(plain), 0.0, drawn(exact, drafter)[1])
+    deltas, skips = _settings(options)
+    most = len(deltas) + sum(map(len, skips)) + len(deltas) * bool(skips)
+    confidence = 1 - (1 - _CONFIDENCE) / max(1, most)
 
-    def tried(setting: Setting) -> bool:
-        nats, rate, unverified = drawn(setting.applied(options), drafter)
-        trial = _Trial(setting, nats - plain, unverified, rate)
-        trials.append(trial)
-        return _is_within(trial, max_nll_gap, max_unverified, confidence)
+    def within(settings: Sequence[Setting]) -> list[_Trial]:
+        """Those up to the first that is not within the budget, for laxer ones cost more."""
+        found = []
+        for setting in settings:
+            nats, rate, unverified = drawn(setting.applied(options), drafter)
+            trial = _Trial(setting, nats - plain, unverified, rate)
+            if max_nll_gap is not None and upper_bound(trial.gaps, confidence) > max_nll_gap:
+                break
+            # What changed nothing here has not been shown to cost nothing.
+            if unverified or bool(trial.gaps.any()):
+                found.append(trial)
+        return found
 
-    within: list[list[Setting]] = []
-    for axis in axes:
-        within.append([])
-        for setting in axis:  # laxer ones cost more
-            if not tried(setting):
-                break
-            within[-1].append(setting)
-    if len(axes) == 2 and all(within):
-        # Together they cost about what both cost: the lax end of one with each of the other.
-        for setting in within[0]:
-            if not tried(replace(within[1][-1], delta=setting.delta)):
-                break
-    fits = [t for t in trials if _is_within(t, max_nll_gap, max_unverified, confidence)]
-    best = max(fits, key=lambda trial: trial.rate)
+    def rate(trial: _Trial) -> float:
+        return trial.rate
+
+    relaxed = within(deltas)
+    skipping = [trial for settings in skips for trial in within(settings)]
+    fits = [unrelaxed, *relaxed, *skipping]
+    if relaxed and skipping:
+        skip = max(skipping, key=rate).setting
+        fits += within([replace(skip, delta=trial.setting.delta) for trial in relaxed])
+    best = max(fits, key=rate)
     measured = {
         "delta": best.setting.delta,
         "interval": best.setting.interval,
         "threshold": best.setting.threshold,
+        "rollback_below": best.setting.rollback_below,
         "nll_gap": float(best.gaps.mean()),
         "nll_gap_bound": upper_bound(best.gaps, confidence),
         "unverified_fraction": best.unverified_fraction,
-        "speedup": best.rate / trials[0].rate,
+        "speedup": best.rate / unrelaxed.rate,
         "sequences": sequences,
     }
     keep("budget", key, measured)
     return _tuned(options, measured)
 
 
-def _axes(options: DecodingOptions) -> list[list[Setting]]:
-    """Settings of one kind, from strict to lax."""
-    axes = []
-    if options.relaxation is not None:
-        axes.append([Setting(delta=delta) for delta in _DELTAS])
-    if options.skip is not None and options.skip.threshold is not None:
-        axes.append([Setting(threshold=threshold) for threshold in _THRESHOLDS])
-    elif options.skip is not None:
-        axes.append([Setting(interval=interval) for interval in _INTERVALS])
-    return axes
-
-
-def _is_within(
-    trial: _Trial, max_nll_gap: float | None, max_unverified: float | None, confidence: float
-) -> bool:
-    return (max_nll_gap is None or upper_bound(trial.gaps, confidence) <= max_nll_gap) and (
-        max_unverified is None or trial.unverified_fraction <= max_unverified
-    )
+def _settings(options: DecodingOptions) -> tuple[list[Setting], list[list[Setting]]]:
+    """Settings of the relaxation, and of skips with each roll-back, from strict to lax."""
+    deltas = [] if options.relaxation is None else [Setting(delta=delta) for delta in _DELTAS]
+    skip = options.skip
+    if skip is None:
+        return deltas, []
+    # One that the caller wants stays.
+    rollbacks = (skip.rollback_below,) if skip.rollback_below else _ROLLBACKS
+    if skip.threshold is not None:
+        kinds = [[Setting(threshold=t, rollback_below=r) for t in _THRESHOLDS] for r in rollbacks]
+    else:
+        kinds = [[Setting(interval=i, rollback_below=r) for i in _INTERVALS] for r in rollbacks]
+    return deltas, kinds
 
 
 def _options_key(options: DecodingOptions) -> list[Any]:
@@ -327,18 +340,22 @@ def _options_key(options: DecodingOptions) -> list[Any]:
         None if relaxation is None else relaxation.count,
         hashlib.sha256(neighbours).hexdigest()[:16],
         None if skip is None else "interval" if skip.threshold is None else "threshold",
+        None if skip is None else [skip.path, skip.truncates, skip.max_unverified],
+        None if skip is None else skip.rollback_below,
+        [options.guessing, options.ensemble_weight],
         list(options.end_tokens),
     ]
 
 
 def _tuned(options: DecodingOptions, values: Mapping[str, Any]) -> Tuned:
     """Of what was kept; ValueError if it cannot be."""
+    tuned = ("delta", "interval", "threshold", "rollback_below")
     numbers = ("nll_gap", "nll_gap_bound", "unverified_fraction", "speedup")
     try:
-        for name in ("delta", "interval", "threshold"):
+        for name in tuned:
             if values[name] is not None and type(values[name]) not in (int, float):
                 raise ValueError(f"{name} must be a number, got {shown(values[name])}")
-        setting = Setting(**{name: values[name] for name in ("delta", "interval", "threshold")})
+        setting = Setting(**{name: values[name] for name in tuned})
         return Tuned(
             options=setting.applied(options),
             setting=setting,

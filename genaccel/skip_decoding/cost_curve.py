@@ -7,6 +7,7 @@ without, so this is measured: in rounds of the decoding itself, so that masks, d
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from torch import Tensor
 from genaccel.files.untrusted import shown
 from genaccel.skip_decoding.decoding import decode
 from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafting import AdjustableDrafter, Drafter, Noise, Round
+from genaccel.skip_decoding.drafting import AdjustableDrafter, Draft, Drafter, Noise, Round
 from genaccel.skip_decoding.measurements import content_digest, keep, machine, recall
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.sampling import SamplingRule
@@ -166,6 +167,7 @@ def round_costs(
         "sequences": sequences,
         "is_guided": rule.is_guided,
         "is_filtered": [rule.temperature == 0, rule.top_k > 0, rule.top_p < 1],
+        "guessing": options.guessing,
         "is_relaxed": options.relaxation is not None,
     }
     try:
@@ -206,6 +208,9 @@ def measure_round_costs(
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(vocabulary, (sequences, context), generator=generator).to(device)
 
+    # Guesses that come from no distribution cannot be judged by one.
+    judged = replace(options, guessing="coupled", ensemble_weight=None)
+
     def run(probe: _Probe, rounds: int) -> None:
         decode(
             model,
@@ -213,7 +218,7 @@ def measure_round_costs(
             rule=rule,
             max_new_tokens=rounds * (ROWS[-1] + 1) + 2,
             drafter=probe,
-            options=options,
+            options=judged if isinstance(probe, _RowsProbe) else options,
             negative_prompts=prompts if rule.is_guided else None,
             on_tokens=probe.after_round,
         )
@@ -249,7 +254,7 @@ class _Probe:
     ) -> None:
         pass
 
-    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> tuple[TreeShape, Tensor]:
+    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> Draft | None:
         raise NotImplementedError
 
     def learn(self, round_: Round) -> None:
@@ -263,10 +268,8 @@ class _Probe:
 
 
 def _until_done(run: Callable[[Any, int], None], probe: Any, rounds: int) -> Any:
-    try:
+    with contextlib.suppress(_Done):
         run(probe, rounds)
-    except _Done:
-        pass
     return probe
 
 
@@ -280,12 +283,12 @@ class _RowsProbe(_Probe):
         self._passes = self._turn = 0
         self.least: dict[int, float] = {}
 
-    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> tuple[TreeShape, Tensor]:
+    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> Draft:
         count = self._rows[self._turn]
         tokens = torch.arange(count, device=history.device).expand(len(history), -1)
         tokens = (tokens + history[:, :1] + count) % self._vocabulary
         self._begin = self._clock()
-        return TreeShape.chain(count - 1), tokens
+        return Draft(TreeShape.chain(count - 1), tokens)
 
     def after_round(self, done: int, total: int) -> None:
         taken = self._clock() - self._begin
@@ -318,11 +321,11 @@ class _DraftProbe(_Probe):
     ) -> None:
         self._drafter.begin(prompts, is_token, noise, features)
 
-    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> tuple[TreeShape, Tensor]:
+    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> Draft | None:
         begin = self._clock()
-        shape, tokens = self._drafter.guess(history, lengths, depth)
+        draft = self._drafter.guess(history, lengths, depth)
         self._taken = self._clock() - begin
-        return shape, tokens
+        return draft
 
     def learn(self, round_: Round) -> None:
         begin = self._clock()

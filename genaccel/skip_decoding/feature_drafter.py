@@ -220,9 +220,7 @@ class FeatureDrafter:
 
     def with_widths(self, widths: tuple[int, ...]) -> FeatureDrafter:
         """One of the same network with other widths."""
-        return FeatureDrafter(
-            self.network, self._target, widths=widths, staleness=self._staleness
-        )
+        return FeatureDrafter(self.network, self._target, widths=widths, staleness=self._staleness)
 
     def begin(
         self, prompts: Tensor, is_token: Tensor, noise: Noise, features: Tensor | None

@@ -178,10 +178,13 @@ class DecodingReport:
             "draft_acceptance_rate": self.draft_acceptance_rate,
             "acceptance_histogram": list(self.acceptance_histogram),
             "unverified_fraction": self.unverified_fraction,
+            "substituted_fraction": self.substituted_fraction,
             "num_drafts": self.rounds,
             "num_draft_tokens": self.drafted_tokens,
             "num_accepted_tokens": self.accepted_tokens,
+            "num_substituted_tokens": self.substituted_tokens,
             "num_unverified_tokens": self.unverified_tokens,
+            "num_rolled_back_tokens": self.rolled_back_tokens,
             "generated_tokens": self.generated_tokens,
             "target_forwards": {
                 "prefill": prefills,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Automatic drafting chooses what pays, gives up what does not before it has cost 3 %, and never changes a token."""
 
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ pytest.importorskip("transformers")
 
 from genaccel.skip_decoding import auto, measurements
 from genaccel.skip_decoding.auto import (
+    MAX_DEPTH,
     MAX_NODES,
     AcceptanceStatistics,
     AutoDrafting,
@@ -27,7 +29,7 @@ from genaccel.skip_decoding.cost_curve import CostCurve, RoundCosts
 from genaccel.skip_decoding.decoding import decode
 from genaccel.skip_decoding.draft_tree import TreeShape
 from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
-from genaccel.skip_decoding.drafting import AdjustableDrafter, Drafter, Noise, Round
+from genaccel.skip_decoding.drafting import AdjustableDrafter, Draft, Drafter, Noise, Round
 from genaccel.skip_decoding.feature_drafter import (
     FeatureDrafter,
     FeatureDrafterNetwork,
@@ -229,11 +231,11 @@ class Simulated:
     ) -> None:
         pass
 
-    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> tuple[TreeShape, Tensor]:
+    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> Draft:
         count = min(depth, 4)
         self.now += self._draft
         root = history.gather(1, lengths[:, None] - 1)
-        return TreeShape.chain(count), torch.cat((root, root.new_zeros(len(root), count)), 1)
+        return Draft(TreeShape.chain(count), torch.cat((root, root.new_zeros(len(root), count)), 1))
 
     def learn(self, round_: Round) -> None:
         pass
@@ -257,7 +259,7 @@ class Simulated:
             count = 1
             self.now += self._plain
             if guessed is not None:
-                shape, tokens = guessed
+                shape, tokens = guessed.shape, guessed.tokens
                 if shape.num_nodes > 1:
                     count += min(self._rights[self._turn % len(self._rights)], shape.max_depth)
                     self._turn += 1
@@ -270,7 +272,7 @@ class Simulated:
                     drawn=tokens,
                     path=path,
                     counts=torch.tensor([count]),
-                    features=None,
+                    num_rows=torch.tensor([count]),
                 )
                 guard.learn(round_)
             length += count
@@ -306,7 +308,7 @@ def test_guesses_that_stop_paying_are_given_up() -> None:
 
 def test_a_machine_that_becomes_slower_is_not_taken_for_bad_guesses() -> None:
     class Slower(Simulated):
-        def guess(self, history: Tensor, lengths: Tensor, depth: int) -> tuple[TreeShape, Tensor]:
+        def guess(self, history: Tensor, lengths: Tensor, depth: int) -> Draft:
             if int(lengths.min()) > 60:
                 self._plain, self._draft, self._rows = 4.0, 0.8, 2.0
             return super().guess(history, lengths, depth)
@@ -319,21 +321,18 @@ def test_the_target_gives_no_features_once_guessing_is_given_up(
     target: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
-    forward = type(target).forward
+    forward = target.forward
 
+    @functools.wraps(forward)  # whose arguments are looked at
     def recorded(*args: Any, **values: Any) -> Any:
         asked.append(values["output_hidden_states"])
-        return forward(target, *args, **values)
+        return forward(*args, **values)
 
     ticks = iter(range(10**6))
     drafter = GuardedDrafter(
         features(target), max_new_tokens=60, clock=lambda: float(next(ticks)) ** 2
     )
     monkeypatch.setattr(target, "forward", recorded)
-    monkeypatch.setattr(
-        "genaccel.skip_decoding.cached_rows.inspect.signature",
-        lambda function, signature=__import__("inspect").signature: signature(forward),
-    )
     prompts = torch.tensor([[3, 4]])
     report = decode(target, prompts, rule=SamplingRule(), max_new_tokens=60, drafter=drafter).report
     assert drafter.stopped_after is not None
@@ -345,10 +344,10 @@ def test_the_target_gives_no_features_once_guessing_is_given_up(
 class Useless(JacobiDrafter):
     """Guesses the padding."""
 
-    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> tuple[TreeShape, Tensor]:
-        shape, tokens = super().guess(history, lengths, depth)
-        tokens[:, 1:] = 0
-        return shape, tokens
+    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> Draft:
+        draft = super().guess(history, lengths, depth)
+        draft.tokens[:, 1:] = 0
+        return draft
 
     def with_widths(self, widths: tuple[int, ...]) -> JacobiDrafter:
         return Useless(len(widths))
@@ -389,6 +388,40 @@ def test_skipped_rounds_tell_nothing_of_acceptance(
     _, report = run(target, ModelDrafter(draft_of(target)), options=options)
     assert report.unverified_tokens > 0
     assert kept[0]["trials"][0][0] == report.rounds
+
+
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("kind", sorted(DRAFTERS))
+def test_unverified_rounds_that_are_taken_back_leave_the_tokens_as_they_are(
+    target: Any, kind: str, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where rounds without guesses, or the end of guessing, come between."""
+    monkeypatch.setattr(auto, "round_costs", lambda *args, **values: FLAT)
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(
+        auto, "clock_of", lambda device: lambda: float(next(ticks)) ** 1.5 if ends else 0.0
+    )
+    plain, _ = run(target, None)
+    options = DecodingOptions(seed=5, skip=SkipRule(rollback_below=1.0))
+    for _ in range(2):
+        tokens, report = run(target, DRAFTERS[kind](target), options=options)
+        # The last tokens of a sequence may be committed by a skip that no forward follows.
+        assert torch.equal(tokens[:, :-MAX_DEPTH], plain[:, :-MAX_DEPTH])
+    assert (report.choice.stopped_after is None) != ends
+    assert ends or report.rolled_back_tokens > 0
+
+
+@pytest.mark.parametrize("guessing", ["coupled", "drawn", "likeliest"])
+@pytest.mark.parametrize("path", ["uniform", "confidence"])
+def test_every_mode_can_be_chosen_for(
+    target: Any, guessing: Any, path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is patched: rounds are measured, guessed for, skipped and given up."""
+    options = DecodingOptions(guessing=guessing, skip=SkipRule(path=path))
+    _, report = run(target, ModelDrafter(draft_of(target)), options=options)
+    assert report.generated_tokens == 120
+    assert report.choice.reason.startswith("with nothing known yet")
+    assert not caplog.records
 
 
 def test_what_goes_wrong_leaves_the_drafter_as_it_is(
