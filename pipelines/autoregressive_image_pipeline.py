@@ -154,28 +154,30 @@ class AutoregressiveImagePipeline(DiffusionPipeline):
         enabled = None
         if drafter is None and options is None:
             enabled = PipelineDecoding.of(self)
-        if enabled is not None:
-            drafter, options = enabled.drafter(row_length=columns), enabled.options(seed)
-        elif options is None:
-            options = DecodingOptions()
-        decoded = decode(
-            self.transformer,
-            torch.where(labels[:, None] < 0, no_class, labels[:, None] + first),
-            rule=SamplingRule(
+        prompts = torch.where(labels[:, None] < 0, no_class, labels[:, None] + first)
+        arguments: dict[str, Any] = {
+            "rule": SamplingRule(
                 temperature=temperature,
                 top_k=top_k,
                 top_p=top_p,
                 guidance_scale=guidance_scale,
                 allowed=(0, first),
             ),
-            max_new_tokens=rows * columns,
-            drafter=drafter,
-            options=options if seed is None else options.with_seed(seed),
-            negative_prompts=no_class,
-            on_tokens=callback_on_tokens,
-        )
+            "max_new_tokens": rows * columns,
+            "negative_prompts": no_class,
+            "on_tokens": callback_on_tokens,
+        }
         if enabled is not None:
-            enabled.keep(decoded.report)
+            decoded = enabled.decode(prompts, seed=seed, row_length=columns, **arguments)
+        else:
+            options = options or DecodingOptions()
+            decoded = decode(
+                self.transformer,
+                prompts,
+                drafter=drafter,
+                options=options if seed is None else options.with_seed(seed),
+                **arguments,
+            )
         images: Any = decoded.tokens
         if output_type != "latent":
             pictures = self.decode_tokens(decoded.tokens, rows, columns)

@@ -16,12 +16,10 @@ from genaccel.hooks.handle import Acceleration, Printed
 from genaccel.hooks.pipeline_runs import PipelineRuns
 from genaccel.hooks.unhook import new_instance
 from genaccel.skip_decoding.config import SkipDecodingConfig
-from genaccel.skip_decoding.drafting import Drafter
+from genaccel.skip_decoding.decoding import Decoded
 from genaccel.skip_decoding.generate import GenerationReport, speculative_generate, warn_of_plain
 from genaccel.skip_decoding.janus import codebook_of_janus, generate_janus_images, is_janus
-from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.preparation import PreparedDecoding, prepare
-from genaccel.skip_decoding.report import DecodingReport
 
 # Where a model keeps what accelerates its generate, and a pipeline that decodes itself what was enabled on it.
 _NAME = "_genaccel_generations"
@@ -135,18 +133,24 @@ class PipelineDecoding:
         made = vars(pipeline).get(_DECODING)
         return made if isinstance(made, cls) and not made.is_paused else None
 
-    def drafter(self, *, row_length: int) -> Drafter | None:
-        """The drafter of one decoding; see :class:`~genaccel.skip_decoding.preparation.PreparedDecoding`."""
-        return self.prepared.drafter(row_length=row_length)
+    def decode(
+        self, prompts: Tensor, *, seed: int | None, row_length: int, **arguments: Any
+    ) -> Decoded:
+        """Draw tokens of one call, with its seed or else the config's, or 0 as without it if there is none.
 
-    def options(self, seed: int | None) -> DecodingOptions:
-        """The options of one decoding, of the call's seed or else the config's; 0 as without it if there is none."""
+        See :meth:`~genaccel.skip_decoding.preparation.PreparedDecoding.decode` for the arguments.
+        """
         own = self.prepared.config.seed
-        return self.prepared.options.with_seed((own or 0) if seed is None else seed)
-
-    def keep(self, report: DecodingReport) -> None:
-        """Keep what the last call cost."""
-        self.report = GenerationReport(decoding=report)
+        decoded = self.prepared.decode(
+            self.model,
+            prompts,
+            options=self.prepared.options.with_seed((own or 0) if seed is None else seed),
+            row_length=row_length,
+            measured=self.model,
+            **arguments,
+        )
+        self.report = GenerationReport(decoding=decoded.report)
+        return decoded
 
 
 class SkipDecodingHandle(Acceleration):

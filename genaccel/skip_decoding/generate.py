@@ -17,7 +17,7 @@ from torch import Tensor
 
 from genaccel.skip_decoding.cached_rows import CachedRows
 from genaccel.skip_decoding.config import SkipDecodingConfig
-from genaccel.skip_decoding.decoding import Decoded, decode
+from genaccel.skip_decoding.decoding import Decoded
 from genaccel.skip_decoding.draft_tree import TreeShape
 from genaccel.skip_decoding.logits_processors import (
     NotSupportedError,
@@ -236,13 +236,18 @@ class _Call:
         seed = prepared.seed() if rule.temperature > 0 else 0
         options = prepared.options.for_call(seed=seed, end_tokens=ends, pad_token=pad_token)
         try:
-            decoded = decode(
+            decoded = prepared.decode(
                 prompted,
                 prompts,
                 is_token,
                 rule=rule,
                 max_new_tokens=watch.limit,
-                drafter=prepared.drafter(row_length=row_length),
+                row_length=row_length,
+                measured=model
+                if type(prompted) is PromptedModel
+                and not self._prompt_inputs()
+                and hasattr(model.config, "vocab_size")
+                else None,
                 options=options,
                 negative_prompts=negative,
                 negative_is_token=negative_mask,

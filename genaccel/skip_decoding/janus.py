@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genaccel.skip_decoding.decoding import decode
 from genaccel.skip_decoding.drafters import ModelDrafter
 from genaccel.skip_decoding.feature_drafter import FeatureDrafter
 from genaccel.skip_decoding.generate import GenerationReport, warn_of_plain
@@ -180,13 +179,14 @@ def _drawn(
     rule = replace(processing.rule, guidance_scale=scale)
     state = torch.get_rng_state()
     try:
-        decoded = decode(
+        decoded = prepared.decode(
             _PictureModel(model),
             prompts,
             is_token,
             rule=rule,
             max_new_tokens=count,
-            drafter=prepared.drafter(row_length=math.isqrt(count)),
+            row_length=math.isqrt(count),
+            measured=None,
             options=prepared.options.with_seed(prepared.seed() if rule.temperature > 0 else 0),
             negative_prompts=torch.where(is_kept, prompts, config.pad_token_id),
             negative_is_token=is_token,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from genaccel.skip_decoding.acceptance import Relaxation, nearest_code_words
+from genaccel.skip_decoding.auto import AutoDrafting
+from genaccel.skip_decoding.budget import tune
 from genaccel.skip_decoding.config import SkipDecodingConfig
+from genaccel.skip_decoding.decoding import Decoded, decode
 from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
 from genaccel.skip_decoding.drafting import Drafter
 from genaccel.skip_decoding.feature_drafter import FeatureDrafter, FeatureDrafterNetwork
 from genaccel.skip_decoding.options import DecodingOptions, SkipRule
+from genaccel.skip_decoding.sampling import SamplingRule
+from genaccel.skip_decoding.steering import Steering
 
-# Guesses of a round where the config leaves it open.
+# Guesses of a round where nothing is measured.
 _LENGTH = 4
 _DRAFTER_FOLDER = "drafter"
 _LARGEST_SEED = 2**63 - 1
@@ -39,6 +45,11 @@ class PreparedDecoding:
     prototype: Drafter | None
     options: DecodingOptions
 
+    @property
+    def is_automatic(self) -> bool:
+        """Whether the tree is chosen by what it costs; that of a ``Drafter`` which the user made is the user's."""
+        return self.config.tree == "auto" and self.prototype not in (None, self.config.drafter)
+
     def drafter(self, *, row_length: int = 0) -> Drafter | None:
         """A drafter for one decoding, so that two at a time do not share their memory.
 
@@ -56,6 +67,93 @@ class PreparedDecoding:
         if self.config.seed is not None:
             return self.config.seed
         return int(torch.randint(_LARGEST_SEED, (1,)))
+
+    def decode(
+        self,
+        model: Any,
+        prompts: Tensor,
+        is_token: Tensor | None = None,
+        *,
+        rule: SamplingRule,
+        options: DecodingOptions,
+        max_new_tokens: int,
+        row_length: int,
+        measured: nn.Module | None,
+        negative_prompts: Tensor | None = None,
+        negative_is_token: Tensor | None = None,
+        on_tokens: Callable[[int, int], object] | None = None,
+        steering: Steering | None = None,
+    ) -> Decoded:
+        """Draw tokens as the config says: within its budget, with the tree that pays.
+
+        Args:
+            model: As for :func:`~genaccel.skip_decoding.decoding.decode`, as are the others not named here.
+            prompts: ``[S, L]``.
+            is_token: False for padding.
+            rule: The distribution.
+            options: Those of the call.
+            max_new_tokens: At most.
+            row_length: Tokens of a row of the picture, if the config names none.
+            measured: The network by itself, on which costs and budgets are measured with prompts of tokens alone. Without it
+                ``tree="auto"`` is a chain of four.
+            negative_prompts: Of the unconditional branch.
+            negative_is_token: False for their padding.
+            on_tokens: Called after each round.
+            steering: What else has a say.
+
+        Raises:
+            ValueError: If there is a budget and nothing can be measured.
+        """
+        drafter = self.drafter(row_length=row_length)
+        if drafter is not None and self.config.max_nll_gap is not None and len(prompts):
+            if measured is None:
+                raise ValueError(
+                    "max_nll_gap cannot be measured for a model whose prompts are more than tokens: "
+                    "give relaxed_delta and skip_interval"
+                )
+            found = tune(
+                measured,
+                drafter,
+                prompts,
+                is_token,
+                rule=rule,
+                options=options,
+                max_new_tokens=max_new_tokens,
+                max_nll_gap=self.config.max_nll_gap,
+                negative_prompts=negative_prompts,
+                negative_is_token=negative_is_token,
+            ).options
+            options = found.for_call(
+                seed=options.seed, end_tokens=options.end_tokens, pad_token=options.pad_token
+            )
+            drafter = self.drafter(row_length=row_length)
+        automatic = None
+        if self.is_automatic and measured is not None:
+            automatic = AutoDrafting(
+                measured,
+                drafter,
+                sequences=len(prompts),
+                rule=rule,
+                options=options,
+                max_new_tokens=max_new_tokens,
+            )
+            drafter = automatic.drafter
+        decoded = decode(
+            model,
+            prompts,
+            is_token,
+            rule=rule,
+            max_new_tokens=max_new_tokens,
+            drafter=drafter,
+            options=options,
+            negative_prompts=negative_prompts,
+            negative_is_token=negative_is_token,
+            on_tokens=on_tokens,
+            steering=steering,
+        )
+        if automatic is not None:
+            automatic.finish(decoded.report)
+        return decoded
 
 
 def prepare(
@@ -88,8 +186,6 @@ def prepare(
         asked = 'acceptance="lantern"' if config.acceptance == "lantern" else 'skip="dynamic"'
         if codes is None:
             raise ValueError(f"{asked} needs the code words of the tokens: pass codebook=")
-    if config.max_nll_gap is not None:
-        raise ValueError("max_nll_gap is not there yet: give relaxed_delta and skip_interval")
     more: dict[str, Any] = {}
     if config.is_stochastic:
         more["guessing"] = "drawn"

@@ -132,7 +132,7 @@ def test_a_drafter_is_found_beside_the_model(target: Any, tmp_path: Path) -> Non
     ):
         assert type(made.prototype).__name__ == "FeatureDrafter"
     plain = loaded.generate(PROMPTS, **CALL)
-    with genaccel.enable(loaded, SkipDecodingConfig(skip="uniform")) as handle:
+    with genaccel.enable(loaded, SkipDecodingConfig(skip="uniform", tree=4)) as handle:
         loaded.generate(PROMPTS, **CALL)
         assert handle.report()["model"].decoding.unverified_fraction > 0
         assert "may differ from the model's own by skip='uniform'" in str(handle.doctor())
@@ -351,3 +351,27 @@ def test_janus_draws_pictures_as_it_does_alone(caplog: Any) -> None:
     with genaccel.enable(model, config) as handle:
         assert int(model.generate(prompts, **sampled).max()) < 12
     assert torch.equal(model.generate(prompts, **call), plain)
+
+
+def test_the_tree_that_pays_is_chosen_by_measurement_and_told(target: Any) -> None:
+    """Also where nothing pays: the tokens are the model's own either way."""
+    plain = target.generate(PROMPTS, **CALL)
+    with genaccel.enable(target, SkipDecodingConfig(drafter=tiny_llama())) as handle:
+        assert torch.equal(target.generate(PROMPTS, **CALL), plain)
+        choice = handle.report()["model"].decoding.choice
+        assert choice is not None
+        assert "times" in choice.reason
+    with genaccel.enable(target, SkipDecodingConfig(drafter=draft_of(target), tree=3)) as handle:
+        target.generate(PROMPTS, **CALL)
+        assert handle.report()["model"].decoding.choice is None
+
+
+def test_a_budget_is_tuned_once_and_kept(target: Any, cache: Path) -> None:
+    config = SkipDecodingConfig(
+        drafter=tiny_llama(), tree=2, skip="uniform", max_nll_gap=100.0, seed=3
+    )
+    with genaccel.enable(target, config) as handle:
+        first = target.generate(PROMPTS, **{**CALL, "do_sample": True})
+        assert [path.name for path in cache.glob("budget*")]
+        assert torch.equal(target.generate(PROMPTS, **{**CALL, "do_sample": True}), first)
+        assert handle.report()["model"].decoding is not None
