@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 pytest.importorskip("transformers")
 
@@ -28,6 +27,7 @@ from genaccel.skip_decoding.feature_drafter import (
 from genaccel.skip_decoding.options import DecodingOptions, SkipRule
 from genaccel.skip_decoding.report import DecodingReport
 from genaccel.skip_decoding.sampling import SamplingRule
+from tests.skip_decoding.enumeration import first_token_distribution
 from tests.skip_decoding.tiny_models import VOCABULARY, draft_of, tiny_llama
 
 UNIT_CODES = torch.nn.functional.normalize(
@@ -38,37 +38,6 @@ UNIT_CODES = torch.nn.functional.normalize(
 @pytest.fixture(scope="module")
 def target() -> Any:
     return tiny_llama()
-
-
-def first_token_distribution(
-    shape: TreeShape, tokens: Tensor, probabilities: Tensor, relaxation: Relaxation | None
-) -> Tensor:
-    """Of the token after the root, by enumeration: each child is accepted or not."""
-    total = torch.zeros_like(probabilities)
-    children = [n for n, parent in enumerate(shape.parents, 1) if parent == 0]
-    weights = probabilities.log().expand(shape.num_nodes, -1)
-    reach = 1.0
-    for number, child in enumerate(children):
-        # Uniforms of 1 reject what can be rejected; what is accepted then has probability min(1, mass).
-        rejecting = [2.0] * number
-        low, high = 0.0, 1.0
-        for _ in range(60):
-            middle = (low + high) / 2
-            found = accept_by_rejection(
-                shape,
-                tokens,
-                weights,
-                itertools.chain(rejecting, [middle], itertools.repeat(2.0)),
-                relaxation=relaxation,
-            )
-            if len(found.path) > 1 and found.path[1] == child:
-                low = middle
-            else:
-                high = middle
-        total[tokens[child]] += reach * low
-        reach *= 1 - low
-    left = accept_by_rejection(shape, tokens, weights, itertools.repeat(2.0), relaxation=relaxation)
-    return total + reach * left.residual
 
 
 @pytest.mark.parametrize("seed", range(5))
