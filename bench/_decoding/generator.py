@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench._decoding.ragged_tree import RaggedDrafter
 from bench._decoding.random_guesses import RandomDrafter
 from genaccel.pipelines.autoregressive_image_pipeline import (
     AutoregressiveImageOutput,
@@ -89,16 +92,37 @@ class Generator:
 
     def draw(self, mode: Mode, labels: Sequence[int], seed: int) -> AutoregressiveImageOutput:
         """Tokens of pictures, in one batch."""
+        drafter, options = mode.drafter(self), mode.options(self)
+        drafting = None
+        if mode.kind == "auto":
+            drafting = automatic_drafting()(
+                self.pipeline.transformer,
+                drafter,
+                sequences=len(labels),
+                rule=self.rule,
+                options=options,
+                max_new_tokens=self.num_tokens,
+            )
+            drafter = drafting.drafter
         found = self.pipeline(
             labels,
             guidance_scale=GUIDANCE,
             seed=seed,
-            drafter=mode.drafter(self),
-            options=mode.options(self),
+            drafter=drafter,
+            options=options,
             output_type="latent",
         )
         assert isinstance(found, AutoregressiveImageOutput)
+        if drafting is not None:
+            drafting.finish(found.report)
         return found
+
+
+def automatic_drafting() -> Any:
+    """The class that chooses widths by cost, or None where genaccel has none."""
+    if importlib.util.find_spec("genaccel.skip_decoding.auto") is None:
+        return None
+    return importlib.import_module("genaccel.skip_decoding.auto").AutoDrafting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +131,12 @@ class Mode:
 
     Attributes:
         name: For tables, files and bars.
-        kind: Of drafter: ``none``, ``jacobi``, ``features`` or ``random``.
+        kind: Of drafter: ``none``, ``jacobi``, ``features``, ``ragged`` or ``random``; ``auto`` for what automatic drafting makes of
+            ``features``.
         widths: Children of a node at each depth of the drafter's tree.
         neighbours: Code words that lend probability (LANTERN); 0 for none.
         delta: What they lend at most.
+        staleness: Of the drafter's features.
         skip: Fields of the rule of skipping; empty for none. ``unit_codes`` are those of the generator.
         others: Other fields of the options.
     """
@@ -120,6 +146,7 @@ class Mode:
     widths: tuple[int, ...] = (1, 1, 1, 1)
     neighbours: int = 0
     delta: float = 0.0
+    staleness: tuple[int, int] = (-1, 0)
     skip: tuple[tuple[str, Any], ...] = ()
     others: tuple[tuple[str, Any], ...] = ()
 
@@ -131,6 +158,7 @@ class Mode:
             "widths": self.widths,
             "neighbours": self.neighbours,
             "delta": self.delta,
+            "staleness": self.staleness,
             "skip": dict(self.skip),
             "others": dict(self.others),
             "guidance": GUIDANCE,
@@ -159,25 +187,36 @@ class Mode:
         return replace(self, name=name, skip=tuple((dict(self.skip) | values).items()))
 
 
+def _feature_drafter(mode: Mode, generator: Generator) -> FeatureDrafter:
+    return FeatureDrafter(
+        generator.network,
+        generator.pipeline.transformer,
+        widths=mode.widths,
+        staleness=mode.staleness,
+    )
+
+
 _DRAFTERS: Mapping[str, Callable[[Mode, Generator], Drafter | None]] = {
     "none": lambda mode, generator: None,
     "jacobi": lambda mode, generator: JacobiDrafter(
         len(mode.widths), row_length=generator.row_length
     ),
-    "features": lambda mode, generator: FeatureDrafter(
-        generator.network, generator.pipeline.transformer, widths=mode.widths
-    ),
+    "features": _feature_drafter,
+    "auto": _feature_drafter,
+    "ragged": lambda mode, generator: RaggedDrafter(_feature_drafter(mode, generator)),
     "random": lambda mode, generator: RandomDrafter(len(generator.codebook), len(mode.widths)),
 }
+
+# LANTERN's guesses are drawn, as LANTERN++ draws them (arXiv:2502.06352): the likeliest are seldom accepted.
+_DRAWN = (("guessing", "drawn"),)
 
 PLAIN = Mode(name="plain", kind="none", widths=())
 JACOBI = Mode(name="jacobi", kind="jacobi")
 EXACT = Mode(name="exact")
-LANTERN = Mode(name="lantern", neighbours=100, delta=0.2)
+AUTO = Mode(name="auto", kind="auto")
+LANTERN = Mode(name="lantern", neighbours=20, delta=0.2, others=_DRAWN)
 VVS = Mode(name="vvs", skip=(("interval", 2),))
 RANDOM = Mode(name="random", kind="random", skip=(("interval", 2),))
 # Paths can be alike only where there are several.
-UNIFORM_TREE = Mode(name="vvs-uniform-tree", widths=(2, 2, 1), skip=(("interval", 2),))
-DYNAMIC = Mode(
-    name="vvs-dynamic", widths=(2, 2, 1), skip=(("interval", None), ("threshold", 0.5))
-)
+UNIFORM_TREE = Mode(name="vvs-tree", widths=(2, 2, 1), skip=(("interval", 2),))
+DYNAMIC = Mode(name="vvs-dynamic", widths=(2, 2, 1), skip=(("interval", None), ("threshold", 0.5)))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafting import Noise, Round
+from genaccel.skip_decoding.drafting import Draft, Noise, Round
 from genaccel.skip_decoding.sampling import keyed_uniform
 
 
@@ -31,13 +31,13 @@ class RandomDrafter:
         # Not the noise that the target draws by.
         self._numbers, self._seed = noise.numbers, noise.seed ^ 0x5DEECE66D
 
-    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> tuple[TreeShape, Tensor]:
+    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> Draft:
         """A chain; see :class:`genaccel.skip_decoding.drafting.Drafter`."""
         count = min(self._length, depth)
         uniform = keyed_uniform(self._seed, self._numbers, lengths, count)
         guesses = (uniform * self._vocabulary).long()
         root = history.gather(1, lengths[:, None] - 1)
-        return TreeShape.chain(count), torch.cat((root, guesses), 1)
+        return Draft(TreeShape.chain(count), torch.cat((root, guesses), 1))
 
     def learn(self, round_: Round) -> None:
         """Learn nothing."""

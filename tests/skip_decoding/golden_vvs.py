@@ -92,7 +92,9 @@ def relaxation_of(case: dict[str, Any]) -> Relaxation | None:
     """The relaxation of a case, if it has one."""
     if not case["lantern"]:
         return None
-    return Relaxation(neighbours=stored()["neighbours"], count=case["k"], delta=case["delta"])
+    return Relaxation(
+        neighbours=stored()["neighbours"], count=case["k"], delta=case["delta"], is_original=True
+    )
 
 
 def _accept(number: int) -> Iterator[Compared]:
