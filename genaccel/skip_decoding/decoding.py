@@ -26,6 +26,7 @@ from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.report import DecodingReport
 from genaccel.skip_decoding.sampling import SamplingRule, draw, keyed_uniform
 from genaccel.skip_decoding.skipping import likeliest_path, unverified_length, unverified_limit
+from genaccel.skip_decoding.steering import Steering
 from genaccel.skip_decoding.verification import draft_seed, verify
 
 ROOT = TreeShape(())
@@ -60,6 +61,7 @@ def decode(
     negative_prompts: Tensor | None = None,
     negative_is_token: Tensor | None = None,
     on_tokens: Callable[[int, int], object] | None = None,
+    steering: Steering | None = None,
 ) -> Decoded:
     """Draw tokens after prompts.
 
@@ -77,6 +79,7 @@ def decode(
         negative_is_token: False for their padding.
         on_tokens: Called after each round with the tokens of the shortest sequence that goes on, never less than before,
             and their largest number; what it raises ends the decoding.
+        steering: What else has a say in the logits, and in where sequences end.
 
     Raises:
         ValueError: If shapes, tokens or numbers do not fit, or logits are not finite.
@@ -101,7 +104,9 @@ def decode(
         prompts, is_token = _stacked(prompts, is_token, negative, negative_mask)
     begin = time.perf_counter()
     report = DecodingReport()
-    decoding = _Decoding(model, rule, drafter, options, sequence_numbers, max_new_tokens, report)
+    decoding = _Decoding(
+        model, rule, drafter, options, sequence_numbers, max_new_tokens, report, steering
+    )
     if count:
         decoding.begin(prompts, is_token)
     told = 0
@@ -165,8 +170,10 @@ class _Decoding:
         numbers: Tensor,
         limit: int,
         report: DecodingReport,
+        steering: Steering | None = None,
     ) -> None:
         device = numbers.device
+        self.steering = steering
         self.rule, self.drafter, self.options, self.report = rule, drafter, options, report
         self.numbers, self.limit = numbers, limit
         self.branches = 2 if rule.is_guided else 1
@@ -202,7 +209,9 @@ class _Decoding:
             )
             with self._timed("draft_seconds"):
                 self.drafter.begin(prompts, is_token, noise, output.features)
-        weights = self.rule.log_weights(self.rule.combine(output.logits)[:, -1])
+        logits = self.rule.combine(output.logits)[:, -1:]
+        logits = self._adjusted(logits, ROOT, prompts[: len(self.numbers), -1:], self.lengths)
+        weights = self.rule.log_weights(logits[:, 0])
         places = torch.zeros_like(self.numbers)
         self.result[:, 0] = draw(weights, self.options.seed, self.numbers, places)
         self.lengths += 1
@@ -237,7 +246,9 @@ class _Decoding:
         with self._timed("target_seconds"):
             output = self.target.read(rows.repeat(self.branches, 1), shape.behind_chain(pending))
         self.report.target_forwards += 1
-        logits = self.rule.combine(output.logits)  # [S, P + N, V]
+        logits = self._adjusted(  # [S, P + N, V]
+            self.rule.combine(output.logits), shape.behind_chain(pending), rows, length - pending
+        )
         verdict = verify(
             draft,
             logits[:, pending:],
@@ -287,6 +298,12 @@ class _Decoding:
             num_rows=num_rows,
             taken_back=taken_back,
         )
+
+    def _adjusted(self, logits: Tensor, shape: TreeShape, tokens: Tensor, length: Tensor) -> Tensor:
+        if self.steering is None:
+            return logits
+        history = self.result[self.active]
+        return self.steering.adjust(self.active, history, length, shape, tokens, logits)
 
     def _taken_back(self, logits: Tensor, rows: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """How many pending tokens were too unlikely or behind one, ``[S]``, and what the target draws for the first.
@@ -370,7 +387,17 @@ class _Decoding:
     def _drop_ended(self) -> None:
         length = self.lengths[self.active]
         last = self.result[self.active, length - 1]
-        rest = ((length < self.limit) & ~torch.isin(last, self.ends)).nonzero().flatten()
+        is_over = (length >= self.limit) | torch.isin(last, self.ends)
+        if self.steering is not None:
+            tokens = self.result[self.active]
+            kept = self.steering.ends(self.active, tokens, length)
+            is_over |= kept >= 0
+            self.lengths[self.active] = length = torch.where(kept >= 0, kept, length)
+            places = torch.arange(self.limit, device=length.device)
+            self.result[self.active] = tokens.masked_fill(
+                places >= length[:, None], self.options.pad_token
+            )
+        rest = (~is_over).nonzero().flatten()
         if len(rest) == len(self.active):
             return
         rows = torch.cat([rest + branch * len(self.active) for branch in range(self.branches)])

@@ -132,6 +132,12 @@ class DecodingOptions:
         has_rest = self.relaxation is not None or self.ensemble_weight is not None
         return self.guessing == "coupled" and not has_rest and self.skip is None
 
+    def for_call(
+        self, *, seed: int, end_tokens: tuple[int, ...], pad_token: int
+    ) -> DecodingOptions:
+        """These with the noise and the ends of one call."""
+        return replace(self, seed=seed, end_tokens=end_tokens, pad_token=pad_token)
+
     def with_seed(self, seed: int) -> DecodingOptions:
         """These with another seed."""
         return replace(self, seed=seed)
