@@ -13,19 +13,29 @@ if TYPE_CHECKING:
     from genaccel.acceleration import disable, enable, is_enabled
     from genaccel.files.images import read_image
     from genaccel.sensitivity.config import PlannerOptions, SensitivityConfig
+    from genaccel.skip_decoding.config import SkipDecodingConfig
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "PlannerOptions": "genaccel.sensitivity.config",
     "SensitivityConfig": "genaccel.sensitivity.config",
+    "SkipDecodingConfig": "genaccel.skip_decoding.config",
     "disable": "genaccel.acceleration",
     "enable": "genaccel.acceleration",
     "is_enabled": "genaccel.acceleration",
     "read_image": "genaccel.files.images",
 }
 
-__all__ = ["PlannerOptions", "SensitivityConfig", "disable", "enable", "is_enabled", "read_image"]
+__all__ = [
+    "PlannerOptions",
+    "SensitivityConfig",
+    "SkipDecodingConfig",
+    "disable",
+    "enable",
+    "is_enabled",
+    "read_image",
+]
 
 
 def __getattr__(name: str) -> Any:

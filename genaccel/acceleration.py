@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 if TYPE_CHECKING:
-    from genaccel.hooks.handle import AccelerationHandle
+    from genaccel.hooks.handle import Acceleration
     from genaccel.sensitivity.config import SensitivityConfig
     from genaccel.sensitivity.enable import SensitivityHandle
+    from genaccel.skip_decoding.config import SkipDecodingConfig
+    from genaccel.skip_decoding.enable import SkipDecodingHandle
 
 # Where a pipeline or model keeps the handles of what accelerates it, by method.
 _ATTRIBUTE = "_genaccel_handles"
@@ -48,25 +50,37 @@ METHODS = (
         "genaccel.sensitivity.flag:config_from_text",
         '"soda" or "soda:<speedup>" such as "soda:3"',
     ),
+    Method(
+        "vvs",
+        "genaccel.skip_decoding.config:SkipDecodingConfig",
+        "genaccel.skip_decoding.enable:enable_skip_decoding",
+        "genaccel.skip_decoding.config:config_from_text",
+        '"vvs" or "vvs:<mode>" such as "vvs:uniform"',
+    ),
 )
 
 
+@overload
 def enable(
     target: Any, config: SensitivityConfig, *, num_inference_steps: int | None = None
-) -> SensitivityHandle:
-    """Accelerate a diffusers pipeline, or a model of one.
+) -> SensitivityHandle: ...
+@overload
+def enable(target: Any, config: SkipDecodingConfig) -> SkipDecodingHandle: ...
+def enable(target: Any, config: Any, *, num_inference_steps: int | None = None) -> Any:
+    """Accelerate a diffusers pipeline, or a model of one, or a language model of transformers.
 
     Nothing else about them changes, and ``handle.disable()`` undoes it bit for bit. Only calls of this
     pipeline are accelerated: others on the same weights, direct calls of the model and training steps
     compute as ever. A generation never fails because of it.
 
     Args:
-        target: A pipeline with a ``transformer``, or a model.
-        config: Config of a method, such as ``SensitivityConfig(speedup=2.0)``.
+        target: A pipeline or a model of the kind that the method accelerates: a diffusion transformer, or a language
+            model that draws image tokens.
+        config: Config of a method: ``SensitivityConfig(speedup=2.0)`` or ``SkipDecodingConfig()``.
         num_inference_steps: Steps of each run, where ``target`` is a bare model.
 
     Returns:
-        A handle: ``paused()``, ``report()``, ``doctor()``, ``compile()``, ``disable()``.
+        A handle: ``paused()``, ``report()``, ``doctor()``, ``disable()``, and ``compile()`` of diffusion transformers.
 
     Raises:
         ValueError: If there is nothing to accelerate in it, or it is accelerated already.
@@ -74,7 +88,7 @@ def enable(
     """
     method = method_of(config)
     handle = _load(method.enabler)(target, config, num_inference_steps=num_inference_steps)
-    handles: dict[str, AccelerationHandle] = vars(target).setdefault(_ATTRIBUTE, {})
+    handles: dict[str, Acceleration] = vars(target).setdefault(_ATTRIBUTE, {})
     handles[method.name] = handle
     handle.disabled = lambda: _forget(target, method.name)
     return handle
@@ -94,9 +108,9 @@ def is_enabled(target: Any) -> bool:
     return any(handle.is_enabled for handle in handles_of(target).values())
 
 
-def handles_of(target: Any) -> Mapping[str, AccelerationHandle]:
+def handles_of(target: Any) -> Mapping[str, Acceleration]:
     """Handles of what accelerates a pipeline or model, by method."""
-    found: Mapping[str, AccelerationHandle] = vars(target).get(_ATTRIBUTE, {})
+    found: Mapping[str, Acceleration] = vars(target).get(_ATTRIBUTE, {})
     return found
 
 

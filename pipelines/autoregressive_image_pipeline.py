@@ -17,6 +17,7 @@ from transformers import LlamaForCausalLM
 
 from genaccel.skip_decoding.decoding import decode
 from genaccel.skip_decoding.drafting import Drafter
+from genaccel.skip_decoding.enable import PipelineDecoding
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.report import DecodingReport
 from genaccel.skip_decoding.sampling import SamplingRule
@@ -121,7 +122,8 @@ class AutoregressiveImagePipeline(DiffusionPipeline):
             width: As height.
             generator: Gives the seed where there is none.
             seed: Of the pictures: picture n of a call is drawn with the noise of this seed and n, whatever the drafter.
-            drafter: Guesses tokens, which are then verified several at a time.
+            drafter: Guesses tokens, which are then verified several at a time. It and ``options`` go before what
+                ``genaccel.enable`` has enabled on the pipeline.
             options: What may differ from the pictures without a drafter; its seed counts where neither of the others is given.
             output_type: ``"pil"``, ``"np"``, ``"pt"`` or ``"latent"`` for the tokens alone, as ``images`` too.
             return_dict: Return an output, not a tuple of images.
@@ -145,11 +147,17 @@ class AutoregressiveImagePipeline(DiffusionPipeline):
         device = self._execution_device
         labels = torch.tensor(list(class_labels), dtype=torch.long, device=device)
         no_class = torch.full((len(labels), 1), first + count, device=device)
-        options = options or DecodingOptions()
         if seed is None and generator is not None:
             seed = int(
                 torch.randint(_LARGEST_SEED, (1,), generator=generator, device=generator.device)
             )
+        enabled = None
+        if drafter is None and options is None:
+            enabled = PipelineDecoding.of(self)
+        if enabled is not None:
+            drafter, options = enabled.drafter(row_length=columns), enabled.options(seed)
+        elif options is None:
+            options = DecodingOptions()
         decoded = decode(
             self.transformer,
             torch.where(labels[:, None] < 0, no_class, labels[:, None] + first),
@@ -166,6 +174,8 @@ class AutoregressiveImagePipeline(DiffusionPipeline):
             negative_prompts=no_class,
             on_tokens=callback_on_tokens,
         )
+        if enabled is not None:
+            enabled.keep(decoded.report)
         images: Any = decoded.tokens
         if output_type != "latent":
             pictures = self.decode_tokens(decoded.tokens, rows, columns)
@@ -176,6 +186,10 @@ class AutoregressiveImagePipeline(DiffusionPipeline):
         return AutoregressiveImageOutput(
             images=images, tokens=decoded.tokens, report=decoded.report
         )
+
+    def decoding_parts(self) -> tuple[Any, Tensor]:
+        """The model that draws, and the code words ``[K, C]`` of its tokens, for ``genaccel.enable``."""
+        return self.transformer, self.vqvae.quantize.embedding.weight.detach()
 
     @torch.no_grad()
     def decode_tokens(self, tokens: Tensor, rows: int, columns: int) -> Tensor:

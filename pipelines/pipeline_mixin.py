@@ -82,7 +82,8 @@ def _callables(cls: type) -> tuple[list[type[PipelineMixin]], Callable[..., Any]
     mixins: list[type[PipelineMixin]] = []
     for base in cls.__mro__[1:]:
         call = vars(base).get("__call__")
-        if call is None:
+        # A mixin may have flags of its own for a call that it inherits.
+        if call is None and (base is PipelineMixin or "flags" not in vars(base)):
             continue
         if not issubclass(base, PipelineMixin) or _is_pipeline(base):
             return mixins, call
@@ -94,11 +95,11 @@ def _documented(
     mixins: Sequence[type[PipelineMixin]], stock: Callable[..., Any]
 ) -> Callable[..., Any]:
     """The first mixin's call, with the stock pipeline's signature and documentation."""
-    first = vars(mixins[0])["__call__"]
+    first: Any = mixins[0]
 
     @functools.wraps(stock)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return first(self, *args, **kwargs)
+        return first.__call__(self, *args, **kwargs)
 
     signature = inspect.signature(stock)
     flags = [flag for mixin in mixins for flag in mixin.flags]

@@ -55,7 +55,7 @@ PYTHON_RULES = {
     "pipelines": {*FLOOR, *METHODS, "acceleration"} - {"training", "data"},
     "cli": {*FLOOR, *METHODS, "acceleration", "eval", "pipelines"},
     # The public face names configs and entry points.
-    "__init__": {"acceleration", "sensitivity", "files"},
+    "__init__": {"acceleration", "sensitivity", "skip_decoding", "files"},
 }
 STANDARD_HEADER = re.compile(r"[a-z_0-9]+$")  # <vector>, <cstdint>: no dot, no slash
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from genaccel.data.class_names import class_of, classes_of
 from genaccel.files.folders import find_images
 from genaccel.files.images import AS_STORED, read_image, read_size
 
@@ -159,6 +160,18 @@ class RandomCropDataset(Dataset[Tensor]):
         if not 0 <= index < _WORD_LIMIT:
             raise IndexError(f"index must be within [0, 2**64), got {index}")
         return self.paths[self._random(index).integers(len(self.paths))]
+
+    def class_of(self, index: int) -> str:
+        """Class of the image that crop number ``index`` is cut from, by its file's name; empty if it has none."""
+        return class_of(self.path_of(index))
+
+    def class_names(self, *, min_images: int) -> list[str]:
+        """Classes by label, in the order of the alphabet.
+
+        Raises:
+            ValueError: If no class has as many images.
+        """
+        return classes_of(self.paths, min_images=min_images)
 
     def _random(self, index: int) -> np.random.Generator:
         # The counter's top word: the generator's own steps, which count up from the bottom, never reach it.

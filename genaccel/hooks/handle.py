@@ -12,21 +12,17 @@ from genaccel.hooks.engine import Engine
 from genaccel.hooks.report import ModelReport, report_of
 
 
-class AccelerationHandle:
-    """Acceleration of one pipeline or model, until :meth:`disable`.
+class Acceleration:
+    """Something that is enabled until :meth:`disable`, whatever it is.
 
     Args:
-        attachments: The engines of the accelerated models, by name.
         ended: Called once when it is disabled.
 
     Attributes:
         disabled: Called after ``ended``; whoever keeps the handle sets it, to forget the handle.
     """
 
-    def __init__(
-        self, attachments: Mapping[str, Engine], ended: Callable[[], None] | None = None
-    ) -> None:
-        self.attachments = dict(attachments)
+    def __init__(self, ended: Callable[[], object] | None = None) -> None:
         self._ended = ended
         self.disabled: Callable[[], None] | None = None
         self._is_enabled = True
@@ -36,6 +32,42 @@ class AccelerationHandle:
         """Whether :meth:`disable` was not called yet."""
         return self._is_enabled
 
+    def disable(self) -> None:
+        """Remove everything from the models: they compute what they did before, bit for bit.
+
+        May be called more than once.
+        """
+        if self._is_enabled:
+            self._is_enabled = False
+            self._detach()
+            for end in (self._ended, self.disabled):
+                if end is not None:
+                    end()
+
+    def _detach(self) -> None:
+        """Take off what is not undone by ``ended``: here nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.disable()
+
+
+class AccelerationHandle(Acceleration):
+    """Acceleration of one pipeline or model by engines, until :meth:`disable`.
+
+    Args:
+        attachments: The engines of the accelerated models, by name.
+        ended: Called once when it is disabled.
+    """
+
+    def __init__(
+        self, attachments: Mapping[str, Engine], ended: Callable[[], object] | None = None
+    ) -> None:
+        super().__init__(ended)
+        self.attachments = dict(attachments)
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Run unaccelerated within the ``with``, for comparison."""
@@ -44,18 +76,9 @@ class AccelerationHandle:
                 stack.enter_context(engine.paused())
             yield
 
-    def disable(self) -> None:
-        """Remove everything from the models: they compute what they did before, bit for bit.
-
-        May be called more than once.
-        """
-        if self._is_enabled:
-            self._is_enabled = False
-            for engine in self.attachments.values():
-                engine.detach()
-            for end in (self._ended, self.disabled):
-                if end is not None:
-                    end()
+    def _detach(self) -> None:
+        for engine in self.attachments.values():
+            engine.detach()
 
     def reset(self) -> None:
         """Forget what was cached. Runs do so by themselves when they begin."""
@@ -76,7 +99,7 @@ class AccelerationHandle:
 
     def report(self) -> dict[str, ModelReport]:
         """The report of each model's last run, by name: its steps, FLOPs and memory; ``print`` shows a table."""
-        return _Printed(
+        return Printed(
             {
                 name: self.describe(name, report_of(engine))
                 for name, engine in self.attachments.items()
@@ -89,16 +112,10 @@ class AccelerationHandle:
 
     def doctor(self) -> dict[str, Diagnosis]:
         """The diagnosis of each model, by name: the blocks that were found, and those that can be skipped."""
-        return _Printed({name: diagnose(engine) for name, engine in self.attachments.items()})
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.disable()
+        return Printed({name: diagnose(engine) for name, engine in self.attachments.items()})
 
 
-class _Printed(dict[str, Any]):
+class Printed(dict[str, Any]):
     """A dictionary whose values print themselves."""
 
     def __str__(self) -> str:

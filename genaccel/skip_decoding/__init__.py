@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from genaccel.skip_decoding.acceptance import Relaxation, nearest_code_words
+    from genaccel.skip_decoding.config import SkipDecodingConfig
     from genaccel.skip_decoding.decoding import Decoded, decode
     from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
     from genaccel.skip_decoding.feature_drafter import FeatureDrafter, FeatureDrafterNetwork
+    from genaccel.skip_decoding.generate import GenerationReport, speculative_generate
     from genaccel.skip_decoding.options import DecodingOptions, SkipRule
     from genaccel.skip_decoding.report import DecodingReport
     from genaccel.skip_decoding.sampling import SamplingRule
@@ -25,13 +27,16 @@ __all__ = [
     "DecodingReport",
     "FeatureDrafter",
     "FeatureDrafterNetwork",
+    "GenerationReport",
     "JacobiDrafter",
     "ModelDrafter",
     "Relaxation",
     "SamplingRule",
+    "SkipDecodingConfig",
     "SkipRule",
     "decode",
     "nearest_code_words",
+    "speculative_generate",
 ]
 
 _MODULES = {
@@ -40,13 +45,16 @@ _MODULES = {
     "DecodingReport": "report",
     "FeatureDrafter": "feature_drafter",
     "FeatureDrafterNetwork": "feature_drafter",
+    "GenerationReport": "generate",
     "JacobiDrafter": "drafters",
     "ModelDrafter": "drafters",
     "Relaxation": "acceptance",
     "SamplingRule": "sampling",
+    "SkipDecodingConfig": "config",
     "SkipRule": "options",
     "decode": "decoding",
     "nearest_code_words": "acceptance",
+    "speculative_generate": "generate",
 }
 
 

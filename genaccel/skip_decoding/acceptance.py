@@ -24,13 +24,16 @@ class Relaxation:
     Attributes:
         neighbours: Other code words by rising distance, int64 ``[V, n]``; see :func:`nearest_code_words`.
         count: Of them that lend, at least 1 and at most n.
-        delta: Up to 1, the probability that is borrowed at most; above 1, ``delta - 1`` times the guess's own
-            (LANTERN++).
+        delta: Up to 1, the probability that all guesses after one token borrow at most together; above 1, ``delta - 1``
+            times its own for each of them (LANTERN++).
+        is_original: As the authors' code does: each guess may borrow delta anew, and a rejected one that could borrow
+            takes all ``count + 1`` neighbours with it, not only those that lend.
     """
 
     neighbours: Tensor
     count: int
     delta: float
+    is_original: bool = False
 
     def __post_init__(self) -> None:
         if self.neighbours.ndim != 2 or not 1 <= self.count <= self.neighbours.shape[1]:
@@ -41,20 +44,59 @@ class Relaxation:
         if not 0 <= self.delta < float("inf"):
             raise ValueError(f"delta must be at least 0, got {self.delta}")
 
-    def borrowed(self, probabilities: Tensor, token: int) -> tuple[float, bool]:
-        """What a token borrows under probabilities ``[V]``, and whether from any code word at all.
+    @property
+    def shares_bound(self) -> bool:
+        """Whether the guesses after one token have one bound together."""
+        return self.delta <= 1 and not self.is_original
+
+    def borrowed(
+        self, probabilities: Tensor, tokens: Tensor, bound: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What tokens ``[*]`` borrow under probabilities ``[*, V]``, and from how many code words.
 
         The longest run of the nearest code words is taken whose sum stays within the bound.
-        """
-        own = float(probabilities[token])
-        bound = self.delta if self.delta <= 1 else (self.delta - 1) * own
-        sums = probabilities[self.neighbours[token, : self.count]].cumsum(0)
-        number = int((sums <= bound).sum())
-        return (float(sums[number - 1]) if number else 0.0), number > 0
 
-    def family(self, token: int) -> Tensor:
-        """What is struck out with a token that had borrowed: as the authors do, one neighbour more than lend."""
-        return self.neighbours[token, : self.count + 1]
+        Args:
+            probabilities: The target's.
+            tokens: The guesses.
+            bound: Less than delta, ``[*]``.
+        """
+        sums = probabilities.gather(-1, self.neighbours[tokens, : self.count]).cumsum(-1)
+        if self.delta > 1:
+            limit = (self.delta - 1) * probabilities.gather(-1, tokens[..., None])
+        else:
+            limit = torch.full_like(sums[..., :1], self.delta)
+        if bound is not None:
+            limit = limit.minimum(bound[..., None])
+        number = (sums <= limit).sum(-1)
+        lent = sums.gather(-1, (number - 1).clamp(min=0)[..., None])[..., 0]
+        return torch.where(number > 0, lent, 0.0), number
+
+    def struck(self, tokens: Tensor, number: Tensor) -> Tensor:
+        """Code words that rejected tokens ``[*]`` take with them, ``[*, n]``, the tokens themselves where there are fewer.
+
+        Args:
+            tokens: The guesses.
+            number: Code words that lent, as :meth:`borrowed` tells it.
+        """
+        wide = self.count + 1 if self.is_original else self.count
+        near = self.neighbours[tokens, :wide]
+        upto = torch.where(number > 0, wide, 0) if self.is_original else number
+        is_struck = torch.arange(near.shape[-1], device=near.device) < upto[..., None]
+        return torch.where(is_struck, near, tokens[..., None])
+
+    def lends(self, probabilities: Tensor, tokens: Tensor, lenders: Tensor) -> Tensor:
+        """Whether code words ``lenders`` lend to tokens under these probabilities, bool ``[*]``.
+
+        Args:
+            probabilities: The target's, ``[*, V]``.
+            tokens: The guesses, ``[*]``.
+            lenders: ``[*]``.
+        """
+        number = self.borrowed(probabilities, tokens)[1]
+        near = self.neighbours[tokens, : self.count]
+        is_lender = torch.arange(self.count, device=near.device) < number[..., None]
+        return ((near == lenders[..., None]) & is_lender).any(-1)
 
 
 def nearest_code_words(codebook: Tensor, count: int) -> Tensor:
@@ -81,10 +123,12 @@ class Accepted:
     Attributes:
         path: Nodes from the root to the last one accepted.
         residual: Probabilities that the token after it is drawn from, ``[V]``.
+        num_substituted: Guesses of the path that only what they borrowed let pass.
     """
 
     path: tuple[int, ...]
     residual: Tensor
+    num_substituted: int
 
 
 def accept_by_rejection(
@@ -96,11 +140,16 @@ def accept_by_rejection(
     relaxation: Relaxation | None = None,
     draft_probabilities: Tensor | None = None,
 ) -> Accepted:
-    """Accept guesses from the root down, the siblings one after the other.
+    """Accept guesses of one sequence from the root down, the siblings one after the other.
+
+    This is the specification, number by number; :func:`accept_in_batch` does the same for many sequences.
 
     Without ``draft_probabilities`` the guesses count as deterministic (q = 1): a rejected one is struck out of the
-    target's distribution. With them, siblings were drawn without replacement, and a rejected one takes what the drafter
-    gave it out of the distribution (SpecInfer, arXiv:2305.09781).
+    target's distribution with the code words that lent to it. With them, siblings were drawn without replacement, and a
+    rejected one takes what the drafter gave it out of the distribution (SpecInfer, arXiv:2305.09781). There the guess that
+    borrows is itself drawn, and each could borrow delta, so that what is drawn could be as far from the target as the
+    drafter is; hence a guess x borrows no more than the share ``min(1, delta / sum [q - p]+)`` of its own
+    ``[q(x) - p(x)]+``. Summed over all x that is at most delta. Among m siblings each has delta / m.
 
     Args:
         shape: Of the tree.
@@ -108,46 +157,179 @@ def accept_by_rejection(
         log_weights: Of the target after each node, ``[N, V]``, filtered as they will be drawn from.
         uniforms: Numbers in [0, 1), one for each guess that is looked at.
         relaxation: Without one, the token that comes out is distributed as the target says.
-        draft_probabilities: Of the drafter after each node, ``[N, V]``.
+        draft_probabilities: Of the drafter after each node, ``[N, V]``; leaves may be missing.
     """
-    path = [0]
+    path, num_substituted = [0], 0
     while True:
         node = path[-1]
         children = [n for n, parent in enumerate(shape.parents, 1) if parent == node]
         residual = log_weights[node].softmax(-1)
         if not children:
-            return Accepted(path=tuple(path), residual=residual)
+            break
         guessed = None if draft_probabilities is None else draft_probabilities[node].clone()
+        shares_bound = relaxation is not None and relaxation.shares_bound
+        # Borrowed at most by those who come, and how probable it is at most that none before was accepted.
+        left, reach = relaxation.delta if relaxation is not None else 0.0, 1.0
         for child in children:
-            token = int(tokens[child])
-            lent, lenders = 0.0, torch.empty(0, dtype=torch.long, device=residual.device)
+            token = tokens[child]
+            own, chance = float(residual[token]), 1.0 if guessed is None else float(guessed[token])
+            lent, struck = 0.0, token[None]
             if relaxation is not None:
-                lent, has_lent = relaxation.borrowed(residual, token)
-                lenders = relaxation.family(token) if has_lent else lenders
-            mass = float(residual[token]) + lent
-            if guessed is not None:
-                mass = mass / float(guessed[token]) if float(guessed[token]) > 0 else 1.0
-            if next(uniforms) <= mass:
+                bound = None
+                if shares_bound and guessed is None:
+                    bound = residual.new_tensor(left / max(reach, 1e-30))
+                borrowed, number = relaxation.borrowed(residual, token, bound)
+                lent, struck = float(borrowed), relaxation.struck(token, number)
+            if shares_bound and guessed is None:
+                left = max(0.0, left - reach * lent)
+                reach *= max(0.0, 1 - own - lent)
+            elif shares_bound and guessed is not None:
+                excess = (guessed - residual).clamp(min=0)
+                total = float(excess.sum())
+                share = left / len(children) / max(reach * total, 1e-30)
+                lent = min(lent, min(1.0, share) * float(excess[token]))
+                reach *= total
+            uniform = next(uniforms)
+            if chance > 0 and uniform <= (own + lent) / chance:
+                num_substituted += uniform > own / chance
                 path.append(child)
                 break
             if guessed is None:
-                residual[token] = 0
-                residual[lenders] = 0
-            else:
+                residual[token], residual[struck] = 0, 0
+            elif chance > 0:  # a guess that the drafter could not draw says nothing
                 taken = guessed.clone()
-                taken[lenders] = 0
+                if relaxation is not None and relaxation.is_original and number > 0:
+                    taken[relaxation.neighbours[token, : relaxation.count + 1]] = 0
                 residual = (residual - taken).clamp(min=0)
                 guessed[token] = 0
-                guessed = _normalised(guessed)
+                guessed = guessed / guessed.sum().clamp(min=1e-30)
             residual = _normalised(residual)
         else:
-            return Accepted(path=tuple(path), residual=residual)
+            break
+    return Accepted(path=tuple(path), residual=residual, num_substituted=num_substituted)
 
 
 def _normalised(weights: Tensor) -> Tensor:
     """Divided by their sum; where nothing is left, all tokens alike."""
-    total = weights.sum()
-    return weights / total if float(total) > 0 else torch.full_like(weights, 1 / len(weights))
+    total = weights.sum(-1, keepdim=True)
+    return torch.where(total > 0, weights / total.clamp(min=1e-30), 1 / weights.shape[-1])
+
+
+def accept_in_batch(
+    shape: TreeShape,
+    tokens: Tensor,
+    log_weights: Tensor,
+    uniforms: Tensor,
+    *,
+    relaxation: Relaxation | None = None,
+    draft_probabilities: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`accept_by_rejection` for many sequences.
+
+    Args:
+        shape: Of the tree.
+        tokens: Its guesses, ``[S, N]``.
+        log_weights: Of the target after each node, ``[S, N, V]``.
+        uniforms: For the guesses in the order in which they are looked at, ``[S, N]``.
+        relaxation: As there.
+        draft_probabilities: As there, ``[S, N, V]``.
+
+    Returns:
+        Nodes that were reached, ``[S, max_depth + 1]`` and -1 behind the last; probabilities that the token after the last
+        one is drawn from, ``[S, V]``; and guesses of the path that only what they borrowed let pass, ``[S]``.
+    """
+    device = tokens.device
+    children = shape.children().to(device)  # [N, siblings]
+    num_children = (children >= 0).sum(1)
+    path = torch.full((len(tokens), shape.max_depth + 1), -1, device=device)
+    path[:, 0] = 0
+    residual = torch.empty_like(log_weights[:, 0])
+    substituted = torch.zeros(len(tokens), dtype=torch.long, device=device)
+    looked_at = substituted.clone()
+    # The sequences that go on, and the node where each is.
+    rows = torch.arange(len(tokens), device=device)
+    node = torch.zeros_like(rows)
+    for depth in range(1, shape.max_depth + 2):
+        target = log_weights[rows, node].softmax(-1)
+        following = torch.full_like(node, -1)
+        guessed = None
+        if draft_probabilities is not None:
+            guessed = draft_probabilities[rows, node.clamp(max=draft_probabilities.shape[1] - 1)]
+        left = target.new_full((len(rows),), relaxation.delta if relaxation is not None else 0.0)
+        reach = torch.ones_like(left)
+        for rank in range(children.shape[1]):
+            child = children[node, rank]
+            is_looked_at = (child >= 0) & (following < 0)
+            if not bool(is_looked_at.any()):
+                break
+            token = tokens[rows, child.clamp(min=0)]
+            column = token[:, None]
+            own = target.gather(1, column)[:, 0]
+            chance = torch.ones_like(own) if guessed is None else guessed.gather(1, column)[:, 0]
+            lent, struck = torch.zeros_like(own), column
+            if relaxation is not None:
+                bound = None
+                if relaxation.shares_bound and guessed is None:
+                    bound = left / reach.clamp(min=1e-30)
+                lent, number = relaxation.borrowed(target, token, bound)
+                struck = torch.cat((column, relaxation.struck(token, number)), 1)
+                if relaxation.shares_bound and guessed is None:
+                    left = (left - reach * lent).clamp(min=0)
+                    reach = reach * (1 - own - lent).clamp(min=0)
+                elif relaxation.shares_bound and guessed is not None:
+                    excess = (guessed - target).clamp(min=0)
+                    total = excess.sum(1)
+                    share = left / num_children[node] / (reach * total).clamp(min=1e-30)
+                    lent = lent.minimum(share.clamp(max=1) * excess.gather(1, column)[:, 0])
+                    reach = reach * total
+            uniform = uniforms[rows, looked_at[rows].clamp(max=uniforms.shape[1] - 1)]
+            looked_at[rows] += is_looked_at
+            can_be_drawn = is_looked_at & (chance > 0)
+            chance = chance.clamp(min=1e-30)
+            is_accepted = can_be_drawn & (uniform <= (own + lent) / chance)
+            substituted[rows] += is_accepted & (uniform > own / chance)
+            following = torch.where(is_accepted, child, following)
+            if guessed is None:
+                rest, is_rejected = target.scatter(1, struck, 0.0), is_looked_at & ~is_accepted
+            else:
+                is_rejected = can_be_drawn & ~is_accepted
+                taken = guessed
+                if relaxation is not None and relaxation.is_original:
+                    taken = taken.scatter(1, struck[:, 1:], 0.0)
+                    # A guess that borrows from none takes its own probability with it.
+                    taken = torch.where((number > 0)[:, None], taken, guessed)
+                rest = (target - taken).clamp(min=0)
+                without = guessed.scatter(1, column, 0.0)
+                without = without / without.sum(1, keepdim=True).clamp(min=1e-30)
+                guessed = torch.where(is_rejected[:, None], without, guessed)
+            target = torch.where(is_rejected[:, None], _normalised(rest), target)
+        residual[rows] = target
+        goes_on = following >= 0
+        if not bool(goes_on.any()):
+            break
+        rows, node = rows[goes_on], following[goes_on]
+        path[rows, depth] = node
+    return path, residual, substituted
+
+
+def greedily_accepted(
+    tokens: Tensor, parents: Tensor, probabilities: Tensor, relaxation: Relaxation | None
+) -> Tensor:
+    """Whether each guess is the likeliest token once it has borrowed, bool ``[S, N]``; always so for the root.
+
+    Args:
+        tokens: Guesses, ``[S, N]``.
+        parents: Of the nodes, the root's itself, ``[N]``.
+        probabilities: Of the target after each node, ``[S, N, V]``.
+        relaxation: Without one, only the likeliest token itself is accepted.
+    """
+    before = probabilities[:, parents]
+    if relaxation is not None:
+        lent = relaxation.borrowed(before, tokens)[0]
+        before = before.scatter_add(2, tokens[..., None], lent[..., None])
+    agrees = before.argmax(-1) == tokens
+    agrees[:, 0] = True
+    return agrees
 
 
 def accept_greedily(
@@ -163,13 +345,6 @@ def accept_greedily(
         log_weights: Of the target after each node, ``[N, V]``.
         relaxation: Without one, only the likeliest token itself is accepted.
     """
-    paths: dict[int, tuple[int, ...]] = {0: (0,)}
-    for node, parent in enumerate(shape.parents, 1):
-        if parent in paths:
-            probabilities = log_weights[parent].softmax(-1)
-            token = int(tokens[node])
-            if relaxation is not None:
-                probabilities[token] += relaxation.borrowed(probabilities, token)[0]
-            if int(probabilities.argmax()) == token:
-                paths[node] = (*paths[parent], node)
-    return max(sorted(paths.values()), key=len)
+    parents = torch.tensor((0, *shape.parents), device=tokens.device)
+    agrees = greedily_accepted(tokens[None], parents, log_weights.softmax(-1)[None], relaxation)
+    return tuple(node for node in shape.longest_path(agrees)[0].tolist() if node >= 0)

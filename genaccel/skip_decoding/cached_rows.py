@@ -41,6 +41,8 @@ class CachedRows:
     Attributes:
         starts: First column of the cache that each sequence has, ``[B]``: behind the padding on its left.
         ends: Column behind its last one, ``[B]``.
+        numbers: Place of each in the batch that was read first, ``[B]``; a model whose forward has an argument
+            ``row_numbers`` is told them.
 
     Raises:
         TypeError: If the model keeps no cache that can be cut, or has sliding windows.
@@ -58,11 +60,16 @@ class CachedRows:
             )
         self._model, self._with_features = model, with_features
         self._cache: Any = DynamicCache(config=model.config)
+        if any(self._cache.is_linear):
+            raise TypeError(
+                f"{type(model).__name__} keeps a state instead of rows, which cannot forget a rejected guess"
+            )
         if any(getattr(layer, "is_sliding", False) for layer in self._cache.layers):
             raise TypeError(
                 f"{type(model).__name__} attends to a sliding window, which forgets rows that a rejected guess would need"
             )
-        self.starts = self.ends = torch.zeros(0, dtype=torch.long)
+        self._tells_numbers = "row_numbers" in parameters
+        self.starts = self.ends = self.numbers = torch.zeros(0, dtype=torch.long)
         self._columns = 0  # of the cache, without rows that wait for keep()
 
     def __len__(self) -> int:
@@ -72,6 +79,8 @@ class CachedRows:
         self, tokens: Tensor, visible: Tensor, positions: Tensor, last: int, inputs: Any
     ) -> RowOutput:
         dtype = self._model.dtype
+        if self._tells_numbers:
+            inputs = {**inputs, "row_numbers": self.numbers}
         mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
         mask = mask.masked_fill(~visible, torch.finfo(dtype).min)[:, None]  # [B, 1, R, columns]
         output = self._model(
@@ -107,6 +116,7 @@ class CachedRows:
         length = tokens.shape[1]
         self.starts = length - is_token.sum(1)
         self.ends = torch.full_like(self.starts, length)
+        self.numbers = torch.arange(len(tokens), device=tokens.device)
         columns = torch.arange(length, device=tokens.device)
         positions = (columns - self.starts[:, None]).clamp(min=0)
         visible = (columns[:, None] >= columns) & is_token[:, None, :]
@@ -119,6 +129,7 @@ class CachedRows:
     def begin_empty(self, count: int, device: torch.device) -> None:
         """Start sequences that have no prompt."""
         self.starts = self.ends = torch.zeros(count, dtype=torch.long, device=device)
+        self.numbers = torch.arange(count, device=device)
         self._columns = 0
 
     def read(
@@ -191,7 +202,14 @@ class CachedRows:
                 states.scatter_(2, index, rows)
                 setattr(layer, name, states[:, :, : self._columns])
 
+    def take_back(self, counts: Tensor) -> None:
+        """Forget the last kept rows of each sequence, ``counts`` of them, ``[B]``."""
+        self.ends = self.ends - counts
+        self._columns = int(self.ends.max())
+        self.forget()
+
     def select(self, rows: Tensor) -> None:
         """Go on with some of the sequences, by their numbers ``[b]``."""
         self.starts, self.ends = self.starts[rows], self.ends[rows]
+        self.numbers = self.numbers[rows]
         self._cache.batch_select_indices(rows)

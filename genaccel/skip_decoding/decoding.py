@@ -19,19 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genaccel.skip_decoding.acceptance import accept_by_rejection, accept_greedily
 from genaccel.skip_decoding.cached_rows import CachedRows
-from genaccel.skip_decoding.draft_tree import TreeShape, accepted_path
-from genaccel.skip_decoding.drafting import Drafter, Noise, Round
+from genaccel.skip_decoding.draft_tree import TreeShape
+from genaccel.skip_decoding.drafting import Draft, Drafter, Noise, Round
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.report import DecodingReport
 from genaccel.skip_decoding.sampling import SamplingRule, draw, keyed_uniform
-from genaccel.skip_decoding.skipping import unverified_length
+from genaccel.skip_decoding.skipping import likeliest_path, unverified_length, unverified_limit
+from genaccel.skip_decoding.steering import Steering
+from genaccel.skip_decoding.verification import draft_seed, verify
 
 ROOT = TreeShape(())
-
-# Between the seeds of rounds: an odd number without a pattern, so that sums with other seeds do not meet.
-_ROUND_STRIDE = 0xD1342543DE82EF95
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +61,7 @@ def decode(
     negative_prompts: Tensor | None = None,
     negative_is_token: Tensor | None = None,
     on_tokens: Callable[[int, int], object] | None = None,
+    steering: Steering | None = None,
 ) -> Decoded:
     """Draw tokens after prompts.
 
@@ -78,8 +77,9 @@ def decode(
             every batch. By default 0, 1, 2, ...
         negative_prompts: Of the unconditional branch, ``[S, K]``; needed if the rule has guidance.
         negative_is_token: False for their padding.
-        on_tokens: Called after each round with the tokens of the shortest sequence that goes on and their largest
-            number; what it raises ends the decoding.
+        on_tokens: Called after each round with the tokens of the shortest sequence that goes on, never less than before,
+            and their largest number; what it raises ends the decoding.
+        steering: What else has a say in the logits, and in where sequences end.
 
     Raises:
         ValueError: If shapes, tokens or numbers do not fit, or logits are not finite.
@@ -104,13 +104,18 @@ def decode(
         prompts, is_token = _stacked(prompts, is_token, negative, negative_mask)
     begin = time.perf_counter()
     report = DecodingReport()
-    decoding = _Decoding(model, rule, drafter, options, sequence_numbers, max_new_tokens, report)
+    decoding = _Decoding(
+        model, rule, drafter, options, sequence_numbers, max_new_tokens, report, steering
+    )
     if count:
         decoding.begin(prompts, is_token)
+    told = 0
     while len(decoding.active):
         decoding.round()
         if on_tokens is not None and len(decoding.active):
-            on_tokens(int(decoding.lengths[decoding.active].min()), max_new_tokens)
+            # What was taken back is not told.
+            told = max(told, int(decoding.lengths[decoding.active].min()))
+            on_tokens(told, max_new_tokens)
     lengths = decoding.lengths
     report.generated_tokens = int(lengths.sum())
     report.total_seconds = time.perf_counter() - begin
@@ -165,8 +170,10 @@ class _Decoding:
         numbers: Tensor,
         limit: int,
         report: DecodingReport,
+        steering: Steering | None = None,
     ) -> None:
         device = numbers.device
+        self.steering = steering
         self.rule, self.drafter, self.options, self.report = rule, drafter, options, report
         self.numbers, self.limit = numbers, limit
         self.branches = 2 if rule.is_guided else 1
@@ -182,6 +189,8 @@ class _Decoding:
         self.round_number = 0
         # Tokens before the root that the target has not read: those of a round without verification.
         self.num_pending = 0
+        # Tokens of each sequence that no forward has judged, or only one that came too late.
+        self.unverified = torch.zeros_like(self.lengths)
 
     def begin(self, prompts: Tensor, is_token: Tensor) -> None:
         """Read the prompts and draw the first token of each."""
@@ -190,11 +199,19 @@ class _Decoding:
             output = self.target.prefill(prompts, is_token, last=rows)
         self.report.target_forwards += 1
         if self.drafter is not None:
-            is_shared = self.options.relaxation is None
-            noise = Noise(self.rule, self.options.seed, self.numbers, is_shared)
+            options = self.options
+            noise = Noise(
+                self.rule,
+                draft_seed(options),
+                self.numbers,
+                options.guessing,
+                options.guessing == "drawn" or options.ensemble_weight is not None,
+            )
             with self._timed("draft_seconds"):
                 self.drafter.begin(prompts, is_token, noise, output.features)
-        weights = self.rule.log_weights(self.rule.combine(output.logits)[:, -1])
+        logits = self.rule.combine(output.logits)[:, -1:]
+        logits = self._adjusted(logits, ROOT, prompts[: len(self.numbers), -1:], self.lengths)
+        weights = self.rule.log_weights(logits[:, 0])
         places = torch.zeros_like(self.numbers)
         self.result[:, 0] = draw(weights, self.options.seed, self.numbers, places)
         self.lengths += 1
@@ -203,105 +220,143 @@ class _Decoding:
     def round(self) -> None:
         """Draw some tokens of each sequence that goes on."""
         length = self.lengths[self.active]
-        # A root that is the last token but one needs no guess behind it.
+        # A root that is the last token but one needs no guess behind it, unless tokens before it may be taken back:
+        # then the drafter must not miss the round.
         depth = self.limit - int(length.min()) - 1
-        shape, tokens = ROOT, self.result[self.active, length - 1][:, None]
+        if self.num_pending and self.options.skip is not None and self.options.skip.rollback_below:
+            depth = max(depth, 1)
+        draft = Draft(ROOT, self.result[self.active, length - 1][:, None])
         has_guessed = self.drafter is not None and depth > 0
         if self.drafter is not None and has_guessed:
             with self._timed("draft_seconds"):
-                shape, tokens = self.drafter.guess(self.result[self.active], length, depth)
-        skipped = self._skip(shape, tokens, length) if has_guessed else None
-        round_ = self._verify(shape, tokens, length) if skipped is None else skipped
+                draft = self.drafter.guess(self.result[self.active], length, depth)
+        skipped = self._skip(draft, length) if has_guessed else None
+        round_ = self._verify(draft, length) if skipped is None else skipped
         self.round_number += 1
         if self.drafter is not None and has_guessed:
             with self._timed("draft_seconds"):
                 self.drafter.learn(round_)
         self._drop_ended()
 
-    def _verify(self, shape: TreeShape, tokens: Tensor, length: Tensor) -> Round:
+    def _verify(self, draft: Draft, length: Tensor) -> Round:
         """Read the tree, behind what an unverified round has left, and draw after its nodes."""
-        pending = self.num_pending
-        rows, whole = tokens, shape
-        if pending:
-            columns = length[:, None] - 1 - pending + torch.arange(pending, device=length.device)
-            rows = torch.cat((self.result[self.active].gather(1, columns), tokens), 1)
-            whole = shape.behind_chain(pending)
+        pending, shape = self.num_pending, draft.shape
+        before = length[:, None] - 1 - pending + torch.arange(pending, device=length.device)
+        rows = torch.cat((self.result[self.active].gather(1, before), draft.tokens), 1)
         with self._timed("target_seconds"):
-            output = self.target.read(rows.repeat(self.branches, 1), whole)
+            output = self.target.read(rows.repeat(self.branches, 1), shape.behind_chain(pending))
         self.report.target_forwards += 1
-        logits = self.rule.combine(output.logits)[:, pending:]  # [S, N, V]
-        path, drawn = self._accepted(shape, tokens, logits, length)
-        counts = self._emit(drawn.gather(1, path.clamp(min=0)), (path >= 0).sum(1), length)
-        before = torch.arange(pending, device=path.device).expand(len(path), -1)
-        self.target.keep(
-            torch.cat((before, torch.where(path >= 0, path + pending, -1)), 1).repeat(
-                self.branches, 1
-            ),
-            (counts + pending).repeat(self.branches),
+        logits = self._adjusted(  # [S, P + N, V]
+            self.rule.combine(output.logits), shape.behind_chain(pending), rows, length - pending
         )
+        verdict = verify(
+            draft,
+            logits[:, pending:],
+            self.rule,
+            self.options,
+            numbers=self.numbers[self.active],
+            lengths=length,
+            round_number=self.round_number,
+        )
+        path, drawn = verdict.path, verdict.drawn
+        emitted, reached = drawn.gather(1, path.clamp(min=0)), (path >= 0).sum(1)
+        taken_back, begin = None, length
+        is_judged = torch.ones_like(length, dtype=torch.bool)
+        if pending and self.options.skip is not None and self.options.skip.rollback_below:
+            taken_back, instead = self._taken_back(logits[:, :pending], rows, length)
+            is_judged, begin = taken_back == 0, length - taken_back
+            # The tree hangs behind tokens that are no more: only its root's place counts, for the target's own token.
+            path = torch.where(is_judged[:, None], path, -1)
+            path[:, 0] = 0
+            missing = max(0, pending - emitted.shape[1])
+            emitted = torch.nn.functional.pad(emitted, (0, missing))
+            emitted[:, 0] = torch.where(is_judged, emitted[:, 0], instead)
+            drawn = torch.where(is_judged[:, None], drawn, -1)
+            reached = torch.where(is_judged, reached, 1)
+            self.report.rolled_back_tokens += int(taken_back.sum())
+            self.report.unverified_tokens -= int(taken_back.sum())
+            self.unverified[self.active] -= taken_back
+        counts = self._emit(emitted, reached, begin)
+        # Of rows that are taken back, the one before the first such token stays: the new one hangs behind it.
+        num_rows = torch.where(is_judged, counts + pending, pending + 1 - (length - begin))
+        chain = torch.arange(pending, device=path.device).expand(len(path), -1)
+        kept = torch.cat((chain, torch.where(path >= 0, path + pending, -1)), 1)
+        self.target.keep(kept.repeat(self.branches, 1), num_rows.repeat(self.branches))
         self.num_pending = 0
-        if shape.num_nodes > 1:
-            self.report.count((counts - 1).tolist(), shape.num_nodes - 1)
-        features = None if output.features is None else output.features[:, pending:]
+        if shape.num_nodes > 1 and bool(is_judged.any()):
+            self.report.count((counts - 1)[is_judged].tolist(), shape.num_nodes - 1)
+            self.report.substituted_tokens += int(verdict.substituted[is_judged].sum())
         return Round(
-            shape=shape, tokens=tokens, drawn=drawn, path=path, counts=counts, features=features
+            shape=shape,
+            tokens=draft.tokens,
+            drawn=drawn,
+            path=path,
+            counts=counts,
+            features=output.features,
+            num_pending=pending,
+            rows=kept.clamp(min=0),
+            num_rows=num_rows,
+            taken_back=taken_back,
         )
 
-    def _accepted(
-        self, shape: TreeShape, tokens: Tensor, logits: Tensor, length: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Nodes that were reached, ``[S, D]``, and the token after each node, ``[S, N]``."""
-        numbers, seed = self.numbers[self.active], self.options.seed
-        relaxation = self.options.relaxation
-        if relaxation is not None:
-            # Noise that no guess has seen: one that was drawn by the noise of its place is no longer independent of it.
-            seed += (self.round_number + 1) * _ROUND_STRIDE
-        weights = self.rule.log_weights(logits)
-        depths = torch.tensor(shape.depths, device=length.device)
-        places = length[:, None] + depths
-        drawn = draw(weights, seed, numbers[:, None].expand_as(places), places)
-        if relaxation is None:
-            return accepted_path(shape, tokens, drawn)[0], drawn
-        path = torch.full((len(tokens), shape.max_depth + 1), -1, device=tokens.device)
-        uniforms = keyed_uniform(~seed, numbers, length, shape.num_nodes).tolist()
-        for sequence in range(len(tokens)):
-            if self.rule.temperature == 0:
-                nodes = accept_greedily(
-                    shape, tokens[sequence], logits[sequence], relaxation=relaxation
-                )
-            else:
-                accepted = accept_by_rejection(
-                    shape,
-                    tokens[sequence],
-                    weights[sequence],
-                    iter(uniforms[sequence]),
-                    relaxation=relaxation,
-                )
-                nodes = accepted.path
-                place = numbers[sequence, None], places[sequence, nodes[-1], None]
-                drawn[sequence, nodes[-1]] = draw(accepted.residual.log()[None], seed, *place)
-            path[sequence, : len(nodes)] = torch.tensor(nodes, device=path.device)
-            drawn[sequence, list(nodes[:-1])] = tokens[sequence, list(nodes[1:])]
-        return path, drawn
+    def _adjusted(self, logits: Tensor, shape: TreeShape, tokens: Tensor, length: Tensor) -> Tensor:
+        if self.steering is None:
+            return logits
+        history = self.result[self.active]
+        return self.steering.adjust(self.active, history, length, shape, tokens, logits)
 
-    def _skip(self, shape: TreeShape, tokens: Tensor, length: Tensor) -> Round | None:
+    def _taken_back(self, logits: Tensor, rows: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """How many pending tokens were too unlikely or behind one, ``[S]``, and what the target draws for the first.
+
+        Args:
+            logits: After the rows before the tree, ``[S, P, V]``.
+            rows: Tokens of the rows, the tree's root behind these, ``[S, P + N]``.
+            length: Tokens of each sequence, ``[S]``.
+        """
+        assert self.options.skip is not None
+        pending = logits.shape[1]
+        weights = self.rule.log_weights(logits)
+        judged = weights if self.rule.temperature > 0 else logits
+        probability = judged.softmax(-1).gather(2, rows[:, 1 : pending + 1, None])[..., 0]
+        is_likely = (probability >= self.options.skip.rollback_below).long().cumprod(1)
+        taken_back = pending - is_likely.sum(1)
+        first = is_likely.sum(1).clamp(max=pending - 1)
+        row = weights[torch.arange(len(first), device=first.device), first]
+        place = length - pending + first
+        return taken_back, draw(row, self.options.seed, self.numbers[self.active], place)
+
+    def _skip(self, draft: Draft, length: Tensor) -> Round | None:
         """Commit guesses without a look of the target, if it is time to; None if not."""
         rule, num_tokens = self.options.skip, int(length.min())
         if rule is None or self.num_pending:  # never two in a row
             return None
-        paths = shape.paths().to(tokens.device)  # [P, D] nodes, the root first
+        tokens = draft.tokens
+        paths = draft.shape.paths().to(tokens.device)  # [P, D] nodes, the root first
         guesses = torch.where(paths >= 0, tokens[:, paths.clamp(min=0)], -1)[
             :, :, 1:
         ]  # [S, P, D - 1]
         if not rule.is_due(self.round_number, num_tokens, guesses):
             return None
-        seed = ~self.options.seed
-        uniform = keyed_uniform(seed, self.numbers[self.active], length, 1)[:, 0]
-        chosen = (uniform * len(paths)).long()
+        if rule.path == "uniform":
+            seed = ~self.options.seed
+            uniform = keyed_uniform(seed, self.numbers[self.active], length, 1)[:, 0]
+            chosen = (uniform * len(paths)).long()
+        elif draft.log_probabilities is not None:
+            chosen = likeliest_path(paths, draft.log_probabilities)
+        else:
+            raise ValueError(
+                'path="confidence" needs a drafter that tells how likely its guesses are, and this one does not'
+            )
         path_lengths = (paths[:, 1:] >= 0).sum(1)
+        limits = (
+            unverified_length(path_lengths, path) if rule.truncates else int(path_lengths[path])
+            for path in chosen.tolist()
+        )
         # The same number in a whole batch, so that its trees hang behind chains of one length.
-        count = min(unverified_length(path_lengths, int(path)) for path in chosen)
-        count = min(count, self.limit - int(length.max()))
+        count = min(*limits, self.limit - int(length.max()))
+        unverified = self.unverified[self.active]
+        for share in zip(length.tolist(), unverified.tolist(), strict=True):
+            count = min(count, unverified_limit(*share, rule.max_unverified))
         if count < 1:
             return None
         path = paths[chosen, :count]
@@ -309,11 +364,10 @@ class _Decoding:
         reached = torch.full_like(length, count)
         counts = self._emit(emitted, reached, length)
         self.num_pending = count
+        self.unverified[self.active] += counts
         self.report.unverified_tokens += int(counts.sum())
         drawn = torch.full_like(tokens, -1).scatter_(1, path, emitted)
-        return Round(
-            shape=shape, tokens=tokens, drawn=drawn, path=path, counts=counts, features=None
-        )
+        return Round(shape=draft.shape, tokens=tokens, drawn=drawn, path=path, counts=counts)
 
     def _emit(self, emitted: Tensor, reached: Tensor, length: Tensor) -> Tensor:
         """Append tokens ``[S, D]``, of each sequence the first ``reached``, up to its end; returns how many."""
@@ -333,7 +387,17 @@ class _Decoding:
     def _drop_ended(self) -> None:
         length = self.lengths[self.active]
         last = self.result[self.active, length - 1]
-        rest = ((length < self.limit) & ~torch.isin(last, self.ends)).nonzero().flatten()
+        is_over = (length >= self.limit) | torch.isin(last, self.ends)
+        if self.steering is not None:
+            tokens = self.result[self.active]
+            kept = self.steering.ends(self.active, tokens, length)
+            is_over |= kept >= 0
+            self.lengths[self.active] = length = torch.where(kept >= 0, kept, length)
+            places = torch.arange(self.limit, device=length.device)
+            self.result[self.active] = tokens.masked_fill(
+                places >= length[:, None], self.options.pad_token
+            )
+        rest = (~is_over).nonzero().flatten()
         if len(rest) == len(self.active):
             return
         rows = torch.cat([rest + branch * len(self.active) for branch in range(self.branches)])

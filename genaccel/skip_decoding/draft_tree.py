@@ -106,6 +106,29 @@ class TreeShape:
                 rows.append(nodes[::-1] + [-1] * (self.max_depth + 1 - len(nodes)))
         return torch.tensor(rows)
 
+    def children(self) -> Tensor:
+        """Of each node in the order of their ranks, int64 ``[N, siblings]``, -1 behind the last; not to be written to."""
+        return _children(self.parents)
+
+    def longest_path(self, agrees: Tensor) -> Tensor:
+        """Nodes from the root to the deepest one all of whose ancestors agree, ``[S, max_depth + 1]``, -1 behind it.
+
+        Of nodes of one depth, the one whose path's nodes come first.
+
+        Args:
+            agrees: bool ``[S, N]``, true for the root.
+        """
+        # A leaf's path counts up to where it stops agreeing; paths() has them in the order of leaves.
+        paths = self.paths().to(agrees.device)
+        rows = sorted(range(len(paths)), key=lambda row: paths[row].tolist())
+        paths = paths[rows]
+        is_reached = ((paths >= 0) & agrees[:, paths.clamp(min=0)]).long().cumprod(2)  # [S, P, D]
+        depths = is_reached.sum(2)
+        # The first of the deepest, said outright: argmax need not take the first.
+        order = torch.arange(len(paths), device=agrees.device)
+        best = (depths * len(paths) - order).argmax(1)
+        return torch.where(is_reached[torch.arange(len(best)), best] > 0, paths[best], -1)
+
     def behind_chain(self, length: int) -> TreeShape:
         """The tree with a chain of ``length`` nodes before its root."""
         return TreeShape((*range(length), *(parent + length for parent in self.parents)))
@@ -131,13 +154,29 @@ def _ancestor_mask(parents: tuple[int, ...]) -> Tensor:
     return mask
 
 
-def accepted_path(shape: TreeShape, tokens: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+@lru_cache(maxsize=256)
+def _children(parents: tuple[int, ...]) -> Tensor:
+    lists: list[list[int]] = [[] for _ in range(1 + len(parents))]
+    for node, parent in enumerate(parents, 1):
+        lists[parent].append(node)
+    width = max(map(len, lists))
+    table = torch.full((len(lists), width), -1)
+    for node, row in enumerate(lists):
+        table[node, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return table
+
+
+def accepted_path(
+    shape: TreeShape, tokens: Tensor, drawn: Tensor, stands_for: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Follow what was drawn down a tree of guesses, of which siblings differ.
 
     Args:
         shape: Of the tree.
         tokens: Guesses ``[S, N]``; the root's is not looked at.
         drawn: Token that was drawn after each node, ``[S, N]``.
+        stands_for: Guesses that may be taken for the one that was drawn after their parent, bool ``[S, N]``: the first of
+            them is, where none of the siblings is what was drawn.
 
     Returns:
         The nodes that were reached, ``[S, max_depth + 1]`` from the root on and -1 behind the last, and their
@@ -145,15 +184,19 @@ def accepted_path(shape: TreeShape, tokens: Tensor, drawn: Tensor) -> tuple[Tens
     """
     count = len(tokens)
     parents = torch.tensor((0, *shape.parents), device=tokens.device)
-    agrees = tokens == drawn[:, parents]
+    numbers = torch.arange(shape.num_nodes, device=tokens.device)
+    # Of the siblings the one of the largest rank is taken, if that is above 0.
+    ranks = (tokens == drawn[:, parents]) * (shape.num_nodes + 1)
+    if stands_for is not None:
+        ranks = ranks.maximum(stands_for * (shape.num_nodes - numbers))
+    ranks[:, 0] = 0
     node = torch.zeros(count, dtype=torch.long, device=tokens.device)
     alive = torch.ones(count, dtype=torch.bool, device=tokens.device)
     path = torch.full((count, shape.max_depth + 1), -1, device=tokens.device)
     path[:, 0] = 0
-    numbers = torch.arange(shape.num_nodes, device=tokens.device)
     for depth in range(1, shape.max_depth + 1):
-        is_next = agrees & (parents == node[:, None]) & (numbers > 0)  # [S, N]
-        alive &= is_next.any(1)
-        node = torch.where(alive, is_next.int().argmax(1), node)
+        best, child = torch.where(parents == node[:, None], ranks, 0).max(1)
+        alive &= best > 0
+        node = torch.where(alive, child, node)
         path[:, depth] = torch.where(alive, node, -1)
     return path, (path >= 0).sum(1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from genaccel.skip_decoding.cached_rows import CachedRows
 from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafting import Noise, Round
+from genaccel.skip_decoding.drafting import Draft, GuessedLevels, Noise, Round
 
 
 class JacobiDrafter:
@@ -44,7 +44,7 @@ class JacobiDrafter:
         """Forget the last decoding."""
         self._ahead = None
 
-    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> tuple[TreeShape, Tensor]:
+    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> Draft:
         """A chain; see :class:`genaccel.skip_decoding.decoding.Drafter`."""
         count = min(self.length, depth)
         steps = torch.arange(count, device=history.device)
@@ -56,13 +56,15 @@ class JacobiDrafter:
         if self._ahead is not None:
             ahead = self._ahead[:, :count]
             first = torch.where(ahead >= 0, ahead, first)
-        return TreeShape.chain(count), torch.cat((root, first), 1)
+        return Draft(TreeShape.chain(count), torch.cat((root, first), 1))
 
     def learn(self, round_: Round) -> None:
         """Keep what was drawn behind the new root."""
         drawn = torch.nn.functional.pad(round_.drawn, (0, self.length + 1), value=-1)
         steps = torch.arange(self.length, device=drawn.device)
         self._ahead = drawn.gather(1, round_.counts[:, None] + steps)
+        if round_.taken_back is not None:
+            self._ahead[round_.taken_back > 0] = -1
 
     def select(self, sequences: Tensor, rows: Tensor) -> None:
         """Go on with some sequences."""
@@ -71,7 +73,7 @@ class JacobiDrafter:
 
 
 class ModelDrafter:
-    """Guesses with a smaller language model of the same tokens, which draws with the noise of the target.
+    """Guesses with a smaller language model of the same tokens, which picks them as they will be verified.
 
     Args:
         model: A decoder-only language model of transformers.
@@ -89,7 +91,6 @@ class ModelDrafter:
             raise ValueError(f"widths must be one or more numbers of at least 1, got {widths}")
         self._model, self._shape = model, TreeShape.of_widths(widths)
         self._rows = CachedRows(model)
-        self._tokens: Tensor | None = None
         self._num_read = 0
 
     def begin(
@@ -106,25 +107,23 @@ class ModelDrafter:
         self._rows = CachedRows(self._model)
         self._rows.prefill(prompts, is_token)
 
-    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> tuple[TreeShape, Tensor]:
+    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> Draft:
         """A tree, level by level; see :class:`genaccel.skip_decoding.decoding.Drafter`."""
         shape = self._shape.cut(depth)
-        levels = shape.levels()
-        count = len(history)
-        tokens = history.gather(1, lengths[:, None] - 1)
+        root = history.gather(1, lengths[:, None] - 1)[:, 0]
+        draft, tokens = GuessedLevels(root), root[:, None]
         done = 0
-        for level, following in pairwise(levels):
+        for level, following in pairwise(shape.levels()):
             upto = level[-1] + 1
             part = TreeShape(shape.parents[: upto - 1])
-            output = self._rows.read(tokens[:, done:].repeat(self._branches, 1), part, after=done)
+            output = self._rows.read(tokens.repeat(self._branches, 1), part, after=done)
             logits = self._noise.rule.combine(output.logits)
             positions = (lengths[:, None] + shape.depths[level[0]]).expand(-1, len(level))
             width = len(following) // len(level)
-            children = self._noise.likeliest(logits, positions, width)
-            tokens = torch.cat((tokens, children.reshape(count, -1)), 1)
+            tokens = draft.add(self._noise.guesses(logits, positions, width))
             done = upto
-        self._tokens, self._num_read = tokens, done
-        return shape, tokens
+        self._num_read = done
+        return draft.draft(shape)
 
     def learn(self, round_: Round) -> None:
         """Keep the rows of what was drawn."""
@@ -135,6 +134,8 @@ class ModelDrafter:
                 after=self._num_read,
             )
         self._rows.keep(round_.path.repeat(self._branches, 1), round_.counts.repeat(self._branches))
+        if round_.taken_back is not None:
+            self._rows.take_back(round_.taken_back.repeat(self._branches))
 
     def select(self, sequences: Tensor, rows: Tensor) -> None:
         """Go on with some sequences."""

@@ -4,12 +4,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from genaccel.skip_decoding.draft_tree import TreeShape
 from genaccel.skip_decoding.sampling import SamplingRule, perturbed
+
+Guessing = Literal["coupled", "drawn", "likeliest"]
+
+
+class Draft(NamedTuple):
+    """A tree of guesses.
+
+    Attributes:
+        shape: Of the tree.
+        tokens: ``[S, N]``; column 0 is the root, and siblings differ.
+        probabilities: That guesses were drawn from, of the nodes that have children, which come first: ``[S, M, V]``.
+        log_probabilities: Of each guess after its parent, as the drafter holds it, ``[S, N]``, 0 for the root.
+    """
+
+    shape: TreeShape
+    tokens: Tensor
+    probabilities: Tensor | None = None
+    log_probabilities: Tensor | None = None
+
+
+class Guesses(NamedTuple):
+    """Children of nodes; see :meth:`Noise.guesses`.
+
+    Attributes:
+        tokens: ``[S, N, count]``, the best first.
+        probabilities: That they were drawn from, ``[S, N, V]``; None where nobody asks.
+        log_probabilities: Of them, ``[S, N, count]``.
+    """
+
+    tokens: Tensor
+    probabilities: Tensor | None
+    log_probabilities: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,13 +50,18 @@ class Round:
     """What a round gave a drafter to learn from; only of sequences that go on.
 
     Attributes:
-        shape: Of the tree that was read.
+        shape: Of the tree.
         tokens: Its tokens, ``[S, N]``.
-        drawn: Token after each node, ``[S, N]``.
+        drawn: Token after each node, ``[S, N]``; -1 where none is known.
         path: Nodes that were reached, ``[S, D]``, -1 behind the last.
         counts: Their number, ``[S]``.
-        features: Of the target's rows, ``[B, N, C]``; None if the drafter does not ask for them, or the round was not
-            verified.
+        features: Of the rows that the target read: those that an unverified round left it, then the tree's,
+            ``[B, P + N, C]``; None if the drafter does not ask for them, or the round was not verified.
+        num_pending: Rows before the tree's, P.
+        rows: Of those, in their order, that stay in the target's memory, ``[S, K]``.
+        num_rows: Their number, ``[S]``.
+        taken_back: Tokens of the unverified round that were taken back, ``[S]``, whereupon the tree was not looked at: it
+            counts as its root alone, and ``taken_back`` rows fewer are true than would be behind it; None for none at all.
     """
 
     shape: TreeShape
@@ -31,43 +69,91 @@ class Round:
     drawn: Tensor
     path: Tensor
     counts: Tensor
-    features: Tensor | None
+    features: Tensor | None = None
+    num_pending: int = 0
+    rows: Tensor | None = None
+    num_rows: Tensor | None = None
+    taken_back: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """By what the target's tokens will be drawn, for drafters that draw alike.
+    """How guesses are picked, so that they fit how they will be verified.
 
     Attributes:
-        rule: The distribution.
+        rule: By which the target's tokens are drawn.
         seed: Of the noise.
         numbers: Of the sequences, ``[S]``.
-        is_shared: Whether guesses are verified by the noise of their places. Where rejection sampling judges them, by
-            noise that they must not know, the likeliest guess is the best one.
+        guessing: ``"coupled"``: guesses are drawn by the noise of their places, by which the target draws too.
+            ``"drawn"``: siblings are drawn without replacement by noise of their own. ``"likeliest"``: they are the
+            likeliest tokens.
+        tells_probabilities: Whether verification needs the distributions that guesses are drawn from.
     """
 
     rule: SamplingRule
     seed: int
     numbers: Tensor
-    is_shared: bool = True
+    guessing: Guessing = "coupled"
+    tells_probabilities: bool = False
 
-    def likeliest(self, logits: Tensor, positions: Tensor, count: int) -> Tensor:
-        """The tokens most likely to be drawn by these logits, ``[S, N, count]``, the likeliest first.
+    def guesses(self, logits: Tensor, positions: Tensor, count: int) -> Guesses:
+        """Children of nodes.
 
         Args:
             logits: ``[S, N, V]``, of both branches combined.
             positions: Of the token that is guessed, ``[S, N]``.
-            count: How many.
+            count: Children of each node.
         """
-        if self.is_shared and self.rule.temperature > 0:
+        weights = self.rule.log_weights(logits) if self.rule.temperature > 0 else logits
+        log_probabilities = weights.log_softmax(-1)
+        scores = log_probabilities
+        if self.guessing != "likeliest" and self.rule.temperature > 0:
+            # Those of largest perturbed weight are draws without replacement in their order (arXiv:1903.06059).
             sequences = self.numbers[:, None].expand_as(positions)
-            weights = self.rule.log_weights(logits)
-            logits = perturbed(weights, self.seed, sequences, positions)
-        return logits.topk(count).indices
+            scores = perturbed(weights, self.seed, sequences, positions)
+        tokens = scores.topk(count).indices
+        return Guesses(
+            tokens,
+            log_probabilities.exp() if self.tells_probabilities else None,
+            log_probabilities.gather(-1, tokens),
+        )
 
     def select(self, sequences: Tensor) -> Noise:
         """That of some of the sequences."""
         return replace(self, numbers=self.numbers[sequences])
+
+
+class GuessedLevels:
+    """A draft that grows level by level.
+
+    Args:
+        root: Tokens, ``[S]``.
+    """
+
+    def __init__(self, root: Tensor) -> None:
+        self._tokens = [root[:, None]]
+        self._probabilities: list[Tensor | None] = []
+        self._log_probabilities: list[Tensor] = []
+
+    def add(self, guesses: Guesses) -> Tensor:
+        """Take the children of the last level; returns their tokens, ``[S, n]``."""
+        tokens = guesses.tokens.flatten(1)
+        self._tokens.append(tokens)
+        self._probabilities.append(guesses.probabilities)
+        self._log_probabilities.append(guesses.log_probabilities.flatten(1))
+        return tokens
+
+    def draft(self, shape: TreeShape) -> Draft:
+        """All of it."""
+        known = [levels for levels in self._probabilities if levels is not None]
+        of_guesses = self._log_probabilities
+        root = torch.zeros_like(of_guesses[0][:, :1]) if of_guesses else None
+        return Draft(
+            shape,
+            torch.cat(self._tokens, 1),
+            torch.cat(known, 1) if known else None,
+            None if root is None else torch.cat((root, *of_guesses), 1),
+        )
 
 
 class Drafter(Protocol):
@@ -83,20 +169,17 @@ class Drafter(Protocol):
         Args:
             prompts: ``[B, L]``, padded on the left; with guidance the conditional ones, then the unconditional.
             is_token: False for padding, ``[B, L]``.
-            noise: By what the target's tokens will be drawn.
+            noise: How guesses are picked.
             features: Of the prompts' rows, ``[B, L, C]``; None if the drafter does not ask for them.
         """
 
-    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> tuple[TreeShape, Tensor]:
+    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> Draft:
         """A tree and its tokens.
 
         Args:
             history: Tokens that were drawn, ``[S, T]``, ``lengths`` of each; the last of them is the root.
             lengths: ``[S]``, at least 1.
             depth: Of the tree at most.
-
-        Returns:
-            The shape, and tokens ``[S, N]`` of which column 0 is the root and siblings differ.
         """
 
     def learn(self, round_: Round) -> None:

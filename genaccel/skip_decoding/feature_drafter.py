@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from genaccel.models.saved_network import SavedNetwork
 from genaccel.skip_decoding.cached_rows import CachedRows
 from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafting import Noise, Round
+from genaccel.skip_decoding.drafting import Draft, GuessedLevels, Noise, Round
+from genaccel.skip_decoding.feature_ring import FeatureRing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,9 +175,12 @@ class FeatureDrafter:
         network: Trained for the target, in its dtype.
         target: The model whose features it goes on from.
         widths: Children of a node at each depth, as for ``ModelDrafter``.
+        staleness: Which features it goes on from after a verified round, and after an unverified one: -1 for those of the
+            tokens themselves, 0 for the last ones before the round, n for those n tokens older. No others are there after
+            an unverified round than old ones.
 
     Raises:
-        ValueError: If it was trained for a model of another size, or there are no widths.
+        ValueError: If it was trained for a model of another size, there are no widths, or features cannot be as fresh.
     """
 
     needs_features = True
@@ -187,9 +191,14 @@ class FeatureDrafter:
         target: Any,
         *,
         widths: tuple[int, ...] = (1, 1, 1, 1),
+        staleness: tuple[int, int] = (-1, 0),
     ) -> None:
         if not widths or min(widths) < 1:
             raise ValueError(f"widths must be one or more numbers of at least 1, got {widths}")
+        if staleness[0] < -1 or staleness[1] < 0:
+            raise ValueError(
+                f"staleness must be at least -1 after a verified round and 0 after another, got {staleness}"
+            )
         size, expected = (
             (config.hidden_size, vocabulary)
             for config, vocabulary in (
@@ -203,6 +212,7 @@ class FeatureDrafter:
                 f"and this model has {expected[0]} and {expected[1]}"
             )
         self._model, self._shape = _WithHead(network, target), TreeShape.of_widths(widths)
+        self._staleness = staleness
 
     def begin(
         self, prompts: Tensor, is_token: Tensor, noise: Noise, features: Tensor | None
@@ -216,17 +226,20 @@ class FeatureDrafter:
             self._rows.prefill(prompts[:, 1:], is_token[:, :-1], features=features[:, :-1])
         else:
             self._rows.begin_empty(len(prompts), prompts.device)
-        # Features of rows that were drawn behind and not yet read here, and the last ones of all.
+        # Features before tokens that are not yet read here, as many as ``counts`` says.
         self._fresh = features[:, -1:]
         self._counts = torch.ones(
             len(prompts) // self._branches, dtype=torch.long, device=prompts.device
         )
-        self._recent = features[:, -1:]
+        # No unverified round is longer than the tree is deep; a verified one has its root too.
+        depth, (verified, unverified) = self._shape.max_depth, self._staleness
+        length = max(depth + 1 + verified, depth + unverified)
+        self._ring = FeatureRing(features, is_token.sum(1), length)
 
-    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> tuple[TreeShape, Tensor]:
+    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> Draft:
         """A tree, level by level; see :class:`genaccel.skip_decoding.decoding.Drafter`."""
         shape = self._shape.cut(depth)
-        branches, count = self._branches, len(history)
+        branches = self._branches
         root = history.gather(1, lengths[:, None] - 1)
         # Each fresh feature with the token drawn after it; the last of these is the root.
         width = self._fresh.shape[1]
@@ -244,14 +257,13 @@ class FeatureDrafter:
         logits = output.logits[every, counts - 1][:, None]  # [B, 1, V]
         assert output.features is not None
         feature = output.features[every, counts - 1][:, None]  # [B, 1, C]
-        tokens = root
+        draft = GuessedLevels(root[:, 0])
         levels = shape.levels()
         for level, below in pairwise(levels):
             combined = self._noise.rule.combine(logits)
             positions = (lengths[:, None] + shape.depths[level[0]]).expand(-1, len(level))
             children = len(below) // len(level)
-            guesses = self._noise.likeliest(combined, positions, children).reshape(count, -1)
-            tokens = torch.cat((tokens, guesses), 1)
+            guesses = draft.add(self._noise.guesses(combined, positions, children))
             if below is levels[-1]:
                 break
             part = TreeShape(shape.parents[: below[-1]])
@@ -265,34 +277,37 @@ class FeatureDrafter:
             assert output.features is not None
             logits, feature = output.logits, output.features
         self._rows.forget()
-        return shape, tokens
+        return draft.draft(shape)
 
     def learn(self, round_: Round) -> None:
         """Take the target's features of what was drawn; after a round without verification, the last ones it gave."""
-        width, branches = round_.path.shape[1], self._branches
+        branches = self._branches
+        verified, unverified = self._staleness
         self._counts = round_.counts
         if round_.features is None:
-            missing = max(0, width - self._recent.shape[1])
-            recent = torch.cat((self._recent, self._recent[:, -1:].expand(-1, missing, -1)), 1)
-            # Of each sequence as many as it committed, from the end.
-            columns = (
-                recent.shape[1] - self._counts[:, None] + torch.arange(width, device=recent.device)
-            )
-            index = columns.clamp(0, recent.shape[1] - 1).repeat(branches, 1)
-            self._fresh = recent.gather(1, index[..., None].expand(-1, -1, recent.shape[2]))
+            counts = self._counts.repeat(branches)
+            self._fresh = self._ring.last(counts, round_.path.shape[1], older=unverified)
             return
-        index = round_.path.clamp(min=0).repeat(branches, 1)[..., None]
-        self._fresh = round_.features.gather(1, index.expand(-1, -1, round_.features.shape[2]))
-        both = torch.cat((self._recent, self._fresh), 1)
-        ends = self._recent.shape[1] + self._counts.repeat(branches)
-        # No tree is deeper than its shape, and no skip longer.
-        length = self._shape.max_depth + 1
-        columns = (ends[:, None] - length + torch.arange(length, device=ends.device)).clamp(min=0)
-        self._recent = both.gather(1, columns[..., None].expand(-1, -1, both.shape[2]))
+        assert round_.rows is not None
+        assert round_.num_rows is not None
+        index = round_.rows.repeat(branches, 1)[..., None]
+        features = round_.features.gather(1, index.expand(-1, -1, round_.features.shape[2]))
+        counts = round_.num_rows.repeat(branches)
+        if verified < 0:
+            # What was read with old features is read again with those of the tokens themselves.
+            if round_.num_pending:
+                self._rows.take_back(torch.full_like(counts, round_.num_pending))
+            self._fresh, self._counts = features, round_.num_rows
+        else:
+            if round_.taken_back is not None:
+                self._rows.take_back(round_.taken_back.repeat(branches))
+            width = round_.path.shape[1]
+            self._fresh = self._ring.last(round_.counts.repeat(branches), width, older=verified)
+        self._ring.append(features, counts)
 
     def select(self, sequences: Tensor, rows: Tensor) -> None:
         """Go on with some sequences."""
         self._noise = self._noise.select(sequences)
         self._rows.select(rows)
-        self._fresh, self._recent = self._fresh[rows], self._recent[rows]
-        self._counts = self._counts[sequences]
+        self._ring.select(rows)
+        self._fresh, self._counts = self._fresh[rows], self._counts[sequences]

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from torch import Tensor
 
 from genaccel.skip_decoding.acceptance import Relaxation
+from genaccel.skip_decoding.drafting import Guessing
 from genaccel.skip_decoding.skipping import (
     decaying_weights,
     path_similarity,
@@ -20,17 +22,29 @@ from genaccel.skip_decoding.skipping import (
 class SkipRule:
     """When a round commits guesses without verification (VVS, arXiv:2511.13587).
 
-    The target reads them with the next tree, so that its memory is whole; it does not take them back.
+    The target reads them with the next tree, so that its memory is whole. As in the paper it does not take them back,
+    unless ``rollback_below`` says so.
 
     Attributes:
         interval: Every so many rounds one is skipped, at least 2.
         threshold: Instead of an interval: skip where the paths' guesses look as alike as this (0.65 to 0.7 is sensible).
         unit_codes: Code words of length 1, ``[K, C]``; needed for a threshold.
+        path: Which path is committed: one of them, each as probable (``"uniform"``), or the likeliest one under the drafter
+            (``"confidence"``).
+        truncates: Whether no more guesses are committed than paths are long in the mean (gamma).
+        max_unverified: Share of a sequence's tokens that are committed without verification at most.
+        rollback_below: Take back the first of these tokens whose probability under the target turns out to be less than
+            this, and those behind it; the target's own token takes its place. 0 takes none back. At 1 and with coupled
+            guesses the tokens are those that the target alone draws.
     """
 
     interval: int | None = 2
     threshold: float | None = None
     unit_codes: Tensor | None = None
+    path: Literal["uniform", "confidence"] = "uniform"
+    truncates: bool = True
+    max_unverified: float = 1.0
+    rollback_below: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.interval is None) == (self.threshold is None):
@@ -39,6 +53,11 @@ class SkipRule:
             raise ValueError(f"interval must be at least 2, got {self.interval}")
         if self.threshold is not None and self.unit_codes is None:
             raise ValueError("a threshold of similarity needs the code words")
+        if self.path not in ("uniform", "confidence"):
+            raise ValueError(f'path must be "uniform" or "confidence", got {self.path!r}')
+        for name in ("max_unverified", "rollback_below"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
 
     def is_due(self, round_number: int, num_tokens: int, guesses: Tensor) -> bool:
         """Whether to skip a round that does not follow a skipped one.
@@ -70,20 +89,54 @@ class DecodingOptions:
         seed: Of the noise.
         end_tokens: After one of these a sequence ends.
         pad_token: What stands behind its end.
-        relaxation: Accept more guesses than the distribution allows, within a bound.
+        guessing: How drafters pick guesses, and so how these are verified. ``"coupled"``: both draw by the noise of a place,
+            and a guess is accepted if it is what the target draws there: the tokens are those that the target alone draws.
+            ``"drawn"``: guesses are drawn by noise of their own and judged by rejection sampling: the tokens are
+            distributed as the target's. ``"likeliest"``: the same for the drafter's likeliest tokens, as EAGLE-2 and LANTERN
+            have it, which image models seldom accept.
+        relaxation: Accept more guesses than the distribution allows: those that borrow from code words that look like them,
+            or, where guesses are coupled, those that stand for such a code word which was drawn.
+        ensemble_weight: Draw from this much of the target's distribution and the rest of the drafter's, above 0 and below 1,
+            as transformers' ``assistant_ensemble_weight`` (arXiv:2604.07622): at most ``1 - ensemble_weight`` times their
+            distance in total variation from the target's.
         skip: Commit some without verification.
+
+    Raises:
+        ValueError: If options do not go together.
     """
 
     seed: int = 0
     end_tokens: tuple[int, ...] = ()
     pad_token: int = 0
+    guessing: Guessing = "coupled"
     relaxation: Relaxation | None = None
+    ensemble_weight: float | None = None
     skip: SkipRule | None = None
+
+    def __post_init__(self) -> None:
+        if self.guessing not in ("coupled", "drawn", "likeliest"):
+            raise ValueError(
+                f'guessing must be "coupled", "drawn" or "likeliest", got {self.guessing!r}'
+            )
+        if self.ensemble_weight is not None:
+            if not 0 < self.ensemble_weight < 1:
+                raise ValueError(
+                    f"ensemble_weight must be above 0 and below 1, got {self.ensemble_weight}"
+                )
+            if self.guessing == "likeliest":
+                raise ValueError("ensemble_weight needs guesses that are drawn, not the likeliest")
 
     @property
     def is_exact(self) -> bool:
         """Whether the tokens are those that the target alone draws."""
-        return self.relaxation is None and self.skip is None
+        has_rest = self.relaxation is not None or self.ensemble_weight is not None
+        return self.guessing == "coupled" and not has_rest and self.skip is None
+
+    def for_call(
+        self, *, seed: int, end_tokens: tuple[int, ...], pad_token: int
+    ) -> DecodingOptions:
+        """These with the noise and the ends of one call."""
+        return replace(self, seed=seed, end_tokens=end_tokens, pad_token=pad_token)
 
     def with_seed(self, seed: int) -> DecodingOptions:
         """These with another seed."""

@@ -15,7 +15,10 @@ class DecodingReport:
         rounds: Of a sequence with guesses, summed over sequences.
         drafted_tokens: Guesses, summed over sequences.
         accepted_tokens: Guesses that were drawn.
-        unverified_tokens: Guesses that were committed without verification.
+        substituted_tokens: Accepted guesses that stand for another token which the target drew, or that only what they
+            borrowed let pass.
+        unverified_tokens: Guesses that were committed without verification and stayed.
+        rolled_back_tokens: Guesses that were committed without verification and taken back.
         generated_tokens: Of all sequences.
         acceptance_histogram: How many rounds of a sequence accepted 0, 1, 2, ... guesses.
         draft_seconds: Wall time in the drafter.
@@ -27,7 +30,9 @@ class DecodingReport:
     rounds: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    substituted_tokens: int = 0
     unverified_tokens: int = 0
+    rolled_back_tokens: int = 0
     generated_tokens: int = 0
     acceptance_histogram: list[int] = field(default_factory=list)
     draft_seconds: float = 0.0
@@ -48,6 +53,11 @@ class DecodingReport:
     def unverified_fraction(self) -> float:
         """Share of the tokens that no forward of the target has judged."""
         return self.unverified_tokens / self.generated_tokens if self.generated_tokens else 0.0
+
+    @property
+    def substituted_fraction(self) -> float:
+        """Share of the tokens that stand for another one."""
+        return self.substituted_tokens / self.generated_tokens if self.generated_tokens else 0.0
 
     @property
     def overhead_seconds(self) -> float:

@@ -64,6 +64,30 @@ def skips_by_similarity(
     return num_tokens > WARM_UP_TOKENS and not has_just_skipped and similarity >= threshold
 
 
+def likeliest_path(paths: Tensor, log_probabilities: Tensor) -> Tensor:
+    """The path of the largest summed log-probability, ``[S]``.
+
+    Args:
+        paths: Nodes, ``[P, D]``, -1 behind the end.
+        log_probabilities: Of each guess after its parent, ``[S, N]``.
+    """
+    each = torch.where(paths >= 0, log_probabilities[:, paths.clamp(min=0)], 0.0)
+    return each.sum(2).argmax(1)
+
+
+def unverified_limit(length: int, unverified: int, max_share: float) -> int:
+    """Tokens that a sequence may commit without verification for their share to stay within a bound.
+
+    Args:
+        length: Of its tokens.
+        unverified: Of these, how many were committed so.
+        max_share: The bound.
+    """
+    if max_share >= 1:
+        return NEVER * NEVER
+    return int((max_share * length - unverified) / (1 - max_share) + 1e-9)
+
+
 def unverified_length(path_lengths: Tensor, path: int) -> int:
     """Guesses of a path that are committed without verification (equation 1, gamma).
 

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from genaccel.data.class_names import class_of, classes_of
 from genaccel.data.image_folder import RandomCropDataset
 from genaccel.files.atomic import write_atomically
 from genaccel.models.registry import record_parts, replaced_folder
@@ -83,7 +82,7 @@ def encode_latents(
     number = 0
     with tqdm(total=count, desc="encoding crops", unit="crop", disable=None) as progress:
         while len(latents) < count:
-            label = label_of.get(class_of(dataset.path_of(number)))
+            label = label_of.get(dataset.class_of(number))
             if label is not None:
                 crop = dataset[number][None].to(vae.device)
                 latents.append(vae.encode(crop).latent_dist.mean[0].cpu())
@@ -139,8 +138,8 @@ class ClassDitTraining(TrainingLoop):
         folder = RunFolder(run)
         # A run that began when another rule named the classes keeps those.
         begun = folder.options() if (folder.path / CONFIG_NAME).is_file() else {}
-        self.class_names: list[str] = begun.get("classes") or classes_of(
-            self.dataset.paths, min_images=config.min_class_images
+        self.class_names: list[str] = begun.get("classes") or self.dataset.class_names(
+            min_images=config.min_class_images
         )
         torch.manual_seed(loop.seed)
         geometry = {

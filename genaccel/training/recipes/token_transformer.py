@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from genaccel.data.class_names import class_of, classes_of
+from genaccel.data.digit_images import DigitImages, open_training_images
+from genaccel.data.digits import Split
 from genaccel.data.image_folder import RandomCropDataset
 from genaccel.files.atomic import write_atomically
 from genaccel.models.registry import replaced_folder
@@ -96,7 +97,12 @@ class TokenTransformerConfig:
 
 
 def encode_tokens(
-    tokenizer: Any, dataset: RandomCropDataset, names: Sequence[str], count: int, *, device: Any
+    tokenizer: Any,
+    dataset: RandomCropDataset | DigitImages,
+    names: Sequence[str],
+    count: int,
+    *,
+    device: Any,
 ) -> dict[str, Tensor]:
     """Tokens ``[count, h * w]`` of the first crops, and their labels ``[count]``: ``len(names)`` for no class."""
     label_of = {name: label for label, name in enumerate(names)}
@@ -107,7 +113,7 @@ def encode_tokens(
         numbers = range(first, min(first + _ENCODED_AT_ONCE, count))
         crops = torch.stack([dataset[n] for n in numbers]).to(device)
         tokens.append(tokens_of(tokenizer, crops).flatten(1).cpu())
-    labels = [label_of.get(class_of(dataset.path_of(n)), len(names)) for n in range(count)]
+    labels = [label_of.get(dataset.class_of(n), len(names)) for n in range(count)]
     # int32, for torch knows few operations on uint16.
     return {"tokens": torch.cat(tokens).int(), "labels": torch.tensor(labels)}
 
@@ -119,9 +125,11 @@ class TokenTransformerTraining(TrainingLoop):
         config: The transformer.
         loop: How the run proceeds.
         tokenizer: Folder of a VQModel, from `genaccel train vq`.
-        data: Folder of images named by their class: beach3.jpg; those without one are learned without.
+        data: Folder of images named by their class, as in beach3.jpg, where those without one are learned without; or of
+            digits (`genaccel data digits`).
         run: Run folder; the model is its folder `transformer`.
-        held_out: Folder of images that are not learned from; the export tells their likelihood.
+        held_out: Folder of images that are not learned from, of which the export tells the likelihood; of a folder of digits, its
+            test digits.
         start: Folder of a LlamaForCausalLM of the same shape to begin with.
         cpu: Train on the CPU even where a GPU is.
 
@@ -154,8 +162,8 @@ class TokenTransformerTraining(TrainingLoop):
         self.dataset = self._crops(data, loop.seed)
         folder = RunFolder(run)
         begun = folder.options() if (folder.path / CONFIG_NAME).is_file() else {}
-        self.class_names: list[str] = begun.get("classes") or classes_of(
-            self.dataset.paths, min_images=config.min_class_images
+        self.class_names: list[str] = begun.get("classes") or self.dataset.class_names(
+            min_images=config.min_class_images
         )
         self._codebook_size = int(self._tokenizer.config.num_vq_embeddings)
         geometry = {
@@ -178,10 +186,12 @@ class TokenTransformerTraining(TrainingLoop):
             cpu=cpu,
         )
 
-    def _crops(self, data: PathLike, seed: int) -> RandomCropDataset:
+    def _crops(
+        self, data: PathLike, seed: int, split: Split = "train"
+    ) -> RandomCropDataset | DigitImages:
         config = self.token_config
         scale = (config.min_scale, config.max_scale)
-        return RandomCropDataset(data, config.image_size, scale=scale, seed=seed)
+        return open_training_images(data, config.image_size, scale=scale, seed=seed, split=split)
 
     def setup(self) -> None:
         """Encode crops, unless that is done."""
@@ -193,7 +203,7 @@ class TokenTransformerTraining(TrainingLoop):
         ):
             path = self.run.path / name
             if dataset is None and self._held_out is not None:
-                dataset = self._crops(self._held_out, self.config.seed)
+                dataset = self._crops(self._held_out, self.config.seed, "test")
             if dataset is not None and not path.is_file():
                 encoded = encode_tokens(
                     self._tokenizer, dataset, self.class_names, count, device=device

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
+from genaccel.data.digit_images import DigitImages, open_training_images
 from genaccel.data.image_folder import RandomCropDataset
 from genaccel.models.registry import replaced_folder
 from genaccel.models.st_lpips import StLpips
@@ -79,11 +80,10 @@ class VectorQuantizedAutoencoderConfig:
         )
         return model
 
-    def dataset(self, data: PathLike, *, seed: int) -> RandomCropDataset:
-        """The stream of crops of the images under a folder."""
-        return RandomCropDataset(
-            data, self.image_size, scale=(self.min_scale, self.max_scale), seed=seed
-        )
+    def dataset(self, data: PathLike, *, seed: int) -> RandomCropDataset | DigitImages:
+        """The stream of crops of the images under a folder, or of digits."""
+        scale = (self.min_scale, self.max_scale)
+        return open_training_images(data, self.image_size, scale=scale, seed=seed)
 
 
 def weights_of_kl(autoencoder: Any) -> dict[str, Tensor]:
@@ -132,7 +132,7 @@ class VectorQuantizedAutoencoderTraining(TrainingLoop):
     Args:
         config: The network and its loss.
         loop: How the run proceeds.
-        data: Folder of training images.
+        data: Folder of training images, or of digits (`genaccel data digits`).
         run: Run folder; the model is its folder `vq`.
         start: Folder of the VQModel, or the AutoencoderKL, to begin with, of the same widths; by default weights are
             random. A codebook that does not come with it is made by k-means of the encoder's latents.

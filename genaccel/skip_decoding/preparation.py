@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a config and a model to a drafter and options of decoding."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genaccel.skip_decoding.acceptance import Relaxation, nearest_code_words
+from genaccel.skip_decoding.config import SkipDecodingConfig
+from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
+from genaccel.skip_decoding.drafting import Drafter
+from genaccel.skip_decoding.feature_drafter import FeatureDrafter, FeatureDrafterNetwork
+from genaccel.skip_decoding.options import DecodingOptions, SkipRule
+
+# Guesses of a round where the config leaves it open.
+_LENGTH = 4
+_DRAFTER_FOLDER = "drafter"
+_LARGEST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedDecoding:
+    """What a config means for one model.
+
+    Attributes:
+        config: The config.
+        prototype: The drafter, of which each decoding takes a copy; None to draw one by one.
+        options: Without the seed and the ends of a call.
+    """
+
+    config: SkipDecodingConfig
+    prototype: Drafter | None
+    options: DecodingOptions
+
+    def drafter(self, *, row_length: int = 0) -> Drafter | None:
+        """A drafter for one decoding, so that two at a time do not share their memory.
+
+        Args:
+            row_length: Tokens of a row of the picture, if the config names none.
+        """
+        drafter = copy.copy(self.prototype)
+        if isinstance(drafter, JacobiDrafter) and not drafter.row_length:
+            chosen = self.config.row_length
+            drafter.row_length = row_length if chosen is None else chosen
+        return drafter
+
+    def seed(self) -> int:
+        """The config's, or one from torch's global generator."""
+        if self.config.seed is not None:
+            return self.config.seed
+        return int(torch.randint(_LARGEST_SEED, (1,)))
+
+
+def prepare(
+    config: SkipDecodingConfig,
+    model: Any,
+    *,
+    codebook: Tensor | None = None,
+    folder: str | os.PathLike[str] | None = None,
+) -> PreparedDecoding:
+    """Make what a config means for a model; what is on disk is read here, once.
+
+    Args:
+        config: The config.
+        model: A language model of transformers.
+        codebook: Code words ``[K, C]`` of its tokens 0 to K - 1, if the config has none.
+        folder: That the model is from, in which ``drafter="auto"`` looks for its drafter; by default its own.
+
+    Raises:
+        ValueError: If the drafter is another model's, or something is missing that the config asks for.
+        TypeError: If the drafter is nothing of the kind.
+    """
+    drafter = _drafter(config, model, folder)
+    if config.skip != "none" and config.drafter == "auto" and isinstance(drafter, JacobiDrafter):
+        raise ValueError(
+            "skip commits guesses unseen, and those of Jacobi decoding are copies of other tokens: give a drafter that "
+            "was trained for this model"
+        )
+    codes = config.codebook if config.codebook is not None else codebook
+    if config.needs_codebook:
+        asked = 'acceptance="lantern"' if config.acceptance == "lantern" else 'skip="dynamic"'
+        if codes is None:
+            raise ValueError(f"{asked} needs the code words of the tokens: pass codebook=")
+    # What only a newer engine does is refused by name; each of these is one line of the options there.
+    for name, is_asked in (
+        ('acceptance="ensemble"', config.acceptance == "ensemble"),
+        ("is_stochastic", config.is_stochastic),
+        ("rollback_below", config.rollback_below is not None),
+        ("max_unverified", config.max_unverified is not None),
+        ("max_nll_gap", config.max_nll_gap is not None),
+    ):
+        if is_asked:
+            raise ValueError(f"{name} is not there yet")
+    relaxation = skip = None
+    if config.acceptance == "lantern":
+        assert codes is not None
+        # One code word more than lend, as the authors strike it out too.
+        count = min(config.relaxed_topk, len(codes) - 2)
+        relaxation = Relaxation(
+            neighbours=nearest_code_words(codes, count + 1).to(model.device),
+            count=count,
+            delta=config.relaxed_delta,
+        )
+    if config.skip == "uniform":
+        skip = SkipRule(interval=config.skip_interval)
+    elif config.skip == "dynamic":
+        assert codes is not None
+        unit = nn.functional.normalize(codes.detach().float(), dim=1).to(model.device)
+        skip = SkipRule(interval=None, threshold=config.skip_similarity, unit_codes=unit)
+    return PreparedDecoding(
+        config=config,
+        prototype=drafter,
+        options=DecodingOptions(relaxation=relaxation, skip=skip),
+    )
+
+
+def _drafter(
+    config: SkipDecodingConfig, model: Any, folder: str | os.PathLike[str] | None
+) -> Drafter | None:
+    chosen = config.drafter
+    if chosen is None:
+        return None
+    if isinstance(chosen, str) and chosen == "auto":
+        own = _own_drafter(model, folder)
+        if own is None:
+            return JacobiDrafter(_chain_length(config), row_length=config.row_length or 0)
+        chosen = own
+    if isinstance(chosen, str | os.PathLike):
+        chosen = FeatureDrafterNetwork.from_pretrained(chosen)
+    if isinstance(chosen, FeatureDrafterNetwork):
+        network = chosen
+        if next(network.parameters()).dtype != model.dtype or network.fc.weight.device != (
+            model.device
+        ):
+            network = copy.deepcopy(chosen).to(device=model.device, dtype=model.dtype)
+        return FeatureDrafter(network, model, widths=_widths(config))
+    if isinstance(chosen, nn.Module) and hasattr(chosen, "generate"):
+        size, own_size = _vocabulary(chosen), _vocabulary(model)
+        if size != own_size:
+            raise ValueError(
+                f"the drafter has {size} tokens and the model {own_size}: they are of other tokenisers"
+            )
+        return ModelDrafter(chosen, widths=_widths(config))
+    if all(hasattr(chosen, name) for name in ("begin", "guess", "learn", "select")):
+        drafter: Drafter = chosen
+        return drafter
+    raise TypeError(
+        'drafter must be "auto", a folder, a FeatureDrafterNetwork, a language model of transformers, a Drafter or None, '
+        f"got {type(chosen).__name__}"
+    )
+
+
+def _widths(config: SkipDecodingConfig) -> tuple[int, ...]:
+    if config.tree == "auto":
+        return (1,) * _LENGTH
+    return (1,) * config.tree if isinstance(config.tree, int) else config.tree
+
+
+def _chain_length(config: SkipDecodingConfig) -> int:
+    widths = _widths(config)
+    if max(widths) > 1:
+        raise ValueError(
+            f"Jacobi decoding guesses chains, and tree={config.tree} is none: give a length, or a drafter"
+        )
+    return len(widths)
+
+
+def _own_drafter(model: Any, folder: str | os.PathLike[str] | None) -> Path | None:
+    """The drafter in a model's folder, or in that of the pipeline which the model is a part of."""
+    names = [folder, getattr(model.config, "_name_or_path", None)]
+    for name in names:
+        if name:
+            for place in (Path(name), Path(name).parent):
+                if (place / _DRAFTER_FOLDER / "config.json").is_file():
+                    return place / _DRAFTER_FOLDER
+    return None
+
+
+def _vocabulary(model: Any) -> int:
+    return int(model.config.get_text_config(decoder=True).vocab_size)

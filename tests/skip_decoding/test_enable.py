@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``genaccel.enable`` on language models of transformers: Llama, Emu3 and Janus."""
+
+import copy
+import logging
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny_models import VOCABULARY, draft_of, tiny_llama
+
+import genaccel
+from genaccel.skip_decoding import FeatureDrafterNetwork, JacobiDrafter, SkipDecodingConfig
+from genaccel.skip_decoding.feature_drafter import FeatureDrafterParams
+from genaccel.skip_decoding.preparation import prepare
+
+PROMPTS = torch.tensor([[0, 0, 7, 9, 3], [5, 6, 7, 8, 9]])
+CALL = {"max_new_tokens": 16, "do_sample": False, "attention_mask": (PROMPTS > 0).long()}
+
+
+@pytest.fixture
+def target() -> Any:
+    return tiny_llama()
+
+
+def test_a_model_is_accelerated_until_it_is_disabled(target: Any) -> None:
+    stock, generate = type(target), type(target).generate
+    plain = target.generate(PROMPTS, **CALL)
+    config = SkipDecodingConfig(drafter=draft_of(target), tree=(2, 2))
+    with genaccel.enable(target, config) as handle:
+        assert handle.is_enabled
+        assert genaccel.is_enabled(target)
+        assert "it has not generated yet" in str(handle.report())
+        assert torch.equal(target.generate(PROMPTS, **CALL), plain)
+        report = handle.report()["model"].decoding
+        assert report.mean_acceptance_length > 1.1
+        assert "ModelDrafter drafts; the tokens are the model's own" in str(handle.doctor())
+        with handle.paused():
+            target.generate(PROMPTS, max_new_tokens=1, do_sample=False)
+        assert handle.report()["model"].decoding is report
+        with pytest.raises(ValueError, match="accelerated already"):
+            genaccel.enable(target, config)
+        assert type(target).__name__ == stock.__name__
+        other = tiny_llama()
+        assert type(other) is stock
+        for twin in (copy.deepcopy(target), pickle.loads(pickle.dumps(target))):
+            assert type(twin) is stock
+            assert not [name for name in vars(twin) if "generations" in name]
+            assert torch.equal(twin.generate(PROMPTS, **CALL), plain)
+    assert type(target) is stock
+    assert stock.generate is generate
+    assert not [name for name in vars(target) if "genaccel" in name]
+    assert not genaccel.is_enabled(target)
+    with genaccel.enable(target, config):
+        pass
+
+
+def test_seeds_are_those_of_torch(target: Any) -> None:
+    sampled = {**CALL, "do_sample": True}
+    found = []
+    with genaccel.enable(target, SkipDecodingConfig()):
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            found.append(target.generate(PROMPTS, **sampled))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+class Streamer:
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self.has_ended = False
+
+    def put(self, value: Any) -> None:
+        self.values.append(value.tolist())
+
+    def end(self) -> None:
+        self.has_ended = True
+
+
+@pytest.mark.parametrize("ends", [{}, {"eos_token_id": [3, 21, 30, 34], "pad_token_id": 1}])
+@pytest.mark.parametrize("others", [{}, {"num_beams": 1, "output_scores": True}])
+def test_streamers_get_what_they_get_without(target: Any, ends: Any, others: Any) -> None:
+    plain, ours = Streamer(), Streamer()
+    call = {**CALL, **ends, **others, "return_dict_in_generate": True}
+    target.generate(PROMPTS, streamer=plain, **call)
+    config = SkipDecodingConfig(drafter=draft_of(target))
+    with genaccel.enable(target, config) as handle:
+        target.generate(PROMPTS, streamer=ours, **call)
+        assert (handle.report()["model"].decoding is None) == bool(others)
+    assert ours.values == plain.values
+    assert ours.has_ended
+
+
+def test_what_is_asked_of_transformers_is_done_by_transformers(target: Any, caplog: Any) -> None:
+    prompt, mask = PROMPTS[1:], CALL["attention_mask"][1:]
+    assisted = {**CALL, "attention_mask": mask, "assistant_model": draft_of(target)}
+    plain = target.generate(prompt, **assisted)
+    with genaccel.enable(target, SkipDecodingConfig()) as handle:
+        with caplog.at_level(logging.WARNING, "genaccel"):
+            found = target.generate(prompt, **assisted)
+        assert "assisted generation is asked for" in handle.report()["model"].plain_because
+        assert len(caplog.records) == 1
+        own = target.generate(prompt, custom_generate=lambda *args, **kwargs: "own")
+    assert torch.equal(found, plain)
+    assert own == "own"
+
+
+def test_a_drafter_is_found_beside_the_model(target: Any, tmp_path: Path) -> None:
+    network = FeatureDrafterNetwork(FeatureDrafterParams.for_target(target.config))
+    target.save_pretrained(tmp_path / "model")
+    loaded = type(target).from_pretrained(tmp_path / "model")
+    assert isinstance(prepare(SkipDecodingConfig(), loaded).prototype, JacobiDrafter)
+    network.save_pretrained(tmp_path / "model" / "drafter")
+    for made in (
+        prepare(SkipDecodingConfig(tree=3), loaded),
+        prepare(SkipDecodingConfig(drafter=tmp_path / "model" / "drafter", tree=(1, 1, 1)), target),
+        prepare(SkipDecodingConfig(drafter=network, tree=3), target),
+    ):
+        assert type(made.prototype).__name__ == "FeatureDrafter"
+    plain = loaded.generate(PROMPTS, **CALL)
+    with genaccel.enable(loaded, SkipDecodingConfig(skip="uniform")) as handle:
+        loaded.generate(PROMPTS, **CALL)
+        assert handle.report()["model"].decoding.unverified_fraction > 0
+        assert "may differ from the model's own by skip='uniform'" in str(handle.doctor())
+    with genaccel.enable(loaded, SkipDecodingConfig()):
+        assert torch.equal(loaded.generate(PROMPTS, **CALL), plain)
+
+
+def test_a_config_that_does_not_fit_is_refused_in_one_sentence(target: Any) -> None:
+    for config, words in (
+        (SkipDecodingConfig(skip="uniform"), "give a drafter that was trained"),
+        (SkipDecodingConfig(tree=(2, 1)), "Jacobi decoding guesses chains"),
+        (SkipDecodingConfig(acceptance="lantern"), 'acceptance="lantern" needs the code words'),
+        (
+            SkipDecodingConfig(skip="dynamic", drafter=JacobiDrafter()),
+            'skip="dynamic" needs the code words',
+        ),
+        (SkipDecodingConfig(drafter=tiny_llama(vocabulary=9)), "has 9 tokens and the model 40"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            genaccel.enable(target, config)
+        assert not genaccel.is_enabled(target)
+    with pytest.raises(TypeError, match="drafter must be"):
+        genaccel.enable(target, SkipDecodingConfig(drafter=3))
+    with pytest.raises(ValueError, match="Linear generates no tokens"):
+        genaccel.enable(torch.nn.Linear(1, 1), SkipDecodingConfig())
+
+
+def test_code_words_make_acceptance_and_skips_of_a_bare_model_possible(target: Any) -> None:
+    codebook = torch.randn(VOCABULARY, 4)
+    config = SkipDecodingConfig(
+        acceptance="lantern",
+        relaxed_delta=0.5,
+        skip="dynamic",
+        skip_similarity=0.1,
+        drafter=draft_of(target),
+        codebook=codebook,
+        tree=(2, 2),
+    )
+    assert config == SkipDecodingConfig(
+        **{name: getattr(config, name) for name in type(config).__dataclass_fields__}
+    )
+    with genaccel.enable(target, config) as handle:
+        torch.manual_seed(0)
+        target.generate(PROMPTS, **{**CALL, "do_sample": True})
+        assert handle.report()["model"].decoding.unverified_fraction > 0
+
+
+def tiny_emu3() -> Any:
+    from transformers import Emu3Config, Emu3ForConditionalGeneration
+
+    torch.manual_seed(0)
+    config: Any = Emu3Config(
+        text_config={
+            "vocab_size": VOCABULARY,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 128,
+            "initializer_range": 0.2,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+        vq_config={
+            "codebook_size": 8,
+            "base_channels": 4,
+            "channel_multiplier": [1, 1],
+            "num_res_blocks": 1,
+            "hidden_size": 4,
+            "attn_resolutions": [],
+        },
+        vocabulary_map={"<image>": 3, **{f"<|visual token {n:06d}|>": 10 + n for n in range(8)}},
+    )
+    return Emu3ForConditionalGeneration(config).double().eval()
+
+
+def test_emu3_draws_pictures_as_it_does_alone() -> None:
+    model = tiny_emu3()
+    prompts = torch.tensor([[0, 4, 5], [6, 7, 5]])
+
+    # Rows of four, each behind an end of line; as Emu3's own processor does it.
+    def allowed(number: int, ids: Any) -> list[int]:
+        place = len(ids) - 3
+        if place >= 15:
+            return [2]
+        return [9] if place % 5 == 4 else list(range(10, 18))
+
+    call = {
+        "attention_mask": (prompts > 0).long(),
+        "max_new_tokens": 40,
+        "do_sample": False,
+        "prefix_allowed_tokens_fn": allowed,
+        "guidance_scale": 3.0,
+        "negative_prompt_ids": torch.tensor([[5], [5]]),
+    }
+    plain = model.generate(prompts, **call)
+    assert plain.shape == (2, 3 + 16)
+    with genaccel.enable(model, SkipDecodingConfig(row_length=5)) as handle:
+        assert torch.equal(model.generate(prompts, **call), plain)
+        report = handle.report()["model"].decoding
+        assert report.target_forwards < 16
+        unguided = {**call, "guidance_scale": None}
+        found = model.generate(prompts, **unguided)
+    assert torch.equal(found, model.generate(prompts, **unguided))
+
+
+def tiny_janus() -> Any:
+    from transformers import JanusConfig, JanusForConditionalGeneration
+
+    torch.manual_seed(0)
+    config: Any = JanusConfig(
+        text_config={
+            "model_type": "llama",
+            "vocab_size": VOCABULARY,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 128,
+            "initializer_range": 0.2,
+        },
+        vision_config={
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 16,
+            "patch_size": 4,
+            "projection_dim": 32,
+            "num_image_tokens": 16,
+        },
+        vq_config={
+            "num_embeddings": 12,
+            "embed_dim": 4,
+            "base_channels": 32,
+            "channel_multiplier": (1, 1),
+            "latent_channels": 4,
+            "num_res_blocks": 1,
+            "projection_dim": 32,
+            "image_token_embed_dim": 32,
+        },
+        image_token_id=39,
+    )
+    model: Any = JanusForConditionalGeneration(config).double().eval()
+    for weight in model.model.generation_head.parameters():
+        weight.data.mul_(20)
+    own = model.generation_config
+    own.bos_token_id, own.pad_token_id, own.eos_token_id = 1, 0, 2
+    own.generation_kwargs = {"boi_token_id": 3}
+    return model
+
+
+def test_janus_draws_pictures_as_it_does_alone(caplog: Any) -> None:
+    model = tiny_janus()
+    prompts = torch.tensor([[0, 1, 8, 9, 3], [1, 5, 6, 7, 3]])
+    call = {
+        "attention_mask": (prompts > 0).long(),
+        "generation_mode": "image",
+        "guidance_scale": 4.0,
+        "do_sample": False,
+    }
+    plain = model.generate(prompts, **call)
+    assert plain.shape == (2, 16)
+    assert len(plain.unique()) > 3
+    text = {"max_new_tokens": 12, "do_sample": False, "attention_mask": call["attention_mask"]}
+    plain_text = model.generate(prompts, **text)
+    sampled = {**call, "do_sample": True, "num_return_sequences": 3, "temperature": 0.7}
+    with genaccel.enable(model, SkipDecodingConfig()) as handle:
+        assert torch.equal(model.generate(prompts, **call), plain)
+        assert handle.report()["model"].decoding.target_forwards <= 16
+        named = model.generate(prompts, **call, return_dict_in_generate=True)
+        assert torch.equal(named.sequences, plain)
+        torch.manual_seed(1)
+        drawn = model.generate(prompts, **sampled)
+        assert drawn.shape == (6, 16)
+        torch.manual_seed(1)
+        assert torch.equal(model.generate(prompts, **sampled), drawn)
+        assert torch.equal(model.generate(prompts, **text), plain_text)
+        assert handle.report()["model"].decoding is not None
+        with caplog.at_level(logging.WARNING, "genaccel"):
+            model.generate(prompts, **call, min_new_tokens=1, repetition_penalty=1.5)
+        assert "would be shown the prompt alone" in handle.report()["model"].plain_because
+    with genaccel.enable(model, SkipDecodingConfig(drafter=None)):
+        torch.manual_seed(1)
+        assert torch.equal(model.generate(prompts, **sampled), drawn)
+    config = SkipDecodingConfig(acceptance="lantern", relaxed_topk=3, relaxed_delta=0.4)
+    with genaccel.enable(model, config) as handle:
+        assert int(model.generate(prompts, **sampled).max()) < 12
+    assert torch.equal(model.generate(prompts, **call), plain)
