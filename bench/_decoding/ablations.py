@@ -9,7 +9,8 @@ from typing import Any
 
 from bench._decoding.generator import Mode
 
-_TREE = Mode(name="uniform", kind="ragged", widths=(2, 2, 1, 1), skip=(("interval", 3),))
+# Of paths that end at different depths, as those of EAGLE-2 do: only there does gamma cut anything.
+_TREE = Mode(name="uniform", parents=(0, 0, 1, 1, 3, 5), skip=(("interval", 3),))
 _CONFIDENCE = _TREE.with_skip("confidence", path="confidence")
 _EVERY = {
     interval: _TREE.with_skip(f"interval {interval}", interval=interval) for interval in (2, 4)

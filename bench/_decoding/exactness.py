@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from genaccel.skip_decoding.draft_tree import TreeShape
 from genaccel.skip_decoding.drafting import Drafter
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.sampling import SamplingRule
-from tests.skip_decoding.enumeration import first_token_distribution
+from tests.skip_decoding.enumeration import of_drawn_guesses, of_fixed_guesses
 from tests.skip_decoding.golden_vvs import FIELDS
 from tests.skip_decoding.tiny_models import DRAFTERS, draft_of, prompts_of, tiny_llama
 
@@ -173,20 +174,32 @@ def tree_p_value(*, draws: int, seed: int = 0) -> float:
 
 
 def lantern_variation(deltas: tuple[float, ...] = (0.05, 0.2, 0.4)) -> list[dict[str, Any]]:
-    """Largest total variation of a step from the target's distribution, by enumeration, beside its bound."""
+    """Largest total variation of a step from the target's distribution, by enumeration, beside its bound.
+
+    Of distributions of twelve tokens, one to three siblings, and guesses that are the drafter's likeliest or drawn by it.
+    """
     rows = []
     for delta in deltas:
-        largest = 0.0
-        for seed in range(12):
-            generator = torch.Generator().manual_seed(seed)
-            weights = 2 * torch.randn(12, generator=generator, dtype=torch.float64)
-            codes = torch.randn(12, 3, generator=generator)
-            relaxation = Relaxation(neighbours=nearest_code_words(codes, 8), count=6, delta=delta)
-            tokens = torch.tensor([0, int(torch.randint(12, (1,), generator=generator))])
-            p = weights.softmax(0)
-            found = first_token_distribution(TreeShape((0,)), tokens, p, relaxation)
-            largest = max(largest, float((found - p).abs().sum()) / 2)
-        rows.append({"delta": delta, "total_variation": largest, "over_delta": largest / delta})
+        for name, distribution in (("likeliest", of_fixed_guesses), ("drawn", of_drawn_guesses)):
+            largest = 0.0
+            for seed, siblings in itertools.product(range(4), (1, 2, 3)):
+                generator = torch.Generator().manual_seed(seed)
+                weights = 2 * torch.randn(2, 12, generator=generator, dtype=torch.float64)
+                codes = torch.randn(12, 3, generator=generator)
+                relaxation = Relaxation(
+                    neighbours=nearest_code_words(codes, 8), count=6, delta=delta
+                )
+                target, draft = weights.softmax(1)
+                found = distribution(siblings, target, draft, relaxation)
+                largest = max(largest, float((found - target).abs().sum()) / 2)
+            rows.append(
+                {
+                    "guesses": name,
+                    "delta": delta,
+                    "total_variation": largest,
+                    "over_delta": largest / delta,
+                }
+            )
     return rows
 
 

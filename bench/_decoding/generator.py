@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench._decoding.ragged_tree import RaggedDrafter
 from bench._decoding.random_guesses import RandomDrafter
 from genaccel.pipelines.autoregressive_image_pipeline import (
     AutoregressiveImageOutput,
     AutoregressiveImagePipeline,
 )
 from genaccel.skip_decoding.acceptance import Relaxation, nearest_code_words
+from genaccel.skip_decoding.draft_tree import TreeShape
 from genaccel.skip_decoding.drafters import JacobiDrafter
 from genaccel.skip_decoding.drafting import Drafter
 from genaccel.skip_decoding.feature_drafter import FeatureDrafter, FeatureDrafterNetwork
@@ -131,9 +131,10 @@ class Mode:
 
     Attributes:
         name: For tables, files and bars.
-        kind: Of drafter: ``none``, ``jacobi``, ``features``, ``ragged`` or ``random``; ``auto`` for what automatic drafting makes of
+        kind: Of drafter: ``none``, ``jacobi``, ``features`` or ``random``; ``auto`` for what automatic drafting makes of
             ``features``.
         widths: Children of a node at each depth of the drafter's tree.
+        parents: Instead of these, the parents of its nodes.
         neighbours: Code words that lend probability (LANTERN); 0 for none.
         delta: What they lend at most.
         staleness: Of the drafter's features.
@@ -144,6 +145,7 @@ class Mode:
     name: str
     kind: str = "features"
     widths: tuple[int, ...] = (1, 1, 1, 1)
+    parents: tuple[int, ...] = ()
     neighbours: int = 0
     delta: float = 0.0
     staleness: tuple[int, int] = (-1, 0)
@@ -156,6 +158,7 @@ class Mode:
         values = {
             "kind": self.kind,
             "widths": self.widths,
+            "parents": self.parents,
             "neighbours": self.neighbours,
             "delta": self.delta,
             "staleness": self.staleness,
@@ -191,7 +194,7 @@ def _feature_drafter(mode: Mode, generator: Generator) -> FeatureDrafter:
     return FeatureDrafter(
         generator.network,
         generator.pipeline.transformer,
-        widths=mode.widths,
+        widths=TreeShape(mode.parents) if mode.parents else mode.widths,
         staleness=mode.staleness,
     )
 
@@ -203,7 +206,6 @@ _DRAFTERS: Mapping[str, Callable[[Mode, Generator], Drafter | None]] = {
     ),
     "features": _feature_drafter,
     "auto": _feature_drafter,
-    "ragged": lambda mode, generator: RaggedDrafter(_feature_drafter(mode, generator)),
     "random": lambda mode, generator: RandomDrafter(len(generator.codebook), len(mode.widths)),
 }
 

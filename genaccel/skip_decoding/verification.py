@@ -35,7 +35,7 @@ class Verdict:
 
 def draft_seed(options: DecodingOptions) -> int:
     """Of the noise that guesses are drawn by: where they are coupled, the target's own."""
-    return options.seed if options.guessing == "coupled" else options.seed - _ROUND_STRIDE
+    return options.seed if options.picks == "coupled" else options.seed - _ROUND_STRIDE
 
 
 def verify(
@@ -66,7 +66,7 @@ def verify(
     parents = torch.tensor((0, *shape.parents), device=tokens.device)
     depths = torch.tensor(shape.depths, device=tokens.device)
     places = lengths[:, None] + depths
-    is_coupled = options.guessing == "coupled"
+    is_coupled = options.picks == "coupled"
     # Noise that no guess has seen: one that was drawn by the noise of its place is no longer independent of it.
     seed = options.seed if is_coupled else options.seed + (round_number + 1) * _ROUND_STRIDE
     weights = rule.log_weights(logits)
@@ -100,7 +100,7 @@ def verify(
             weights,
             keyed_uniform(~seed, numbers, lengths, shape.num_nodes),
             relaxation=relaxation,
-            draft_probabilities=draft.probabilities if options.guessing == "drawn" else None,
+            draft_probabilities=draft.probabilities if options.picks == "drawn" else None,
         )
         last = path.amax(1, keepdim=True)  # parents come before their children
         place = places.gather(1, last)[:, 0]

@@ -29,11 +29,9 @@ from bench._decoding.generator import (
 )
 from bench._decoding.likelihood import gap, likelihood
 from bench._decoding.parts import Parts
-from bench._decoding.ragged_tree import ragged
 from bench._decoding.sample_sets import SampleSets
 from bench.harness import Bench
 from genaccel.pipelines.autoregressive_image_pipeline import AutoregressiveImagePipeline
-from genaccel.skip_decoding.draft_tree import TreeShape
 from genaccel.skip_decoding.feature_drafter import FeatureDrafterNetwork, FeatureDrafterParams
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -217,13 +215,6 @@ def test_the_ablated_modes_differ_in_what_they_say(generator: Generator) -> None
     longer = found["confidence, not truncated"]["unverified"]
     assert longer > found["confidence"]["unverified"]
     assert found["interval 2"]["unverified"] > found["interval 4"]["unverified"]
-
-
-def test_a_ragged_tree_keeps_what_hangs_below_first_guesses() -> None:
-    shape, kept = ragged(TreeShape.of_widths((2, 2, 1)))
-
-    assert shape == TreeShape((0, 0, 1, 1, 3))
-    assert kept == [0, 1, 2, 3, 4, 7]
 
 
 def test_accuracy_and_distances_know_their_noise() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genaccel.skip_decoding.draft_tree import TreeShape
 from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
 from genaccel.skip_decoding.drafting import Drafter
 from genaccel.skip_decoding.feature_drafter import (
@@ -61,7 +62,12 @@ DRAFTERS: dict[str, Callable[[Any], Drafter]] = {
     "features, tree": lambda target: FeatureDrafter(
         feature_network(target), target, widths=(3, 2, 1)
     ),
-    "another model": lambda target: ModelDrafter(tiny_llama(layers=1, seed=9), widths=(2, 2)),
+    "features, uneven tree": lambda target: FeatureDrafter(
+        feature_network(target), target, widths=TreeShape((0, 0, 0, 1, 1, 2, 4))
+    ),
+    "another model": lambda target: ModelDrafter(
+        tiny_llama(layers=1, seed=9), widths=TreeShape((0, 0, 1, 3))
+    ),
 }
 
 
