@@ -9,7 +9,7 @@ mean of -log p less that of plain decoding's tokens, and "over entropy" the same
 token stands for, which is 0 for plain decoding and varies less. LANTERN lends within its bound and its guesses are drawn, as
 in LANTERN++.
 
-``--sets`` also makes 1,000 pictures of each mode (and 2,000 plain ones, of which the second half tells the floor), and
+``--sets`` also makes 1,000 pictures of each mode and 2,000 plain ones, whose distance from each other is the floor, and
 ``--digits`` 10,000 digits with a generator of them. These take hours; they, and the parts of a full run, are kept in ``--work``,
 so that a run that was stopped goes on where it was. ``--make vvs`` makes the sets of one mode and ends, so that several
 processes can share them.
@@ -298,19 +298,22 @@ class Run:
         self.values["ablation_directions"] = sum(
             row["as_the_paper"] for row in rows if not row["paper"].startswith("none")
         )
-        if self.bench.options["sets"]:
+        if self.bench.options["sets"] or not self._missing_chunks():
             self._take_sets(parts)
         if self.digits is not None:
             self._take_digits(parts)
         for name in BARS:
             self._bar(name)
 
-    def _say_cost(self) -> None:
-        missing = sum(
+    def _missing_chunks(self) -> int:
+        return sum(
             not self.photographs.path(mode, number).is_file()
             for mode in _SET_MODES
             for number in (range(SECOND_SET.stop) if mode is PLAIN else SET)
         )
+
+    def _say_cost(self) -> None:
+        missing = self._missing_chunks()
         _say(f"about {sum(SECONDS.values()) / 60:.0f} min of CPU time without the sets")
         if self.bench.options["sets"]:
             _say(

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from bench._decoding.ablations import MODES as ABLATED
 from bench._decoding.generator import (
@@ -225,36 +226,33 @@ def set_likelihood(sets: SampleSets, mode: Mode, chunks: range) -> dict[str, lis
 
 
 def kernel_distances(sets: SampleSets, modes: Sequence[Mode]) -> dict[str, float]:
-    """KID's distance of features of MobileNetV2 of each mode's set from plain decoding's, and ``floor`` of two plain sets.
+    """KID's distance of features of MobileNetV2 of each mode's set from plain decoding's, and ``floor``, that of two plain sets.
 
-    What the floor is of one pair of sets is a draw around 0, for the estimate is unbiased; its spread is what a distance has
-    to stand out from, so the floor is the larger of that value and the deviation over splits of all plain pictures.
+    The estimate is unbiased, so that of two plain sets it is a draw around 0, of either sign: the floor is how large it is in
+    the root mean square over splits of all plain pictures into two sets. ``plain_to_plain`` is that of the first and the second.
     """
     extractor = load_mobilenet_v2()
 
-    def features(mode: Mode, chunks: range) -> Any:
+    def features(mode: Mode, chunks: range) -> NDArray[np.float64]:
         tokens = sets.tokens(mode, chunks)
-        return features_of(extractor, sets.pictures(tokens)).astype("float64")
+        return features_of(extractor, sets.pictures(tokens)).astype(np.float64)
 
     first, second = features(PLAIN, SET), features(PLAIN, SECOND_SET)
-    both = torch.from_numpy(first), torch.from_numpy(second)
-    found = {"plain_to_plain": polynomial_mmd(first, second)}
-    found["deviation_of_splits"] = _deviation_of_splits(torch.cat(both))
-    found["floor"] = max(abs(found["plain_to_plain"]), found["deviation_of_splits"])
+    found = {
+        "plain_to_plain": polynomial_mmd(first, second),
+        "floor": floor_of_splits(np.concatenate((first, second))),
+    }
     for mode in modes:
         found[mode.name] = polynomial_mmd(first, features(mode, SET))
     return found
 
 
-def _deviation_of_splits(features: Tensor, *, splits: int = 20) -> float:
-    """Root mean square of the distance of two random halves."""
-    generator = torch.Generator().manual_seed(0)
-    half, values = len(features) // 2, []
-    for _ in range(splits):
-        order = torch.randperm(len(features), generator=generator)
-        parts = features[order[:half]].numpy(), features[order[half : 2 * half]].numpy()
-        values.append(polynomial_mmd(*parts) ** 2)
-    return statistics.fmean(values) ** 0.5
+def floor_of_splits(features: NDArray[np.float64], *, splits: int = 20) -> float:
+    """Root mean square of the distance of two random halves of ``[N, D]``."""
+    random, half = np.random.default_rng(0), len(features) // 2
+    orders = [random.permutation(len(features)) for _ in range(splits)]
+    values = [polynomial_mmd(features[o[:half]], features[o[half : 2 * half]]) for o in orders]
+    return float(np.sqrt(np.mean(np.square(values))))
 
 
 def digit_accuracies(

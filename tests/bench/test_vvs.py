@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -172,8 +173,10 @@ def test_a_wrong_tree_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     right = exactness.accept_by_rejection
 
     def biased(*arguments: Any, **others: Any) -> Any:
-        # As if guesses had been the drafter's only choice.
-        return right(*arguments, **(others | {"draft_probabilities": None}))
+        # As if the drafter had been surer of its guesses than it was.
+        surer = others["draft_probabilities"].square()
+        surer = surer / surer.sum(1, keepdim=True)
+        return right(*arguments, **(others | {"draft_probabilities": surer}))
 
     monkeypatch.setattr(exactness, "accept_by_rejection", biased)
     assert exactness.tree_p_value(draws=1500) < 1e-6
@@ -195,7 +198,7 @@ def test_what_is_at_the_edge() -> None:
 def test_directions_are_those_of_the_paper_or_not() -> None:
     base = {"tokens_per_forward": 2.0, "excess": 0.1, "excess_error": 0.01}
     found = {name: dict(base) for name in ablations.MODES}
-    found["confidence, not truncated"] |= {"tokens_per_forward": 2.3, "excess": 0.3}
+    found["uneven paths, not truncated"] |= {"tokens_per_forward": 2.3, "excess": 0.3}
     found["staleness 0, 0"] |= {"tokens_per_forward": 2.3, "excess": 0.3}
     found["confidence"] |= {"tokens_per_forward": 2.01, "excess": 0.2}
 
@@ -212,18 +215,18 @@ def test_the_ablated_modes_differ_in_what_they_say(generator: Generator) -> None
     found = measurements.ablated(generator, batches=1)
 
     assert set(found) == set(ablations.MODES)
-    longer = found["confidence, not truncated"]["unverified"]
-    assert longer > found["confidence"]["unverified"]
+    longer = found["uneven paths, not truncated"]["unverified"]
+    assert longer > found["uneven paths"]["unverified"]
     assert found["interval 2"]["unverified"] > found["interval 4"]["unverified"]
 
 
 def test_accuracy_and_distances_know_their_noise() -> None:
     assert measurements.accuracy_drop(0.95, 0.95, 10_000) == 0
     assert measurements.accuracy_drop(0.95, 0.94, 10_000) == pytest.approx(3.1, abs=0.1)
-    features = torch.randn(200, 8, generator=torch.Generator().manual_seed(0)).double()
-    spread = measurements._deviation_of_splits(features)
-    assert 0 < spread < 0.5
-    assert spread < abs(measurements.polynomial_mmd(features.numpy(), features.numpy() + 1))
+    features = np.random.default_rng(0).normal(size=(200, 8))
+    floor = measurements.floor_of_splits(features)
+    assert 0 < floor < 0.5
+    assert floor < 0.2 * measurements.polynomial_mmd(features, features + 1)
 
 
 def test_the_classifier_sees_the_middle() -> None:

@@ -21,6 +21,7 @@ from genaccel.skip_decoding.acceptance import (
     nearest_code_words,
 )
 from genaccel.skip_decoding.draft_tree import TreeShape
+from genaccel.skip_decoding.feature_ring import FeatureRing
 from genaccel.skip_decoding.sampling import SamplingRule
 from genaccel.skip_decoding.skipping import (
     decaying_weights,
@@ -29,6 +30,8 @@ from genaccel.skip_decoding.skipping import (
     skips_uniformly,
     unverified_length,
 )
+
+_LAST_FEATURES = (1, 4, 6, 9)
 
 FOLDER = Path(__file__).parents[1] / "golden/vvs_lantern"
 NUMBERS: dict[str, Any] = json.loads((FOLDER / "scalars.json").read_text())
@@ -209,6 +212,13 @@ def _guidance_and_filters(number: int) -> Iterator[Compared]:
         yield Compared(name, kept, stored()[f"filter.keep_{name}"])
 
 
+def _features(number: int) -> Iterator[Compared]:
+    cache, count = stored()["features.cache"], _LAST_FEATURES[number]
+    counts = torch.full((len(cache),), count)
+    ring = FeatureRing(cache, torch.full_like(counts, cache.shape[1]), cache.shape[1])
+    yield Compared("features", ring.last(counts, count), stored()[f"features.last{count}"])
+
+
 # Fields of the fixture: what compares one case, and the number of cases.
 FIELDS: dict[str, tuple[Callable[[int], Iterator[Compared]], int]] = {
     **{
@@ -224,4 +234,5 @@ FIELDS: dict[str, tuple[Callable[[int], Iterator[Compared]], int]] = {
     },
     "neighbours": (_neighbours, 1),
     "guidance and filters": (_guidance_and_filters, 1),
+    "features": (_features, len(_LAST_FEATURES)),
 }

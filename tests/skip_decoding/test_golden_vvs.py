@@ -28,6 +28,7 @@ def test_every_field_has_cases() -> None:
         "skip_commit": 39,
         "neighbours": 1,
         "guidance and filters": 1,
+        "features": 4,
     }
 
 
