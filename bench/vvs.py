@@ -24,6 +24,7 @@ import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -279,7 +280,7 @@ class Run:
         counts = {
             mode.name: parts.result(
                 f"count-{mode.name}",
-                lambda mode=mode: count_of(self.generator, mode, batches=4, columns=COLUMNS),
+                partial(count_of, self.generator, mode, batches=4, columns=COLUMNS),
             )
             for mode in (PLAIN, JACOBI, EXACT, LANTERN, VVS, UNIFORM_TREE, dynamic, RANDOM)
         }
@@ -430,7 +431,7 @@ class Run:
         sets = self.photographs
         judged = {
             mode.name: parts.result(
-                f"set-likelihood-{mode.name}", lambda mode=mode: set_likelihood(sets, mode, SET)
+                f"set-likelihood-{mode.name}", partial(set_likelihood, sets, mode, SET)
             )
             for mode in _SET_MODES
         }

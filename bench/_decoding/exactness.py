@@ -23,7 +23,7 @@ from tests.skip_decoding.enumeration import of_drawn_guesses, of_fixed_guesses
 from tests.skip_decoding.golden_vvs import FIELDS
 from tests.skip_decoding.tiny_models import DRAFTERS, draft_of, prompts_of, tiny_llama
 
-RULES = {
+RULES: dict[str, dict[str, Any]] = {
     "T 1": {},
     "top k": {"top_k": 10},
     "top p": {"top_p": 0.8},
@@ -219,7 +219,7 @@ def largest_cache_difference(generator: Generator, mode: Mode, *, seed: int = 0)
         columns = mask.shape[-1] - mask.shape[-2]
         if columns:
             layers = [(layer.keys, layer.values) for layer in cache.layers]
-            seen.append([tuple(s[:, :, :columns].clone() for s in pair) for pair in layers])  # type: ignore[misc]
+            seen.append([(k[:, :, :columns].clone(), v[:, :, :columns].clone()) for k, v in layers])
 
     label = generator.labels(seed, 1)
     handle = model.register_forward_pre_hook(keep, with_kwargs=True)
@@ -231,7 +231,7 @@ def largest_cache_difference(generator: Generator, mode: Mode, *, seed: int = 0)
     heads = torch.tensor([[first + label[0]], [first + generator.num_classes]])
     with torch.inference_mode():
         whole = model(torch.cat((heads, drawn.tokens.expand(2, -1)), 1), use_cache=True)
-    cache = getattr(whole, "cache", None) or whole.past_key_values
+    cache: Any = getattr(whole, "cache", None) or whole.past_key_values
     largest = 0.0
     for states in seen:
         for pair, layer in zip(states, cache.layers, strict=True):

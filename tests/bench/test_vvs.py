@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +260,44 @@ def test_a_bar_without_a_value_is_short(
     assert lines["vvs_speedup"] == "value=nan"
     assert [name for name, ok in bars.items() if ok] == ["exact_speedup"]
     assert set(vvs.QUICK_BARS) < set(vvs.BARS)
+
+
+def test_a_full_run_goes_on_where_it_was(
+    generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What others of these tests run, or takes minutes.
+    lossless = [{"drafter": "a", "tokens": 30_000, "differing": 0, "tokens_per_forward": 2.0}]
+    monkeypatch.setattr(vvs, "lossless_rows", lambda: lossless)
+    monkeypatch.setattr(vvs, "edge_case_rows", lambda: [{"case": "a", "outcome": "b", "ok": True}])
+    monkeypatch.setattr(vvs, "tree_p_value", lambda draws: 0.5)
+    monkeypatch.setattr(vvs, "lantern_variation", lambda: [{"over_delta": 0.9}])
+    monkeypatch.setattr(vvs, "replayed", lambda: {"efficiency": 0.9, "overhead": 0.02})
+    judged = {"floor": 1e-4, "plain_to_plain": 5e-5, "lantern": 2e-4, "vvs": 4e-4}
+    monkeypatch.setattr(vvs, "kernel_distances", lambda sets, modes: judged)
+    monkeypatch.setattr(vvs, "SET", range(1))
+    monkeypatch.setattr(vvs, "SECOND_SET", range(1, 2))
+
+    def run() -> vvs.Run:
+        options = {"digits": None, "sets": True}
+        bench = Bench(name="vvs", quick=False, json_path=None, options=options)
+        made = vvs.Run(bench, generator, tmp_path)
+        # As if nothing were changed.
+        made.commit = "abc"
+        made.photographs = replace(made.photographs, commit="abc")
+        made.full()
+        return made
+
+    first = run()
+
+    values = {bar["name"]: bar["value"] for bar in first.bench.bars}
+    assert list(values) == list(vvs.BARS)
+    missing = {name for name, value in values.items() if value is None}
+    assert missing - {"auto_speedup"} == {name for name in vvs.BARS if "digit" in name}
+    assert values["identical_pictures_of_100"] == 100
+    assert values["vvs_distance_floors"] == pytest.approx(4)
+    assert values["random_gap_nats"] > values["vvs_gap_nats"] - 0.5
+    assert (tmp_path / "sheet.png").is_file()
+    monkeypatch.setattr(vvs, "count_of", None)
+    monkeypatch.setattr(vvs, "times", None)
+    again = run()
+    assert {bar["name"]: bar["value"] for bar in again.bench.bars} == values
