@@ -295,7 +295,9 @@ class Run:
         )
         self._take_replay(parts.result("replay", replayed))
         rows = direction_rows(parts.result("ablations", lambda: ablated(self.generator, batches=2)))
-        self.bench.tables["ablations of skipping, 32 pictures, nats over entropy"] = rows
+        self.bench.tables[
+            "ablations of skipping, 32 pictures or 16 where paths are uneven, nats over entropy"
+        ] = rows
         self.values["ablation_directions"] = sum(
             row["as_the_paper"] for row in rows if not row["paper"].startswith("none")
         )

@@ -204,10 +204,15 @@ def replayed() -> dict[str, Any]:
 
 
 def ablated(generator: Generator, *, batches: int) -> dict[str, dict[str, float]]:
-    """Speed and likelihood of the modes of the ablations."""
+    """Speed and likelihood of the modes of the ablations, of ``batches * COLUMNS`` pictures.
+
+    Those whose paths differ in length are decoded one by one, and half as many: a batch commits the shortest path's number.
+    """
     found = {}
     for name, mode in ABLATED.items():
-        one = count_of(generator, mode, batches=batches, columns=COLUMNS)
+        columns = 1 if mode.parents else COLUMNS
+        number = batches * COLUMNS // 2 if mode.parents else batches
+        one = count_of(generator, mode, batches=number, columns=columns)
         excess = gap(one["excess"], [0.0] * len(one["excess"]))
         found[name] = {
             "tokens_per_forward": one["tokens_per_forward"],
