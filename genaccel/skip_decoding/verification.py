@@ -76,8 +76,12 @@ def verify(
             weights = rule.log_weights(logits)
         else:
             weights = _ensembled(weights, draft.probabilities, options.ensemble_weight)
-    drawn = draw(weights, seed, numbers[:, None].expand_as(places), places)
     relaxation = options.relaxation
+    if not is_coupled and rule.temperature > 0 and draft.probabilities is not None:
+        # Only a drafter without a model of its own learns from what is drawn off the path.
+        drawn = torch.full_like(tokens, -1)
+    else:
+        drawn = draw(weights, seed, numbers[:, None].expand_as(places), places)
     stands_for = None
     if rule.temperature == 0:
         # Only the filters make one token of all; what is borrowed is the model's probability.
@@ -116,10 +120,9 @@ def _with_guesses(drawn: Tensor, path: Tensor, tokens: Tensor) -> Tensor:
     """What was drawn, but after the nodes of the path the guesses that are its next ones."""
     before, after = path[:, :-1], path[:, 1:]
     guesses = tokens.gather(1, after.clamp(min=0))
-    index = before.clamp(min=0)
-    # Behind the end nothing changes: node 0 is written again with what it gets anyhow, which one scatter cannot promise.
+    # Behind the end nothing changes: what is written there falls into a column too many.
     spare = drawn.shape[1]
-    index = torch.where(after >= 0, index, spare)
+    index = torch.where(after >= 0, before, spare)
     wide = torch.nn.functional.pad(drawn, (0, 1)).scatter(1, index, guesses)
     return wide[:, :spare]
 

@@ -107,8 +107,9 @@ def test_what_is_asked_of_transformers_is_done_by_transformers(target: Any, capl
         with caplog.at_level(logging.WARNING, "genaccel"):
             found = target.generate(prompt, **assisted)
         assert "assisted generation is asked for" in handle.report()["model"].plain_because
-        assert len(caplog.records) == 1
-        own = target.generate(prompt, custom_generate=lambda *args, **kwargs: "own")
+        ours = [record for record in caplog.records if record.name.startswith("genaccel")]
+        assert len(ours) == 1
+        own = target.generate(prompt, max_new_tokens=2, custom_generate=lambda *_, **__: "own")
     assert torch.equal(found, plain)
     assert own == "own"
 
@@ -194,7 +195,7 @@ def tiny_emu3() -> Any:
         },
         vq_config={
             "codebook_size": 8,
-            "base_channels": 4,
+            "base_channels": 32,
             "channel_multiplier": [1, 1],
             "num_res_blocks": 1,
             "hidden_size": 4,
