@@ -215,7 +215,8 @@ def largest_cache_difference(generator: Generator, mode: Mode, *, seed: int = 0)
     seen: list[list[tuple[Tensor, Tensor]]] = []
 
     def keep(module: Any, arguments: Any, inputs: dict[str, Any]) -> None:
-        mask, cache = inputs["attention_mask"], inputs.get("cache", inputs.get("past_key_values"))
+        mask = inputs["attention_mask"]
+        cache: Any = inputs["cache" if "cache" in inputs else "past_key_values"]
         columns = mask.shape[-1] - mask.shape[-2]
         if columns:
             layers = [(layer.keys, layer.values) for layer in cache.layers]
