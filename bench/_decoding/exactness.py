@@ -197,7 +197,7 @@ def lantern_variation(deltas: tuple[float, ...] = (0.05, 0.2, 0.4)) -> list[dict
                     "guesses": name,
                     "delta": delta,
                     "total_variation": largest,
-                    "over_delta": largest / delta,
+                    "over_delta": round(largest / delta, 9),
                 }
             )
     return rows
