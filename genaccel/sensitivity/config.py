@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from genaccel.files.user_cache import user_cache
+
 FORECASTERS = ("reuse", "taylor1", "taylor2", "affine")
 
 # Computed steps that plans of outputs need.
@@ -223,8 +225,7 @@ class SensitivityConfig:
         """The folder where plans are kept."""
         if self.cache_dir is not None:
             return Path(self.cache_dir)
-        root = os.environ.get("GENACCEL_CACHE")
-        return (Path(root) if root else Path.home() / ".cache" / "genaccel") / "plans"
+        return user_cache("plans")
 
     def for_steps(self, steps: int) -> SensitivityConfig:
         """The config with the granularity that "auto" means for runs of so many steps.

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from genaccel.skip_decoding.draft_tree import TreeShape
+from genaccel.skip_decoding.report import ModelTime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +44,8 @@ class CachedRows:
         ends: Column behind its last one, ``[B]``.
         numbers: Place of each in the batch that was read first, ``[B]``; a model whose forward has an argument
             ``row_numbers`` is told them.
+        with_features: As given; it may be changed between forwards.
+        time: Of the model's forwards.
 
     Raises:
         TypeError: If the model keeps no cache that can be cut, or has sliding windows.
@@ -58,7 +61,8 @@ class CachedRows:
             raise TypeError(
                 f"{type(model).__name__} cannot be decoded speculatively: its forward takes no cache or no position_ids"
             )
-        self._model, self._with_features = model, with_features
+        self._model, self.with_features = model, with_features
+        self.time = ModelTime()
         self._cache: Any = DynamicCache(config=model.config)
         if any(self._cache.is_linear):
             raise TypeError(
@@ -83,17 +87,18 @@ class CachedRows:
             inputs = {**inputs, "row_numbers": self.numbers}
         mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
         mask = mask.masked_fill(~visible, torch.finfo(dtype).min)[:, None]  # [B, 1, R, columns]
-        output = self._model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=True,
-            logits_to_keep=last,
-            output_hidden_states=self._with_features,
-            **{self._cache_name: self._cache},
-            **inputs,
-        )
-        features = output.hidden_states[-1][:, -last:] if self._with_features else None
+        with self.time.measured():
+            output = self._model(
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=True,
+                logits_to_keep=last,
+                output_hidden_states=self.with_features,
+                **{self._cache_name: self._cache},
+                **inputs,
+            )
+        features = output.hidden_states[-1][:, -last:] if self.with_features else None
         logits = output.logits
         return RowOutput(
             logits=logits if logits.dtype == torch.float64 else logits.float(), features=features

@@ -31,7 +31,7 @@ class SkipDecodingConfig:
         relaxed_delta: Of "lantern": up to 1, the probability that is borrowed at most; above 1, ``relaxed_delta - 1``
             times the guess's own.
         relaxed_topk: Of "lantern": how many code words lend at most.
-        assistant_ensemble_weight: Of "ensemble": the drafter's share of the mixture, in (0, 1).
+        assistant_ensemble_weight: Of "ensemble": the model's share of the mixture, as in transformers, in (0, 1).
         is_stochastic: Guesses are drawn from the drafter's distribution, and accepted by the quotient of both, instead of
             being those that this seed's noise makes likeliest. The tokens are distributed as the model says, but are not
             those without a drafter.

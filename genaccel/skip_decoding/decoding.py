@@ -21,7 +21,7 @@ from torch import Tensor
 
 from genaccel.skip_decoding.cached_rows import CachedRows
 from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafting import Draft, Drafter, Noise, Round
+from genaccel.skip_decoding.drafting import Draft, Drafter, Noise, Round, TimedDrafter
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.report import DecodingReport
 from genaccel.skip_decoding.sampling import SamplingRule, draw, keyed_uniform
@@ -102,7 +102,7 @@ def decode(
         if len(negative) != count:
             raise ValueError(f"there are {count} prompts and {len(negative)} negative_prompts")
         prompts, is_token = _stacked(prompts, is_token, negative, negative_mask)
-    begin = time.perf_counter()
+    begin, cpu_begin = time.perf_counter(), time.process_time()
     report = DecodingReport()
     decoding = _Decoding(
         model, rule, drafter, options, sequence_numbers, max_new_tokens, report, steering
@@ -119,6 +119,10 @@ def decode(
     lengths = decoding.lengths
     report.generated_tokens = int(lengths.sum())
     report.total_seconds = time.perf_counter() - begin
+    report.total_cpu_seconds = time.process_time() - cpu_begin
+    report.add_models(
+        decoding.target.time, drafter.model_time if isinstance(drafter, TimedDrafter) else None
+    )
     longest = int(lengths.max()) if count else 0
     return Decoded(tokens=decoding.result[:, :longest], lengths=lengths, report=report)
 
@@ -194,9 +198,8 @@ class _Decoding:
 
     def begin(self, prompts: Tensor, is_token: Tensor) -> None:
         """Read the prompts and draw the first token of each."""
-        with self._timed("target_seconds"):
-            rows = prompts.shape[1] if self.drafter and self.drafter.needs_features else 1
-            output = self.target.prefill(prompts, is_token, last=rows)
+        rows = prompts.shape[1] if self.drafter and self.drafter.needs_features else 1
+        output = self.target.prefill(prompts, is_token, last=rows)
         self.report.target_forwards += 1
         if self.drafter is not None:
             options = self.options
@@ -229,7 +232,11 @@ class _Decoding:
         has_guessed = self.drafter is not None and depth > 0
         if self.drafter is not None and has_guessed:
             with self._timed("draft_seconds"):
-                draft = self.drafter.guess(self.result[self.active], length, depth)
+                guessed = self.drafter.guess(self.result[self.active], length, depth)
+            if guessed is None:
+                self.drafter, self.target.with_features, has_guessed = None, False, False
+            else:
+                draft = guessed
         skipped = self._skip(draft, length) if has_guessed else None
         round_ = self._verify(draft, length) if skipped is None else skipped
         self.round_number += 1
@@ -243,8 +250,7 @@ class _Decoding:
         pending, shape = self.num_pending, draft.shape
         before = length[:, None] - 1 - pending + torch.arange(pending, device=length.device)
         rows = torch.cat((self.result[self.active].gather(1, before), draft.tokens), 1)
-        with self._timed("target_seconds"):
-            output = self.target.read(rows.repeat(self.branches, 1), shape.behind_chain(pending))
+        output = self.target.read(rows.repeat(self.branches, 1), shape.behind_chain(pending))
         self.report.target_forwards += 1
         logits = self._adjusted(  # [S, P + N, V]
             self.rule.combine(output.logits), shape.behind_chain(pending), rows, length - pending
@@ -328,7 +334,8 @@ class _Decoding:
     def _skip(self, draft: Draft, length: Tensor) -> Round | None:
         """Commit guesses without a look of the target, if it is time to; None if not."""
         rule, num_tokens = self.options.skip, int(length.min())
-        if rule is None or self.num_pending:  # never two in a row
+        # Never two in a row, and a drafter may guess nothing.
+        if rule is None or self.num_pending or draft.shape.num_nodes == 1:
             return None
         tokens = draft.tokens
         paths = draft.shape.paths().to(tokens.device)  # [P, D] nodes, the root first

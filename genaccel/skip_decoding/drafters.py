@@ -6,11 +6,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genaccel.skip_decoding.cached_rows import CachedRows
 from genaccel.skip_decoding.draft_tree import TreeShape
 from genaccel.skip_decoding.drafting import Draft, GuessedLevels, Noise, Round
+from genaccel.skip_decoding.report import ModelTime
 
 
 class JacobiDrafter:
@@ -28,6 +29,8 @@ class JacobiDrafter:
     """
 
     needs_features = False
+    guesses_trees = False
+    network = None
 
     def __init__(self, length: int = 4, *, row_length: int = 0) -> None:
         if length < 1:
@@ -35,7 +38,18 @@ class JacobiDrafter:
         if row_length < 0:
             raise ValueError(f"row_length must be at least 0, got {row_length}")
         self.length, self.row_length = length, row_length
+        self.model_time = ModelTime()
         self._ahead: Tensor | None = None  # [S, length] for the places behind the root, -1 for none
+
+    def with_widths(self, widths: tuple[int, ...]) -> JacobiDrafter:
+        """One that guesses as many tokens as there are widths.
+
+        Raises:
+            ValueError: If there are none, or one is not 1.
+        """
+        if any(width != 1 for width in widths):
+            raise ValueError(f"a JacobiDrafter guesses chains, of widths 1, got {widths}")
+        return JacobiDrafter(len(widths), row_length=self.row_length)
 
     def begin(
         self, prompts: Tensor, is_token: Tensor, noise: Noise, features: Tensor | None
@@ -85,11 +99,27 @@ class ModelDrafter:
     """
 
     needs_features = False
+    guesses_trees = True
 
     def __init__(self, model: Any, *, widths: tuple[int, ...] | TreeShape = (1, 1, 1, 1)) -> None:
         self._model, self._shape = model, TreeShape.for_drafter(widths)
         self._rows = CachedRows(model)
         self._num_read = 0
+
+    @property
+    def network(self) -> nn.Module:
+        """The model."""
+        model: nn.Module = self._model
+        return model
+
+    @property
+    def model_time(self) -> ModelTime:
+        """Of its forwards in the last decoding."""
+        return self._rows.time
+
+    def with_widths(self, widths: tuple[int, ...]) -> ModelDrafter:
+        """One of the same model with other widths."""
+        return ModelDrafter(self._model, widths=widths)
 
     def begin(
         self, prompts: Tensor, is_token: Tensor, noise: Noise, features: Tensor | None

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genaccel.skip_decoding.draft_tree import Level, TreeShape
+from genaccel.skip_decoding.report import ModelTime
 from genaccel.skip_decoding.sampling import SamplingRule, perturbed
 
 Guessing = Literal["coupled", "drawn", "likeliest"]
@@ -174,13 +175,16 @@ class Drafter(Protocol):
             features: Of the prompts' rows, ``[B, L, C]``; None if the drafter does not ask for them.
         """
 
-    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> Draft:
+    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> Draft | None:
         """A tree and its tokens.
 
         Args:
             history: Tokens that were drawn, ``[S, T]``, ``lengths`` of each; the last of them is the root.
             lengths: ``[S]``, at least 1.
-            depth: Of the tree at most.
+            depth: Of the tree at most; 0 for the root alone.
+
+        Returns:
+            None to end drafting: the drafter is not called again in this decoding.
         """
 
     def learn(self, round_: Round) -> None:
@@ -188,3 +192,26 @@ class Drafter(Protocol):
 
     def select(self, sequences: Tensor, rows: Tensor) -> None:
         """Go on with some sequences; ``rows`` are their branches' numbers."""
+
+
+@runtime_checkable
+class TimedDrafter(Drafter, Protocol):
+    """A drafter that tells how long its model took in the last decoding."""
+
+    @property
+    def model_time(self) -> ModelTime:
+        """Of its model's forwards; of no forwards if it has none."""
+
+
+@runtime_checkable
+class AdjustableDrafter(TimedDrafter, Protocol):
+    """A drafter that can guess trees of other widths."""
+
+    guesses_trees: bool  # or chains alone
+
+    @property
+    def network(self) -> nn.Module | None:
+        """What tells it from another of its class; None if nothing does."""
+
+    def with_widths(self, widths: tuple[int, ...]) -> Self:
+        """One that guesses so many children of a node at each depth, with the same network and no memory."""

@@ -21,6 +21,7 @@ from genaccel.skip_decoding.cached_rows import CachedRows
 from genaccel.skip_decoding.draft_tree import TreeShape
 from genaccel.skip_decoding.drafting import Draft, GuessedLevels, Noise, Round
 from genaccel.skip_decoding.feature_ring import FeatureRing
+from genaccel.skip_decoding.report import ModelTime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,6 +184,7 @@ class FeatureDrafter:
     """
 
     needs_features = True
+    guesses_trees = True
 
     def __init__(
         self,
@@ -208,8 +210,14 @@ class FeatureDrafter:
                 f"the drafter was trained for {size[0]} channels and {size[1]} tokens, "
                 f"and this model has {expected[0]} and {expected[1]}"
             )
+        self.network, self._target = network, target
         self._model, self._shape = _WithHead(network, target), TreeShape.for_drafter(widths)
         self._staleness = staleness
+        self.model_time = ModelTime()
+
+    def with_widths(self, widths: tuple[int, ...]) -> FeatureDrafter:
+        """One of the same network with other widths."""
+        return FeatureDrafter(self.network, self._target, widths=widths, staleness=self._staleness)
 
     def begin(
         self, prompts: Tensor, is_token: Tensor, noise: Noise, features: Tensor | None
@@ -218,6 +226,7 @@ class FeatureDrafter:
         assert features is not None
         self._noise, self._branches = noise, 2 if noise.rule.is_guided else 1
         self._rows = CachedRows(self._model, with_features=True)
+        self.model_time = self._rows.time
         self._has_prompt = prompts.shape[1] > 1
         if self._has_prompt:
             self._rows.prefill(prompts[:, 1:], is_token[:, :-1], features=features[:, :-1])

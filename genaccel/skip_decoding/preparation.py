@@ -100,10 +100,6 @@ def prepare(
         for name in ("max_unverified", "rollback_below")
         if getattr(config, name) is not None
     }
-    for kind, values in ((DecodingOptions, more), (SkipRule, skips)):
-        for name in values:
-            if name not in kind.__dataclass_fields__:
-                raise ValueError(f"{name} is not there yet")
     relaxation = skip = None
     if config.acceptance == "lantern":
         assert codes is not None
@@ -141,6 +137,10 @@ def _drafter(
     if isinstance(chosen, str | os.PathLike):
         chosen = FeatureDrafterNetwork.from_pretrained(chosen)
     if isinstance(chosen, FeatureDrafterNetwork):
+        if not hasattr(model.config, "vocab_size"):
+            raise ValueError(
+                f"{type(model).__name__} is made of several models, which a feature drafter does not go on from"
+            )
         network = chosen
         if next(network.parameters()).dtype != model.dtype or network.fc.weight.device != (
             model.device
