@@ -18,7 +18,7 @@ from genaccel.eval.results import environment, source_commit
 from genaccel.files.atomic import write_json
 
 # Folders that a benchmark's figures depend on.
-_MEASURED = ("bench", ":!bench/results", "csrc", "eval", "genaccel", "pipelines")
+MEASURED = ("bench", ":!bench/results", "csrc", "eval", "genaccel", "pipelines")
 
 
 @dataclass(kw_only=True)
@@ -115,7 +115,7 @@ class Bench:
 
     def finish(self, versions_of: Sequence[str] = ()) -> None:
         """Print the tables and the bars, and write the JSON file."""
-        described = environment(versions_of) | {"commit": source_commit(_MEASURED)}
+        described = environment(versions_of) | {"commit": source_commit(MEASURED)}
         console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
         console.print("  ".join(f"{k} {v}" for k, v in described.items()), highlight=False)
         for title, rows in (("", self.rows), *self.tables.items()):

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speculative decoding draws what decoding one by one draws, and that is what the model's distribution says."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,37 +14,9 @@ from genaccel.skip_decoding.decoding import decode
 from genaccel.skip_decoding.draft_tree import TreeShape, accepted_path
 from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
 from genaccel.skip_decoding.drafting import Drafter
-from genaccel.skip_decoding.feature_drafter import (
-    FeatureDrafter,
-    FeatureDrafterNetwork,
-    FeatureDrafterParams,
-)
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.sampling import SamplingRule, draw
-from tests.skip_decoding.tiny_models import VOCABULARY, draft_of, tiny_llama
-
-DRAFTERS: dict[str, Callable[[Any], Drafter]] = {
-    "jacobi": lambda target: JacobiDrafter(4),
-    "row above": lambda target: JacobiDrafter(6, row_length=4),
-    "model, chain": lambda target: ModelDrafter(draft_of(target)),
-    "model, tree": lambda target: ModelDrafter(draft_of(target), widths=(3, 2, 1)),
-    "features, chain": lambda target: FeatureDrafter(feature_network(target), target),
-    "features, tree": lambda target: FeatureDrafter(
-        feature_network(target), target, widths=(3, 2, 1)
-    ),
-    "features, uneven tree": lambda target: FeatureDrafter(
-        feature_network(target), target, widths=TreeShape((0, 0, 0, 1, 1, 2, 4))
-    ),
-    "another model": lambda target: ModelDrafter(
-        tiny_llama(layers=1, seed=9), widths=TreeShape((0, 0, 1, 3))
-    ),
-}
-
-
-def feature_network(target: Any) -> FeatureDrafterNetwork:
-    torch.manual_seed(7)
-    return FeatureDrafterNetwork(FeatureDrafterParams.for_target(target.config)).double().eval()
-
+from tests.skip_decoding.tiny_models import DRAFTERS, VOCABULARY, draft_of, prompts_of, tiny_llama
 
 RULES = {
     "all": SamplingRule(),
@@ -61,16 +32,6 @@ RULES = {
 @pytest.fixture(scope="module")
 def target() -> Any:
     return tiny_llama()
-
-
-def prompts_of(count: int, length: int = 6) -> tuple[Tensor, Tensor]:
-    """Prompts of unequal length, padded on the left."""
-    generator = torch.Generator().manual_seed(count)
-    prompts = torch.randint(1, VOCABULARY, (count, length), generator=generator)
-    is_token = torch.ones_like(prompts, dtype=torch.bool)
-    for number in range(count):
-        is_token[number, : 2 * number % length] = False
-    return prompts, is_token
 
 
 def one_by_one(

@@ -1,25 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The last features of each sequence are those that a list of all would give, and no more are kept."""
 
-from pathlib import Path
-
-import pytest
 import torch
-from safetensors.torch import load_file
 
 from genaccel.skip_decoding.feature_ring import FeatureRing
-
-GOLDEN = Path(__file__).parents[1] / "golden/vvs_lantern/vvs_lantern.safetensors"
-
-
-@pytest.mark.golden
-@pytest.mark.parametrize("count", [1, 4, 6, 9])
-def test_the_authors_cache_gives_the_same_features(count: int) -> None:
-    stored = load_file(GOLDEN)
-    cache = stored["features.cache"]
-    ring = FeatureRing(cache, torch.tensor([6, 6]), 9)
-    found = ring.last(torch.tensor([count, count]), count)
-    assert torch.equal(found, stored[f"features.last{count}"])
 
 
 def test_ragged_sequences_keep_their_own_last_features() -> None:
