@@ -21,6 +21,8 @@ class GrowingLayer(DynamicLayer):
         length: Columns that count; it may be lowered at any time.
     """
 
+    keys: Any
+    values: Any
     length = 0
 
     def update(
