@@ -109,8 +109,8 @@ def compare(case: GpuCase, device: torch.device) -> None:
         AssertionError: If they differ by more than the case allows, or a result is not finite.
     """
     inputs = case.make(device)
-    actual = every_tensor(case.ours(*inputs))[: case.op.compared]
-    expected = every_tensor(case.op.rival(*inputs))
+    actual = case.op.results(case.ours, inputs)[: case.op.compared]
+    expected = case.op.results(case.op.rival, inputs)
     shapes = [[tuple(tensor.shape) for tensor in side] for side in (actual, expected)]
     assert shapes[0] == shapes[1], f"{case.label}: shapes {shapes[0]}, not {shapes[1]}"
     for mine, theirs in zip(actual, expected, strict=True):

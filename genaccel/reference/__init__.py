@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators of ``genaccel.ops`` in plain torch: the specification. Nothing but tests imports it."""
 
-from genaccel.reference import entropy, forecast, integer, quantize, tokens
+from genaccel.reference import decoding, entropy, forecast, integer, quantize, tokens
+from genaccel.reference.decoding import *
 from genaccel.reference.entropy import *
 from genaccel.reference.forecast import *
 from genaccel.reference.integer import *
@@ -9,6 +10,7 @@ from genaccel.reference.quantize import *
 from genaccel.reference.tokens import *
 
 __all__: list[str] = []
+__all__ += decoding.__all__
 __all__ += entropy.__all__
 __all__ += forecast.__all__
 __all__ += integer.__all__

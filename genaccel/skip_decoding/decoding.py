@@ -62,6 +62,7 @@ def decode(
     negative_is_token: Tensor | None = None,
     on_tokens: Callable[[int, int], object] | None = None,
     steering: Steering | None = None,
+    cache: Any = None,
 ) -> Decoded:
     """Draw tokens after prompts.
 
@@ -80,6 +81,8 @@ def decode(
         on_tokens: Called after each round with the tokens of the shortest sequence that goes on, never less than before,
             and their largest number; what it raises ends the decoding.
         steering: What else has a say in the logits, and in where sequences end.
+        cache: An empty ``DynamicCache`` or ``StaticCache`` of transformers; by default a new ``DynamicCache``. A static one
+            needs a column for each token, and for the rows of a tree.
 
     Raises:
         ValueError: If shapes, tokens or numbers do not fit, or logits are not finite.
@@ -105,7 +108,15 @@ def decode(
     begin, cpu_begin = time.perf_counter(), time.process_time()
     report = DecodingReport()
     decoding = _Decoding(
-        model, rule, drafter, options, sequence_numbers, max_new_tokens, report, steering
+        model,
+        rule,
+        drafter,
+        options,
+        sequence_numbers,
+        max_new_tokens,
+        report,
+        steering,
+        cache,
     )
     if count:
         decoding.begin(prompts, is_token)
@@ -175,6 +186,7 @@ class _Decoding:
         limit: int,
         report: DecodingReport,
         steering: Steering | None = None,
+        cache: Any = None,
     ) -> None:
         device = numbers.device
         self.steering = steering
@@ -182,7 +194,7 @@ class _Decoding:
         self.numbers, self.limit = numbers, limit
         self.branches = 2 if rule.is_guided else 1
         self.target = CachedRows(
-            model, with_features=drafter is not None and drafter.needs_features
+            model, with_features=drafter is not None and drafter.needs_features, cache=cache
         )
         self.ends = torch.tensor(options.end_tokens, dtype=torch.long, device=device)
         self.result = torch.full(

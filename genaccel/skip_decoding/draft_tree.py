@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from genaccel.ops import accept_tree
+
 
 class Level(NamedTuple):
     """Nodes of one depth, and how the next depth comes of them.
@@ -213,6 +215,11 @@ def _children(parents: tuple[int, ...]) -> Tensor:
     return table
 
 
+@lru_cache(maxsize=256)
+def _parents(parents: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor((0, *parents), device=device)
+
+
 def accepted_path(
     shape: TreeShape, tokens: Tensor, drawn: Tensor, stands_for: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -229,13 +236,14 @@ def accepted_path(
         The nodes that were reached, ``[S, max_depth + 1]`` from the root on and -1 behind the last, and their
         number, ``[S]``, at least 1.
     """
+    parents = _parents(shape.parents, tokens.device)
+    if stands_for is None:
+        return accept_tree(parents, tokens, drawn, shape.max_depth)
     count = len(tokens)
-    parents = torch.tensor((0, *shape.parents), device=tokens.device)
     numbers = torch.arange(shape.num_nodes, device=tokens.device)
     # Of the siblings the one of the largest rank is taken, if that is above 0.
     ranks = (tokens == drawn[:, parents]) * (shape.num_nodes + 1)
-    if stands_for is not None:
-        ranks = ranks.maximum(stands_for * (shape.num_nodes - numbers))
+    ranks = ranks.maximum(stands_for * (shape.num_nodes - numbers))
     ranks[:, 0] = 0
     node = torch.zeros(count, dtype=torch.long, device=tokens.device)
     alive = torch.ones(count, dtype=torch.bool, device=tokens.device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from genaccel.skip_decoding.draft_tree import Level, TreeShape
 from genaccel.skip_decoding.report import ModelTime
-from genaccel.skip_decoding.sampling import SamplingRule, perturbed
+from genaccel.skip_decoding.sampling import SamplingRule, draw, perturbed
 
 Guessing = Literal["coupled", "drawn", "likeliest"]
 
@@ -107,12 +107,16 @@ class Noise:
         """
         weights = self.rule.log_weights(logits) if self.rule.temperature > 0 else logits
         log_probabilities = weights.log_softmax(-1)
-        scores = log_probabilities
         if self.guessing != "likeliest" and self.rule.temperature > 0:
             # Those of largest perturbed weight are draws without replacement in their order (arXiv:1903.06059).
             sequences = self.numbers[:, None].expand_as(positions)
-            scores = perturbed(weights, self.seed, sequences, positions)
-        tokens = scores.topk(count).indices
+            if count > 1:
+                scores = perturbed(weights, self.seed, sequences, positions)
+                tokens = scores.topk(count).indices
+            else:  # the same without a number stored for each token
+                tokens = draw(weights, self.seed, sequences, positions)[..., None]
+        else:
+            tokens = log_probabilities.topk(count).indices
         return Guesses(
             tokens,
             log_probabilities.exp() if self.tells_probabilities else None,

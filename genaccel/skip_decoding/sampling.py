@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from genaccel.ops import draw_keyed
+
 # The increment and the multipliers of splitmix64 (Steele, Lea and Flood, OOPSLA 2014), as signed integers.
 _INCREMENT = 0x9E3779B97F4A7C15 - (1 << 64)
 _MULTIPLIERS = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
@@ -47,15 +49,17 @@ def keyed_uniform(seed: int, sequences: Tensor, positions: Tensor, count: int) -
     key = _mixed(sequences * _INCREMENT + signed)
     key = _mixed(key + (positions + 1) * _INCREMENT)
     numbers = torch.arange(1, count + 1, device=key.device) * _INCREMENT
-    bits = _shifted(_mixed(key[..., None] + numbers), 11)
-    return (bits.double() + 0.5) * 2.0**-53
+    # 52 bits and a half: with more, numbers next to 1 would be rounded to it.
+    bits = _shifted(_mixed(key[..., None] + numbers), 12)
+    return (bits.double() + 0.5) * 2.0**-52
 
 
 def draw(log_weights: Tensor, seed: int, sequences: Tensor, positions: Tensor) -> Tensor:
     """Draw tokens ``[*]`` with probabilities proportional to ``exp(log_weights)``, ``[*, V]``.
 
     The largest sum of log-weight and Gumbel noise is drawn, so a change of the logits moves a draw only where it
-    changes which sum is largest.
+    changes which sum is largest. Devices draw alike but for sums within 1e-14 of each other;
+    see :func:`genaccel.ops.draw_keyed`.
 
     Args:
         log_weights: Logits; minus infinity for what must not be drawn.
@@ -63,7 +67,9 @@ def draw(log_weights: Tensor, seed: int, sequences: Tensor, positions: Tensor) -
         sequences: Number of the sequence of each row, int64 ``[*]``.
         positions: Position of the token that is drawn, int64 ``[*]``.
     """
-    return perturbed(log_weights, seed, sequences, positions).argmax(-1)
+    rows = log_weights.reshape(-1, log_weights.shape[-1])
+    drawn = draw_keyed(rows, seed, sequences.reshape(-1), positions.reshape(-1))
+    return drawn.reshape(sequences.shape)
 
 
 def perturbed(log_weights: Tensor, seed: int, sequences: Tensor, positions: Tensor) -> Tensor:
@@ -131,13 +137,15 @@ class SamplingRule:
                 "the model's logits are not finite: use a format with more range, such as bfloat16 or float32"
             )
         if self.allowed is not None:
-            outside = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
-            outside[self.allowed[0] : self.allowed[1]] = False
-            logits = logits.masked_fill(outside, -torch.inf)
+            inside = slice(*self.allowed)
+            filtered = torch.full_like(logits, -torch.inf)
+            filtered[..., inside] = logits[..., inside]
+            logits = filtered
         if self.temperature == 0:
             best = logits.argmax(-1, keepdim=True)
             return torch.full_like(logits, -torch.inf).scatter_(-1, best, 0.0)
-        logits = logits / self.temperature
+        if self.temperature != 1:
+            logits = logits / self.temperature
         if 0 < self.top_k < logits.shape[-1]:
             least = logits.topk(self.top_k).values[..., -1:]
             logits = logits.masked_fill(logits < least, -torch.inf)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from genaccel import ops
+
 # Tokens before which nothing is skipped: a drafter needs features of the target to go on from.
 WARM_UP_TOKENS = 5
 
@@ -17,27 +19,21 @@ NEVER = 1024
 def path_similarity(paths: Tensor, unit_codes: Tensor, *, weights: Sequence[float]) -> float:
     """How alike the guesses of different paths look (equations 3 to 5): 1 if they are the same at every depth.
 
-    At each depth the mean is taken over the cosines of all pairs of paths, 0 for pairs of which one has ended. With N
-    paths and unit vectors e it is ``(|sum e|^2 - n) / (N (N - 1))`` for the n that have not, so that no pair has to be
-    looked at.
+    At each depth the mean is taken over the cosines of all pairs of paths, 0 for pairs of which one has ended; see
+    :func:`genaccel.ops.path_similarity`, which does it for many sets at once.
 
     Args:
         paths: Tokens without the root, ``[N, D]``, -1 behind the end.
-        unit_codes: Code words of length 1, ``[K, C]``.
+        unit_codes: Code words of length 1, float32 or float64 ``[K, C]``.
         weights: Of the depths, at least as many as the longest path is long; they are divided by their sum.
 
     Returns:
         0 for one path alone, or without guesses.
     """
-    count = len(paths)
-    depth = int((paths >= 0).sum(1).max()) if paths.numel() else 0
-    if count < 2 or depth == 0:
-        return 0.0
-    is_there = paths[:, :depth] >= 0
-    codes = unit_codes[paths[:, :depth].clamp(min=0)].double() * is_there[..., None]  # [N, D, C]
-    sums = codes.sum(0).square().sum(-1) - is_there.sum(0)
-    scale = torch.tensor(list(weights[:depth]), dtype=torch.float64, device=sums.device)
-    return float((sums * scale).sum() / scale.sum()) / (count * (count - 1))
+    scale = torch.zeros(paths.shape[1], dtype=torch.float64)
+    known = torch.tensor(list(weights[: len(scale)]), dtype=torch.float64)
+    scale[: len(known)] = known
+    return float(ops.path_similarity(paths[None], unit_codes, scale.to(paths.device)))
 
 
 def decaying_weights(depth: int, decay: float = 0.9) -> list[float]:

@@ -41,6 +41,13 @@ def test_integer_kernels_are_equal_to_the_cpus_code(tmp_path):
     assert printed_by(tmp_path / "integer_kernels", *sources) == ""
 
 
+@pytest.mark.slow
+def test_decoding_kernels_are_equal_to_the_cpus_code(tmp_path):
+    sources = [FOLDER / "decoding_kernels.cpp", *(ROOT / "csrc/decoding").glob("*_c*u*")]
+    assert len(sources) == 11
+    assert printed_by(tmp_path / "decoding_kernels", *sources) == ""
+
+
 def test_a_launch_reports_its_own_error_alone(tmp_path):
     assert printed_by(tmp_path / "launches", FOLDER / "launches.cpp") == ""
 

@@ -40,6 +40,7 @@ class OpCase:
         may_differ: Share of the elements that may differ by more: ties that rounding decides.
         compared: Results that the rival has too, the first ones; None for all.
         rival_bytes: ``rival_bytes(**shape)`` of the largest matrix that the rival stores and the operator must not.
+        writes_to: Arguments that it writes to, and so does its rival; they count as results behind its own.
     """
 
     name: str
@@ -61,3 +62,11 @@ class OpCase:
     may_differ: float = 0.0
     compared: int | None = None
     rival_bytes: Callable[..., int] | None = None
+    writes_to: tuple[int, ...] = ()
+
+    def results(self, function: Callable[..., Any], inputs: tuple[Any, ...]) -> list[torch.Tensor]:
+        """Tensors that the operator, its rival or its reference gives, then those that it has written to: copies."""
+        if self.writes_to:
+            inputs = torch.utils._pytree.tree_map_only(torch.Tensor, torch.clone, inputs)
+        found = [function(*inputs), *(inputs[i] for i in self.writes_to)]
+        return [leaf for leaf in torch.utils._pytree.tree_leaves(found) if leaf is not None]

@@ -52,8 +52,8 @@ def to(inputs, target):
 def assert_as_good_as_plain_torch(actual, inputs, case):
     """Floats: at most twice the error of plain torch in this dtype. Integers: equal."""
     plain_torch = getattr(reference, case.name)
-    plain = as_tuple(plain_torch(*to(inputs, "cpu")))
-    truth = as_tuple(plain_torch(*to(inputs, torch.float64)))
+    plain = case.results(plain_torch, to(inputs, "cpu"))
+    truth = case.results(plain_torch, to(inputs, torch.float64))
     for a, p, t in zip(actual, plain, truth, strict=True):
         assert (a.shape, a.dtype) == (p.shape, p.dtype)
         if not a.is_floating_point():
@@ -68,7 +68,7 @@ def assert_as_good_as_plain_torch(actual, inputs, case):
 @every_input
 def test_equals_the_reference(case, shape, dtype, device):
     inputs = case.make_inputs(dtype, **shape)
-    actual = as_tuple(op(case)(*to(inputs, device)))
+    actual = case.results(op(case), to(inputs, device))
     assert_as_good_as_plain_torch(actual, inputs, case)
 
 
@@ -104,8 +104,8 @@ def test_gradient_is_that_of_the_smooth_part(case, device):
 @every_input
 def test_cpu_and_cuda_agree(case, shape, dtype):
     inputs = case.make_inputs(dtype, **shape)
-    on_cpu = as_tuple(op(case)(*to(inputs, "cpu")))
-    on_cuda = as_tuple(op(case)(*to(inputs, "cuda")))
+    on_cpu = case.results(op(case), to(inputs, "cpu"))
+    on_cuda = case.results(op(case), to(inputs, "cuda"))
     for a, b in zip(on_cpu, on_cuda, strict=True):
         if a.is_floating_point():
             torch.testing.assert_close(a, b.cpu())

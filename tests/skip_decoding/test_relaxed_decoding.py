@@ -160,10 +160,11 @@ def test_the_memory_is_whole_after_a_skip(
                         decoding.target._cache.layers, fresh._cache.layers, strict=True
                     ):
                         for name in ("keys", "values"):
-                            found = getattr(ours, name)[row, :, : whole.shape[1]]
-                            torch.testing.assert_close(
-                                found, getattr(theirs, name)[0], atol=1e-10, rtol=0
+                            found, expected = (
+                                getattr(layer, name)[at, :, : whole.shape[1]]
+                                for layer, at in ((ours, row), (theirs, 0))
                             )
+                            torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
     # One path alone is like no other, so a chain is never skipped for its likeness.
     assert any(skips) == (skip.threshold is None or kind == "tree")
     assert not any(a and b for a, b in itertools.pairwise(skips))

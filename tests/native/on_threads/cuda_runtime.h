@@ -134,6 +134,30 @@ T __shfl_xor_sync(unsigned, T value, int offset) {
   return other;
 }
 
+template <typename T>
+T __shfl_up_sync(unsigned, T value, int offset) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  on_threads::Warp& warp = on_threads::own_warp();
+  const unsigned lane = threadIdx.x % on_threads::kWarp;
+  std::memcpy(&warp.slot[lane], &value, sizeof value);
+  warp.barrier.arrive_and_wait();
+  if (lane >= static_cast<unsigned>(offset)) {
+    std::memcpy(&value, &warp.slot[lane - static_cast<unsigned>(offset)], sizeof value);
+  }
+  warp.barrier.arrive_and_wait();
+  return value;
+}
+
+inline unsigned __ballot_sync(unsigned, bool holds) {
+  unsigned all = holds ? 1u << threadIdx.x % on_threads::kWarp : 0u;
+  for (int offset = 1; offset < static_cast<int>(on_threads::kWarp); offset *= 2) {
+    all |= __shfl_xor_sync(0xffffffffu, all, offset);
+  }
+  return all;
+}
+
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+
 inline int __dp4a(int a, int b, int sum) {
   for (int i = 0; i < 32; i += 8) {
     sum += int{static_cast<int8_t>(a >> i)} * int{static_cast<int8_t>(b >> i)};

@@ -26,19 +26,6 @@ namespace {
 using namespace genaccel;
 using integer::fixed_point::InverseNorm;
 
-// run(begin, end) over [0, size), in two parts.
-template <typename Run>
-void in_parts(Random& random, int64_t size, const Run& run) {
-  const int64_t cut = random.between(0, size);
-  run(int64_t{0}, cut);
-  run(cut, size);
-}
-
-// A few, and now and then as many as take every path of the vector code.
-int64_t some(Random& random, int64_t few, int64_t many) {
-  return random.between(1, random.one_in(12) ? many : few);
-}
-
 template <typename T>
 void linear(Random& random, Digest& digest) {
   const int64_t rows = some(random, 6, 10), inputs = some(random, 40, 300);
@@ -423,12 +410,8 @@ void soft_cross_entropy(Random& random) {
 }  // namespace
 
 void op_input(Random& random, Tally& tally, Digest& digest) {
-  struct Op {
-    const char* name;
-    void (*run)(Random&, Digest&);
-  };
   // Of floating-point results, which differ between instruction sets, no digest is taken.
-  static const Op ops[] = {
+  static const OpInput ops[] = {
       {"integer_linear", any_linear},
       {"integer_rms_norm", rms_norm},
       {"integer_rotate_normalize", rotate_normalize},
@@ -453,7 +436,10 @@ void op_input(Random& random, Tally& tally, Digest& digest) {
       {"soft_cross_entropy", [](Random& r, Digest&) { soft_cross_entropy<float, BFloat16>(r); }},
       {"soft_cross_entropy", [](Random& r, Digest&) { soft_cross_entropy<double, double>(r); }},
   };
-  const Op& op = ops[random.between(0, static_cast<int64_t>(std::size(ops)) - 1)];
+  const auto count = static_cast<int64_t>(std::size(ops));
+  const auto others = static_cast<int64_t>(decoding_ops().size());
+  const int64_t number = random.between(0, count + others - 1);
+  const OpInput& op = number < count ? ops[number] : decoding_ops()[number - count];
   op.run(random, digest);
   tally.count(op.name, "as expected");
 }

@@ -9,6 +9,10 @@
 
 #include "coder/byte_rans.h"
 #include "coder/rans.h"
+#include "decoding/accept_tree.h"
+#include "decoding/accept_tree_by_rejection.h"
+#include "decoding/compact_rows.h"
+#include "decoding/path_similarity.h"
 #include "entropy/pmf_to_cdf.h"
 #include "inputs.h"
 #include "integer/integer_attention.h"
@@ -169,6 +173,44 @@ void indexing_ops(Random& random, Tally& tally) {
                                                                      to_features.data(),
                                                                      nullptr,
                                                                      nullptr};
+  // A tree of nodes that have the bytes of other indices, and rows that somebody moves elsewhere.
+  Array<int64_t> path(random, rows * 6), counts(random, rows), moves(random, rows * 5);
+  Array<double> uniforms(random, rows * rows);
+  Array<float> left(random, rows * symbols), similarity_codes(random, 9 * 3);
+  Array<double> similarity(random, rows), depth_weights(random, 5);
+  Array<int8_t> cache(random, rows * symbols);
+  uniforms.fill(random, 1), similarity_codes.fill(random, 9), depth_weights.fill(random, 9);
+  moves.fill(random, symbols);
+  const Writer<int64_t> moves_writer(moves, values<int64_t>(random, moves.size()));
+  const decoding::TreeWalk walk = {
+      group.data(), moves.data(), moves.data(), path.data(), counts.data(), rows, 6};
+  const int64_t vocabulary = symbols / rows;  // so that rows nodes have as many scores as there are
+  Array<int64_t> neighbours(random, vocabulary * 5), visible_counts(random, rows);
+  neighbours.fill(random, vocabulary), visible_counts.fill(random, 5);
+  const Writer<int64_t> neighbours_writer(neighbours, values<int64_t>(random, neighbours.size()));
+  const Writer<int64_t> counts_writer(visible_counts, values<int64_t>(random, rows));
+  const decoding::TreeRejection<float> rejection = {group.data(),
+                                                    moves.data(),
+                                                    score.data(),
+                                                    uniforms.data(),
+                                                    neighbours.data(),
+                                                    nullptr,
+                                                    path.data(),
+                                                    counts.data(),
+                                                    left.data(),
+                                                    nullptr,
+                                                    rows,
+                                                    6,
+                                                    vocabulary,
+                                                    5,
+                                                    4,
+                                                    0.5,
+                                                    true};
+  const decoding::PathSets<float> sets = {
+      moves.data(), similarity_codes.data(), depth_weights.data(), similarity.data(), 1, 5, 9, 3};
+  const decoding::Compaction compaction = {
+      moves.data(), group.data(), visible_counts.data(), rows, 1, symbols, 5, 1};
+  const decoding::States states = {reinterpret_cast<char*>(cache.data()), symbols, symbols, 1};
   struct Call {
     const char* name;
     std::function<void()> run;
@@ -183,6 +225,11 @@ void indexing_ops(Random& random, Tally& tally) {
        [&] {
          tokens::select_tokens_cpu(score.data(), index.data(), 0, rows, rows, 1, symbols, 5);
        }},
+      {"accept_tree race", [&] { decoding::accept_tree_cpu(walk, 0, 1); }},
+      {"accept_tree_by_rejection race",
+       [&] { decoding::accept_tree_by_rejection_cpu(rejection, 0, 1); }},
+      {"path_similarity race", [&] { decoding::path_similarity_cpu(sets, 0, rows); }},
+      {"compact_rows_ race", [&] { decoding::compact_rows_cpu(compaction, states, 0, rows); }},
       {"soft_cross_entropy_backward race",
        [&] { soft_cross_entropy_backward_cpu(backward, packed.data(), residue.data(), 0, rows); }},
   };
