@@ -289,10 +289,12 @@ def accept_in_batch(
             is_accepted = can_be_drawn & (uniform <= (own + lent) / chance)
             substituted[rows] += is_accepted & (uniform > own / chance)
             following = torch.where(is_accepted, child, following)
+            is_rejected = (is_looked_at if guessed is None else can_be_drawn) & ~is_accepted
+            if not bool(is_rejected.any()):
+                continue
             if guessed is None:
-                rest, is_rejected = target.scatter(1, struck, 0.0), is_looked_at & ~is_accepted
+                rest = target.scatter(1, struck, 0.0)
             else:
-                is_rejected = can_be_drawn & ~is_accepted
                 taken = guessed
                 if relaxation is not None and relaxation.is_original:
                     taken = taken.scatter(1, struck[:, 1:], 0.0)

@@ -31,7 +31,7 @@ class SkipDecodingConfig:
         relaxed_delta: Of "lantern": up to 1, the probability that is borrowed at most; above 1, ``relaxed_delta - 1``
             times the guess's own.
         relaxed_topk: Of "lantern": how many code words lend at most.
-        assistant_ensemble_weight: Of "ensemble": the drafter's share of the mixture, in (0, 1).
+        assistant_ensemble_weight: Of "ensemble": the model's share of the mixture, as in transformers, in (0, 1).
         is_stochastic: Guesses are drawn from the drafter's distribution, and accepted by the quotient of both, instead of
             being those that this seed's noise makes likeliest. The tokens are distributed as the model says, but are not
             those without a drafter.
@@ -43,7 +43,7 @@ class SkipDecodingConfig:
         max_nll_gap: Largest loss of log-likelihood of a token, in nats, that "lantern" and ``skip`` may cost; they are
             tuned to it once, and what was found is kept.
         rollback_below: Take back unverified tokens of which the model, when it reads them, says that they were less likely
-            than this, in (0, 1).
+            than this, in (0, 1].
         row_length: Tokens of a row of the picture, for guesses from the row above; by default what the pipeline knows, 0
             for none.
         seed: Of the noise, the same in every call; by default each call takes one from torch's global generator, so that
@@ -112,7 +112,7 @@ class SkipDecodingConfig:
             ("assistant_ensemble_weight", False),
             ("skip_similarity", True),
             ("max_unverified", True),
-            ("rollback_below", False),
+            ("rollback_below", True),
         ):
             value = getattr(self, name)
             if value is not None and not (0 < value < 1 or (includes_one and value == 1)):

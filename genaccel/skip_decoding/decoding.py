@@ -207,8 +207,8 @@ class _Decoding:
                 self.rule,
                 draft_seed(options),
                 self.numbers,
-                options.guessing,
-                options.guessing == "drawn" or options.ensemble_weight is not None,
+                options.picks,
+                options.picks == "drawn" or options.ensemble_weight is not None,
             )
             with self._timed("draft_seconds"):
                 self.drafter.begin(prompts, is_token, noise, output.features)

@@ -6,9 +6,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Level(NamedTuple):
+    """Nodes of one depth, and how the next depth comes of them.
+
+    Attributes:
+        begin: Number of the first node.
+        end: Number behind the last.
+        width: Most children that one of them has.
+        picks: Of ``width`` guesses after each node, those that are nodes of the next depth: numbers into ``[nodes * width]``.
+    """
+
+    begin: int
+    end: int
+    width: int
+    picks: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,23 @@ class TreeShape:
             level = following
         return cls(tuple(parents))
 
+    @classmethod
+    def for_drafter(cls, tree: TreeShape | Sequence[int]) -> TreeShape:
+        """The tree itself, or that of these widths, if a drafter can guess it.
+
+        Raises:
+            ValueError: If there are no guesses, or they are not numbered depth by depth.
+        """
+        if not isinstance(tree, TreeShape):
+            if not tree or min(tree) < 1:
+                raise ValueError(
+                    f"widths must be one or more numbers of at least 1, got {tuple(tree)}"
+                )
+            return cls.of_widths(tree)
+        if not tree.parents or list(tree.depths) != sorted(tree.depths):
+            raise ValueError("a drafter's tree must have guesses, numbered depth by depth")
+        return tree
+
     @property
     def num_nodes(self) -> int:
         """The root counts too: as many rows as the target model computes."""
@@ -89,6 +124,18 @@ class TreeShape:
             [node for node, depth in enumerate(self.depths) if depth == level]
             for level in range(self.max_depth + 1)
         ]
+
+    @cached_property
+    def expansions(self) -> tuple[Level, ...]:
+        """The depths that have a next one, for a tree whose nodes are numbered depth by depth."""
+        levels = []
+        for nodes, following in pairwise(self.levels()):
+            width = 1 + max(self.ranks[node] for node in following)
+            picks = tuple(
+                (self.parents[node - 1] - nodes[0]) * width + self.ranks[node] for node in following
+            )
+            levels.append(Level(nodes[0], nodes[-1] + 1, width, picks))
+        return tuple(levels)
 
     def ancestor_mask(self) -> Tensor:
         """Whether a node (row) sees a node (column): itself and its ancestors, bool ``[N, N]``; not to be written to."""

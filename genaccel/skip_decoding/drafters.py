@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -91,20 +90,19 @@ class ModelDrafter:
 
     Args:
         model: A decoder-only language model of transformers.
-        widths: Children of a node at each depth: ``(1, 1, 1, 1)`` is a chain of four, ``(3, 2)`` a tree of nine.
+        widths: Children of a node at each depth: ``(1, 1, 1, 1)`` is a chain of four, ``(3, 2)`` a tree of nine; or a tree
+            of another shape, whose nodes are numbered depth by depth.
 
     Raises:
-        ValueError: If there are no widths, or one is below 1.
+        ValueError: If there is nothing to guess.
         TypeError: If the model cannot guess trees.
     """
 
     needs_features = False
     guesses_trees = True
 
-    def __init__(self, model: Any, *, widths: tuple[int, ...] = (1, 1, 1, 1)) -> None:
-        if not widths or min(widths) < 1:
-            raise ValueError(f"widths must be one or more numbers of at least 1, got {widths}")
-        self._model, self._shape = model, TreeShape.of_widths(widths)
+    def __init__(self, model: Any, *, widths: tuple[int, ...] | TreeShape = (1, 1, 1, 1)) -> None:
+        self._model, self._shape = model, TreeShape.for_drafter(widths)
         self._rows = CachedRows(model)
         self._num_read = 0
 
@@ -143,15 +141,14 @@ class ModelDrafter:
         root = history.gather(1, lengths[:, None] - 1)[:, 0]
         draft, tokens = GuessedLevels(root), root[:, None]
         done = 0
-        for level, following in pairwise(shape.levels()):
-            upto = level[-1] + 1
-            part = TreeShape(shape.parents[: upto - 1])
+        for level in shape.expansions:
+            part = TreeShape(shape.parents[: level.end - 1])
             output = self._rows.read(tokens.repeat(self._branches, 1), part, after=done)
             logits = self._noise.rule.combine(output.logits)
-            positions = (lengths[:, None] + shape.depths[level[0]]).expand(-1, len(level))
-            width = len(following) // len(level)
-            tokens = draft.add(self._noise.guesses(logits, positions, width))
-            done = upto
+            positions = lengths[:, None] + shape.depths[level.begin]
+            positions = positions.expand(-1, level.end - level.begin)
+            tokens = draft.add(self._noise.guesses(logits, positions, level.width), level)
+            done = level.end
         self._num_read = done
         return draft.draft(shape)
 

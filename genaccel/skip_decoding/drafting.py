@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from genaccel.skip_decoding.draft_tree import TreeShape
+from genaccel.skip_decoding.draft_tree import Level, TreeShape
 from genaccel.skip_decoding.report import ModelTime
 from genaccel.skip_decoding.sampling import SamplingRule, perturbed
 
@@ -22,7 +22,7 @@ class Draft(NamedTuple):
     Attributes:
         shape: Of the tree.
         tokens: ``[S, N]``; column 0 is the root, and siblings differ.
-        probabilities: That guesses were drawn from, of the nodes that have children, which come first: ``[S, M, V]``.
+        probabilities: That guesses were drawn from, after all nodes but those of the last depth: ``[S, M, V]``.
         log_probabilities: Of each guess after its parent, as the drafter holds it, ``[S, N]``, 0 for the root.
     """
 
@@ -136,12 +136,13 @@ class GuessedLevels:
         self._probabilities: list[Tensor | None] = []
         self._log_probabilities: list[Tensor] = []
 
-    def add(self, guesses: Guesses) -> Tensor:
-        """Take the children of the last level; returns their tokens, ``[S, n]``."""
-        tokens = guesses.tokens.flatten(1)
+    def add(self, guesses: Guesses, level: Level) -> Tensor:
+        """Take the children of the last level's nodes, of each as many as it has; returns their tokens, ``[S, n]``."""
+        picks = list(level.picks)
+        tokens = guesses.tokens.flatten(1)[:, picks]
         self._tokens.append(tokens)
         self._probabilities.append(guesses.probabilities)
-        self._log_probabilities.append(guesses.log_probabilities.flatten(1))
+        self._log_probabilities.append(guesses.log_probabilities.flatten(1)[:, picks])
         return tokens
 
     def draft(self, shape: TreeShape) -> Draft:

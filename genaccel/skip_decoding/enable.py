@@ -335,7 +335,7 @@ def _with_generations(stock: Any) -> type:
 
     def reduce(self: Any, protocol: Any) -> Any:
         # A copy is a plain model.
-        state = {key: value for key, value in vars(self).items() if key != _NAME}
+        state = {k: value for k, value in vars(self).items() if not k.startswith("_genaccel")}
         return new_instance, (stock,), state
 
     return type(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -181,7 +180,7 @@ class FeatureDrafter:
             an unverified round than old ones.
 
     Raises:
-        ValueError: If it was trained for a model of another size, there are no widths, or features cannot be as fresh.
+        ValueError: If it was trained for a model of another size, there is nothing to guess, or features cannot be as fresh.
     """
 
     needs_features = True
@@ -192,11 +191,9 @@ class FeatureDrafter:
         network: FeatureDrafterNetwork,
         target: Any,
         *,
-        widths: tuple[int, ...] = (1, 1, 1, 1),
+        widths: tuple[int, ...] | TreeShape = (1, 1, 1, 1),
         staleness: tuple[int, int] = (-1, 0),
     ) -> None:
-        if not widths or min(widths) < 1:
-            raise ValueError(f"widths must be one or more numbers of at least 1, got {widths}")
         if staleness[0] < -1 or staleness[1] < 0:
             raise ValueError(
                 f"staleness must be at least -1 after a verified round and 0 after another, got {staleness}"
@@ -214,7 +211,7 @@ class FeatureDrafter:
                 f"and this model has {expected[0]} and {expected[1]}"
             )
         self.network, self._target = network, target
-        self._model, self._shape = _WithHead(network, target), TreeShape.of_widths(widths)
+        self._model, self._shape = _WithHead(network, target), TreeShape.for_drafter(widths)
         self._staleness = staleness
         self.model_time = ModelTime()
 
@@ -267,21 +264,19 @@ class FeatureDrafter:
         assert output.features is not None
         feature = output.features[every, counts - 1][:, None]  # [B, 1, C]
         draft = GuessedLevels(root[:, 0])
-        levels = shape.levels()
-        for level, below in pairwise(levels):
+        for level in shape.expansions:
             combined = self._noise.rule.combine(logits)
-            positions = (lengths[:, None] + shape.depths[level[0]]).expand(-1, len(level))
-            children = len(below) // len(level)
-            guesses = draft.add(self._noise.guesses(combined, positions, children))
-            if below is levels[-1]:
+            positions = lengths[:, None] + shape.depths[level.begin]
+            positions = positions.expand(-1, level.end - level.begin)
+            guesses = draft.add(self._noise.guesses(combined, positions, level.width), level)
+            if level is shape.expansions[-1]:
                 break
-            part = TreeShape(shape.parents[: below[-1]])
             output = self._rows.read(
                 guesses.repeat(branches, 1),
-                part,
-                after=below[0],
+                TreeShape(shape.parents[: level.end + len(level.picks) - 1]),
+                after=level.end,
                 root_is_kept=True,
-                features=feature.repeat_interleave(children, 1),
+                features=feature[:, [pick // level.width for pick in level.picks]],
             )
             assert output.features is not None
             logits, feature = output.logits, output.features

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from genaccel.skip_decoding.decoding import decode
-from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
+from genaccel.skip_decoding.drafters import ModelDrafter
 from genaccel.skip_decoding.feature_drafter import FeatureDrafter
 from genaccel.skip_decoding.generate import GenerationReport, warn_of_plain
 from genaccel.skip_decoding.logits_processors import NotSupportedError, read_processors
@@ -135,9 +135,7 @@ def _drawn(
     processors = given.get("logits_processor")
     if processors:
         raise NotSupportedError("logits processors are passed")
-    if not isinstance(prepared.prototype, JacobiDrafter | None) and isinstance(
-        prepared.prototype, FeatureDrafter | ModelDrafter
-    ):
+    if isinstance(prepared.prototype, FeatureDrafter | ModelDrafter):
         raise NotSupportedError("its pictures have an embedding that this drafter does not know")
     rest = dict(given.get("kwargs", {}))
     rest.pop("generation_mode")

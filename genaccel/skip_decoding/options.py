@@ -93,7 +93,7 @@ class DecodingOptions:
             and a guess is accepted if it is what the target draws there: the tokens are those that the target alone draws.
             ``"drawn"``: guesses are drawn by noise of their own and judged by rejection sampling: the tokens are
             distributed as the target's. ``"likeliest"``: the same for the drafter's likeliest tokens, as EAGLE-2 and LANTERN
-            have it, which image models seldom accept.
+            have it, which image models seldom accept. By default drawn where there is a relaxation, else coupled.
         relaxation: Accept more guesses than the distribution allows: those that borrow from code words that look like them,
             or, where guesses are coupled, those that stand for such a code word which was drawn.
         ensemble_weight: Draw from this much of the target's distribution and the rest of the drafter's, above 0 and below 1,
@@ -108,13 +108,13 @@ class DecodingOptions:
     seed: int = 0
     end_tokens: tuple[int, ...] = ()
     pad_token: int = 0
-    guessing: Guessing = "coupled"
+    guessing: Guessing | None = None
     relaxation: Relaxation | None = None
     ensemble_weight: float | None = None
     skip: SkipRule | None = None
 
     def __post_init__(self) -> None:
-        if self.guessing not in ("coupled", "drawn", "likeliest"):
+        if self.guessing not in (None, "coupled", "drawn", "likeliest"):
             raise ValueError(
                 f'guessing must be "coupled", "drawn" or "likeliest", got {self.guessing!r}'
             )
@@ -130,7 +130,12 @@ class DecodingOptions:
     def is_exact(self) -> bool:
         """Whether the tokens are those that the target alone draws."""
         has_rest = self.relaxation is not None or self.ensemble_weight is not None
-        return self.guessing == "coupled" and not has_rest and self.skip is None
+        return self.picks == "coupled" and not has_rest and self.skip is None
+
+    @property
+    def picks(self) -> Guessing:
+        """How drafters pick guesses, the default filled in."""
+        return self.guessing or ("coupled" if self.relaxation is None else "drawn")
 
     def for_call(
         self, *, seed: int, end_tokens: tuple[int, ...], pad_token: int

@@ -88,16 +88,18 @@ def prepare(
         asked = 'acceptance="lantern"' if config.acceptance == "lantern" else 'skip="dynamic"'
         if codes is None:
             raise ValueError(f"{asked} needs the code words of the tokens: pass codebook=")
-    # What only a newer engine does is refused by name; each of these is one line of the options there.
-    for name, is_asked in (
-        ('acceptance="ensemble"', config.acceptance == "ensemble"),
-        ("is_stochastic", config.is_stochastic),
-        ("rollback_below", config.rollback_below is not None),
-        ("max_unverified", config.max_unverified is not None),
-        ("max_nll_gap", config.max_nll_gap is not None),
-    ):
-        if is_asked:
-            raise ValueError(f"{name} is not there yet")
+    if config.max_nll_gap is not None:
+        raise ValueError("max_nll_gap is not there yet: give relaxed_delta and skip_interval")
+    more: dict[str, Any] = {}
+    if config.is_stochastic:
+        more["guessing"] = "drawn"
+    if config.acceptance == "ensemble":
+        more["ensemble_weight"] = config.assistant_ensemble_weight
+    skips: dict[str, Any] = {
+        name: getattr(config, name)
+        for name in ("max_unverified", "rollback_below")
+        if getattr(config, name) is not None
+    }
     relaxation = skip = None
     if config.acceptance == "lantern":
         assert codes is not None
@@ -109,15 +111,15 @@ def prepare(
             delta=config.relaxed_delta,
         )
     if config.skip == "uniform":
-        skip = SkipRule(interval=config.skip_interval)
+        skip = SkipRule(interval=config.skip_interval, **skips)
     elif config.skip == "dynamic":
         assert codes is not None
         unit = nn.functional.normalize(codes.detach().float(), dim=1).to(model.device)
-        skip = SkipRule(interval=None, threshold=config.skip_similarity, unit_codes=unit)
+        skip = SkipRule(interval=None, threshold=config.skip_similarity, unit_codes=unit, **skips)
     return PreparedDecoding(
         config=config,
         prototype=drafter,
-        options=DecodingOptions(relaxation=relaxation, skip=skip),
+        options=DecodingOptions(relaxation=relaxation, skip=skip, **more),
     )
 
 
@@ -135,6 +137,10 @@ def _drafter(
     if isinstance(chosen, str | os.PathLike):
         chosen = FeatureDrafterNetwork.from_pretrained(chosen)
     if isinstance(chosen, FeatureDrafterNetwork):
+        if not hasattr(model.config, "vocab_size"):
+            raise ValueError(
+                f"{type(model).__name__} is made of several models, which a feature drafter does not go on from"
+            )
         network = chosen
         if next(network.parameters()).dtype != model.dtype or network.fc.weight.device != (
             model.device

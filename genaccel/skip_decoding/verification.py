@@ -35,7 +35,7 @@ class Verdict:
 
 def draft_seed(options: DecodingOptions) -> int:
     """Of the noise that guesses are drawn by: where they are coupled, the target's own."""
-    return options.seed if options.guessing == "coupled" else options.seed - _ROUND_STRIDE
+    return options.seed if options.picks == "coupled" else options.seed - _ROUND_STRIDE
 
 
 def verify(
@@ -66,7 +66,7 @@ def verify(
     parents = torch.tensor((0, *shape.parents), device=tokens.device)
     depths = torch.tensor(shape.depths, device=tokens.device)
     places = lengths[:, None] + depths
-    is_coupled = options.guessing == "coupled"
+    is_coupled = options.picks == "coupled"
     # Noise that no guess has seen: one that was drawn by the noise of its place is no longer independent of it.
     seed = options.seed if is_coupled else options.seed + (round_number + 1) * _ROUND_STRIDE
     weights = rule.log_weights(logits)
@@ -76,8 +76,12 @@ def verify(
             weights = rule.log_weights(logits)
         else:
             weights = _ensembled(weights, draft.probabilities, options.ensemble_weight)
-    drawn = draw(weights, seed, numbers[:, None].expand_as(places), places)
     relaxation = options.relaxation
+    if not is_coupled and rule.temperature > 0 and draft.probabilities is not None:
+        # Only a drafter without a model of its own learns from what is drawn off the path.
+        drawn = torch.full_like(tokens, -1)
+    else:
+        drawn = draw(weights, seed, numbers[:, None].expand_as(places), places)
     stands_for = None
     if rule.temperature == 0:
         # Only the filters make one token of all; what is borrowed is the model's probability.
@@ -100,7 +104,7 @@ def verify(
             weights,
             keyed_uniform(~seed, numbers, lengths, shape.num_nodes),
             relaxation=relaxation,
-            draft_probabilities=draft.probabilities if options.guessing == "drawn" else None,
+            draft_probabilities=draft.probabilities if options.picks == "drawn" else None,
         )
         last = path.amax(1, keepdim=True)  # parents come before their children
         place = places.gather(1, last)[:, 0]
@@ -116,10 +120,9 @@ def _with_guesses(drawn: Tensor, path: Tensor, tokens: Tensor) -> Tensor:
     """What was drawn, but after the nodes of the path the guesses that are its next ones."""
     before, after = path[:, :-1], path[:, 1:]
     guesses = tokens.gather(1, after.clamp(min=0))
-    index = before.clamp(min=0)
-    # Behind the end nothing changes: node 0 is written again with what it gets anyhow, which one scatter cannot promise.
+    # Behind the end nothing changes: what is written there falls into a column too many.
     spare = drawn.shape[1]
-    index = torch.where(after >= 0, index, spare)
+    index = torch.where(after >= 0, before, spare)
     wide = torch.nn.functional.pad(drawn, (0, 1)).scatter(1, index, guesses)
     return wide[:, :spare]
 

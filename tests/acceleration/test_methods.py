@@ -43,7 +43,9 @@ def test_flags_of_other_types_are_refused(flag):
 def test_a_method_is_found_by_the_type_of_its_config():
     assert method_of(SensitivityConfig(speedup=2.0)).name == "soda"
     for config in ({}, None, nn.Linear(1, 1)):
-        with pytest.raises(TypeError, match="config must be a SensitivityConfig, got"):
+        with pytest.raises(
+            TypeError, match="config must be a SensitivityConfig or SkipDecodingConfig, got"
+        ):
             method_of(config)
     assert len({method.name for method in METHODS}) == len(METHODS)
 

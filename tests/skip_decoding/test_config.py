@@ -23,7 +23,7 @@ WRONG = (
     ({"skip_similarity": 0}, r"skip_similarity must be in \(0, 1\], got 0"),
     ({"assistant_ensemble_weight": 1}, r"assistant_ensemble_weight must be in \(0, 1\), got 1"),
     ({"skip": "uniform", "max_unverified": 1.5}, r"max_unverified must be in \(0, 1\], got 1.5"),
-    ({"skip": "uniform", "rollback_below": 1}, r"rollback_below must be in \(0, 1\), got 1"),
+    ({"skip": "uniform", "rollback_below": 2}, r"rollback_below must be in \(0, 1\], got 2"),
     ({"max_unverified": 0.3}, "max_unverified is of skipped rounds"),
     ({"rollback_below": 0.3}, "rollback_below is of skipped rounds"),
     ({"max_nll_gap": 0.3}, "neither is asked for"),

@@ -17,7 +17,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_models import VOCABULARY, draft_of, tiny_llama
 
 import genaccel
-from genaccel.skip_decoding import FeatureDrafterNetwork, JacobiDrafter, SkipDecodingConfig
+from genaccel.skip_decoding import (
+    FeatureDrafterNetwork,
+    JacobiDrafter,
+    ModelDrafter,
+    SkipDecodingConfig,
+)
 from genaccel.skip_decoding.feature_drafter import FeatureDrafterParams
 from genaccel.skip_decoding.preparation import prepare
 
@@ -107,8 +112,9 @@ def test_what_is_asked_of_transformers_is_done_by_transformers(target: Any, capl
         with caplog.at_level(logging.WARNING, "genaccel"):
             found = target.generate(prompt, **assisted)
         assert "assisted generation is asked for" in handle.report()["model"].plain_because
-        assert len(caplog.records) == 1
-        own = target.generate(prompt, custom_generate=lambda *args, **kwargs: "own")
+        ours = [record for record in caplog.records if record.name.startswith("genaccel")]
+        assert len(ours) == 1
+        own = target.generate(prompt, max_new_tokens=2, custom_generate=lambda *_, **__: "own")
     assert torch.equal(found, plain)
     assert own == "own"
 
@@ -174,6 +180,26 @@ def test_code_words_make_acceptance_and_skips_of_a_bare_model_possible(target: A
         assert handle.report()["model"].decoding.unverified_fraction > 0
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"acceptance": "ensemble"},
+        {"is_stochastic": True},
+        {"skip": "uniform", "rollback_below": 0.01, "max_unverified": 0.3},
+    ],
+    ids=["ensemble", "stochastic", "rollback"],
+)
+def test_all_ways_to_accept_are_reached_by_the_config(target: Any, others: Any) -> None:
+    config = SkipDecodingConfig(drafter=draft_of(target), tree=(1, 1), **others)
+    with genaccel.enable(target, config) as handle:
+        torch.manual_seed(0)
+        found = target.generate(PROMPTS, **{**CALL, "do_sample": True})
+        decoding = handle.report()["model"].decoding
+    assert found.shape == (2, 21)
+    assert decoding.unverified_fraction <= 0.3
+    assert decoding.target_forwards <= 16
+
+
 def tiny_emu3() -> Any:
     from transformers import Emu3Config, Emu3ForConditionalGeneration
 
@@ -194,7 +220,7 @@ def tiny_emu3() -> Any:
         },
         vq_config={
             "codebook_size": 8,
-            "base_channels": 4,
+            "base_channels": 32,
             "channel_multiplier": [1, 1],
             "num_res_blocks": 1,
             "hidden_size": 4,
@@ -314,6 +340,13 @@ def test_janus_draws_pictures_as_it_does_alone(caplog: Any) -> None:
     with genaccel.enable(model, SkipDecodingConfig(drafter=None)):
         torch.manual_seed(1)
         assert torch.equal(model.generate(prompts, **sampled), drawn)
+    network = FeatureDrafterNetwork(FeatureDrafterParams.for_target(model.config.text_config))
+    with pytest.raises(ValueError, match="is made of several models"):
+        genaccel.enable(model, SkipDecodingConfig(drafter=network))
+    drafter = ModelDrafter(tiny_llama(layers=1))
+    with genaccel.enable(model, SkipDecodingConfig(drafter=drafter)) as handle:
+        assert torch.equal(model.generate(prompts, **call), plain)
+        assert "an embedding that this drafter does not know" in str(handle.report())
     config = SkipDecodingConfig(acceptance="lantern", relaxed_topk=3, relaxed_delta=0.4)
     with genaccel.enable(model, config) as handle:
         assert int(model.generate(prompts, **sampled).max()) < 12
