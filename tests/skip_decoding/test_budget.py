@@ -106,7 +106,17 @@ def tuned(target: Any, **values: Any) -> Tuned:
     )
 
 
-def test_a_wide_budget_is_used_and_a_narrow_one_is_kept(target: Any) -> None:
+def test_a_wide_budget_is_used_and_a_narrow_one_is_kept(
+    target: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def decoded(*args: Any, options: DecodingOptions, **values: Any) -> Any:
+        now[0] += 1.0 if options.is_exact else 0.5
+        return decode(*args, options=options, **values)
+
+    monkeypatch.setattr(budget, "decode", decoded)
+    monkeypatch.setattr(budget, "clock_of", lambda device: lambda: now[0])
     wide = tuned(target, max_nll_gap=50.0)
     assert wide.setting != Setting()
     assert not wide.options.is_exact
@@ -201,6 +211,7 @@ def test_it_is_tuned_once(target: Any, cache: Path, monkeypatch: pytest.MonkeyPa
         ({"max_nll_gap": -0.1}, "max_nll_gap must be at least 0"),
         ({"max_unverified": float("nan")}, "max_unverified must be at least 0"),
         ({"sequences": 3}, "at least 4 sequences"),
+        ({"options": DecodingOptions(ensemble_weight=0.5)}, "ensemble_weight has a bound"),
     ],
 )
 def test_a_budget_that_cannot_be_is_refused(
