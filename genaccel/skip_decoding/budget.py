@@ -225,13 +225,17 @@ def tune(
         sequences: That are drawn with each setting, at least 4.
 
     Raises:
-        ValueError: If a bound is below 0, there are no prompts, or too few sequences.
+        ValueError: If a bound is below 0, there are no prompts, too few sequences, or the options have an ensemble.
     """
     for name, value in (("max_nll_gap", max_nll_gap), ("max_unverified", max_unverified)):
         if value is not None and not 0 <= value < math.inf:
             raise ValueError(f"{name} must be at least 0, got {value}")
     if sequences < 4 or not len(prompts):
         raise ValueError("a budget needs a prompt, and at least 4 sequences to be tuned on")
+    if options.ensemble_weight is not None:
+        raise ValueError(
+            "a budget is of relaxation and skips; ensemble_weight has a bound of its own"
+        )
     if max_unverified is not None and options.skip is not None:
         options = replace(
             options, skip=replace(options.skip, max_unverified=min(max_unverified, 1))
@@ -342,7 +346,7 @@ def _options_key(options: DecodingOptions) -> list[Any]:
         None if skip is None else "interval" if skip.threshold is None else "threshold",
         None if skip is None else [skip.path, skip.truncates, skip.max_unverified],
         None if skip is None else skip.rollback_below,
-        [options.guessing, options.ensemble_weight],
+        options.guessing,
         list(options.end_tokens),
     ]
 

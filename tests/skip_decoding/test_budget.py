@@ -109,21 +109,20 @@ def tuned(target: Any, **values: Any) -> Tuned:
 def test_a_wide_budget_is_used_and_a_narrow_one_is_kept(
     target: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What is quicker is a matter of chance for a model this small: time is the number of its forwards.
-    forwards = [0.0]
+    now = [0.0]
 
-    def counted(*args: Any) -> None:
-        forwards[0] += 1.0
+    def decoded(*args: Any, options: DecodingOptions, **values: Any) -> Any:
+        now[0] += 1.0 if options.is_exact else 0.5
+        return decode(*args, options=options, **values)
 
-    hook = target.register_forward_hook(counted)
-    monkeypatch.setattr(budget, "clock_of", lambda device: lambda: forwards[0])
+    monkeypatch.setattr(budget, "decode", decoded)
+    monkeypatch.setattr(budget, "clock_of", lambda device: lambda: now[0])
     wide = tuned(target, max_nll_gap=50.0)
     assert wide.setting != Setting()
     assert not wide.options.is_exact
     assert wide.options.seed == 2
     assert wide.nll_gap <= wide.nll_gap_bound <= 50.0
     none = tuned(target, max_nll_gap=0.0)
-    hook.remove()
     assert none.options.is_exact
     assert (none.nll_gap, none.speedup) == (0.0, 1.0)
 
@@ -212,6 +211,7 @@ def test_it_is_tuned_once(target: Any, cache: Path, monkeypatch: pytest.MonkeyPa
         ({"max_nll_gap": -0.1}, "max_nll_gap must be at least 0"),
         ({"max_unverified": float("nan")}, "max_unverified must be at least 0"),
         ({"sequences": 3}, "at least 4 sequences"),
+        ({"options": DecodingOptions(ensemble_weight=0.5)}, "ensemble_weight has a bound"),
     ],
 )
 def test_a_budget_that_cannot_be_is_refused(
