@@ -291,8 +291,8 @@ def tune(
             trial = _Trial(setting, nats - plain, unverified, rate)
             if max_nll_gap is not None and upper_bound(trial.gaps, confidence) > max_nll_gap:
                 break
-            # What changed nothing here has not been shown to cost nothing.
-            if unverified or bool(trial.gaps.any()):
+            # What changed no token here has not been shown to cost nothing.
+            if bool(trial.gaps.any()) or (max_nll_gap is None and unverified):
                 found.append(trial)
         return found
 

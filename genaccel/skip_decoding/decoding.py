@@ -372,7 +372,8 @@ class _Decoding:
             for path in chosen.tolist()
         )
         # The same number in a whole batch, so that its trees hang behind chains of one length.
-        count = min(*limits, self.limit - int(length.max()))
+        # What is to be judged later must not be the last: no forward comes behind it.
+        count = min(*limits, self.limit - int(length.max()) - bool(rule.rollback_below))
         unverified = self.unverified[self.active]
         for share in zip(length.tolist(), unverified.tolist(), strict=True):
             count = min(count, unverified_limit(*share, rule.max_unverified))
@@ -380,6 +381,8 @@ class _Decoding:
             return None
         path = paths[chosen, :count]
         emitted = guesses[torch.arange(len(chosen)), chosen, :count]
+        if rule.rollback_below and bool(torch.isin(emitted, self.ends).any()):
+            return None
         reached = torch.full_like(length, count)
         counts = self._emit(emitted, reached, length)
         self.num_pending = count

@@ -93,6 +93,8 @@ def test_faster_flags_need_a_trained_drafter_and_know_the_code_words(
     assert "FeatureDrafter drafts" in str(loaded.acceleration.doctor())
     for flag in ("vvs:dynamic", "vvs:uniform"):
         assert loaded([0, 1], seed=3, accelerate=flag).tokens.shape == (2, 64)
+    skipping = SkipDecodingConfig(skip="uniform", tree=4)  # this drafter pays nowhere
+    assert loaded([0, 1], seed=3, accelerate=skipping).tokens.shape == (2, 64)
     assert loaded.acceleration.report()["transformer"].decoding.unverified_fraction > 0
     assert torch.equal(loaded([0, 1], seed=3).tokens, plain)
 
