@@ -32,8 +32,8 @@ CUTOFF = 0.2
 ORDER = 2
 _RADIUS, _RANK = 10, 4  # as csrc/frequency/low_pass_shared.h has them
 # Red, green and blue in the luminance.
-_LUMINANCE = (0.299, 0.587, 0.114)
-_EPSILON = 1e-6
+LUMINANCE = (0.299, 0.587, 0.114)
+EPSILON = 1e-6
 
 
 @functools.cache
@@ -227,13 +227,13 @@ def _update_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     faithful, sharp, *weights = ctx.saved_tensors
     taps, alpha, periodic = ctx.options
     wide = torch.float64 if faithful.dtype == torch.float64 else torch.float32
-    luminance = torch.tensor(_LUMINANCE, dtype=wide, device=faithful.device).view(1, 3, 1, 1)
+    luminance = torch.tensor(LUMINANCE, dtype=wide, device=faithful.device).view(1, 3, 1, 1)
 
     def high(planes: Tensor) -> Tensor:
         return planes - torch.ops.genaccel.low_pass.default(planes, taps, periodic)
 
     f, s = (high((picture.to(wide) * luminance).sum(1)) for picture in (faithful, sharp))
-    total = s.abs() + f.abs() + _EPSILON
+    total = s.abs() + f.abs() + EPSILON
     w = s.abs() / total
     change = alpha * (f + w * (s - f)) - f
     made = change * weights[0] if weights else change
@@ -241,7 +241,7 @@ def _update_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     passed = grad.to(wide) * ((value >= 0) & (value <= 1))
     to_made = passed.sum(1)
     to_change = to_made * weights[0] if weights else to_made
-    w_by_s = s.sign() * (f.abs() + _EPSILON) / total.square()
+    w_by_s = s.sign() * (f.abs() + EPSILON) / total.square()
     w_by_f = -s.abs() * f.sign() / total.square()
     to_s = to_change * alpha * (w + (s - f) * w_by_s)
     to_f = to_change * (alpha * (1 - w + (s - f) * w_by_f) - 1)

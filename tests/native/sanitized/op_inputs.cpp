@@ -7,8 +7,6 @@
 #include "common/integer.h"
 #include "entropy/pmf_to_cdf.h"
 #include "forecast/predict_add.h"
-#include "frequency/frequency_update.h"
-#include "frequency/low_pass.h"
 #include "inputs.h"
 #include "integer/integer_attention.h"
 #include "integer/integer_frequencies.h"
@@ -27,19 +25,6 @@ namespace {
 
 using namespace genaccel;
 using integer::fixed_point::InverseNorm;
-
-// run(begin, end) over [0, size), in two parts.
-template <typename Run>
-void in_parts(Random& random, int64_t size, const Run& run) {
-  const int64_t cut = random.between(0, size);
-  run(int64_t{0}, cut);
-  run(cut, size);
-}
-
-// A few, and now and then as many as take every path of the vector code.
-int64_t some(Random& random, int64_t few, int64_t many) {
-  return random.between(1, random.one_in(12) ? many : few);
-}
 
 template <typename T>
 void linear(Random& random, Digest& digest) {
@@ -316,17 +301,6 @@ void select_tokens(Random& random, Digest& digest) {
 }
 
 template <typename T>
-void floats(Random& random, Array<T>& array) {
-  if constexpr (std::is_floating_point_v<T>) {
-    array.fill(random);
-  } else {
-    for (int64_t i = 0; i < array.size(); ++i) {
-      array[i].bits = random.value<uint16_t>();
-    }
-  }
-}
-
-template <typename T>
 void token_scores(Random& random) {
   const int64_t rows = random.between(1, 5), channels = some(random, 40, 300);
   Array<T> x(random, rows * channels), reference(random, rows * channels);
@@ -422,62 +396,6 @@ void soft_cross_entropy(Random& random) {
   });
 }
 
-template <typename A>
-frequency::Taps<A> any_taps(Random& random) {
-  Array<A> numbers(random, 2 * frequency::kRank * frequency::kReach);
-  numbers.fill(random);
-  frequency::Taps<A> taps;
-  std::copy_n(numbers.data(), frequency::kRank * frequency::kReach, &taps.column[0][0]);
-  std::copy_n(numbers.data() + frequency::kRank * frequency::kReach,
-              frequency::kRank * frequency::kReach, &taps.row[0][0]);
-  return taps;
-}
-
-template <typename T>
-void low_pass(Random& random) {
-  const int64_t planes = random.between(1, 2), height = some(random, 12, 90);
-  const int64_t width = some(random, 40, 1100);
-  Array<T> x(random, planes * height * width), out(random, x.size());
-  floats(random, x);
-  const frequency::LowPass<T> filter = {x.data(),
-                                        out.data(),
-                                        planes,
-                                        height,
-                                        width,
-                                        random.one_in(2),
-                                        any_taps<Accumulate<T>>(random)};
-  in_parts(random, planes * height,
-           [&](int64_t b, int64_t e) { frequency::low_pass_cpu(filter, b, e); });
-}
-
-template <typename T>
-void frequency_update(Random& random) {
-  using A = Accumulate<T>;
-  const int64_t frames = random.between(1, 2), height = some(random, 12, 90);
-  const int64_t width = some(random, 40, 1100), places = frames * height * width;
-  Array<T> faithful(random, 3 * places), sharp(random, 3 * places), out(random, 3 * places);
-  Array<A> weight(random, places);
-  if constexpr (sizeof(T) == 1) {
-    faithful.fill(random), sharp.fill(random);
-  } else {
-    floats(random, faithful), floats(random, sharp);
-  }
-  weight.fill(random);
-  const frequency::FrequencyUpdate<T> update = {faithful.data(),
-                                                sharp.data(),
-                                                random.one_in(2) ? nullptr : weight.data(),
-                                                out.data(),
-                                                frames,
-                                                height,
-                                                width,
-                                                random.one_in(2),
-                                                random.one_in(2),
-                                                random.value<A>(),
-                                                any_taps<A>(random)};
-  in_parts(random, frames * height,
-           [&](int64_t b, int64_t e) { frequency::frequency_update_cpu(update, b, e); });
-}
-
 }  // namespace
 
 void op_input(Random& random, Tally& tally, Digest& digest) {
@@ -504,15 +422,8 @@ void op_input(Random& random, Tally& tally, Digest& digest) {
       {"predict_add", [](Random& r, Digest&) { predict_add<double>(r); }},
       {"predict_add", [](Random& r, Digest&) { predict_add<Half>(r); }},
       {"predict_add", [](Random& r, Digest&) { predict_add<BFloat16>(r); }},
-      {"low_pass", [](Random& r, Digest&) { low_pass<float>(r); }},
-      {"low_pass", [](Random& r, Digest&) { low_pass<double>(r); }},
-      {"low_pass", [](Random& r, Digest&) { low_pass<Half>(r); }},
-      {"low_pass", [](Random& r, Digest&) { low_pass<BFloat16>(r); }},
-      {"frequency_update", [](Random& r, Digest&) { frequency_update<uint8_t>(r); }},
-      {"frequency_update", [](Random& r, Digest&) { frequency_update<float>(r); }},
-      {"frequency_update", [](Random& r, Digest&) { frequency_update<double>(r); }},
-      {"frequency_update", [](Random& r, Digest&) { frequency_update<Half>(r); }},
-      {"frequency_update", [](Random& r, Digest&) { frequency_update<BFloat16>(r); }},
+      {"low_pass", [](Random& r, Digest&) { low_pass_input(r); }},
+      {"frequency_update", [](Random& r, Digest&) { frequency_update_input(r); }},
       {"nearest_code", [](Random& r, Digest&) { nearest_code<float>(r); }},
       {"nearest_code", [](Random& r, Digest&) { nearest_code<double>(r); }},
       {"soft_cross_entropy", [](Random& r, Digest&) { soft_cross_entropy<float, float>(r); }},
