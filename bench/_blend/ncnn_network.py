@@ -64,8 +64,10 @@ class NcnnNetwork:
         for layer in self._layers:
             if layer.kind == "Convolution":
                 self._weights[layer.name] = self._convolution(layer.options)
-            elif layer.kind == "PReLU":
-                self._weights[layer.name] = self._numbers(layer.options[0]), None
+            elif layer.kind == "MemoryData":
+                width, height, channels = (layer.options.get(i, 1) for i in range(3))
+                numbers = self._numbers(width * height * channels)
+                self._weights[layer.name] = numbers.view(1, channels, height, width), None
         if self._position != len(self._data):
             raise ValueError(f"{param} does not take all weights of its .bin")
 
@@ -103,6 +105,8 @@ class NcnnNetwork:
         return result
 
     def _run(self, layer: _Layer, inputs: Sequence[Tensor]) -> Tensor:
+        if layer.kind == "MemoryData":
+            return self._weights[layer.name][0]
         first, options = inputs[0], layer.options
         if layer.kind == "Split":
             return first
@@ -114,10 +118,6 @@ class NcnnNetwork:
                 raise NotImplementedError(f"activation {activation}")
             slope = options[10][0] if activation == 2 else 0.0
             return functional.leaky_relu(made, slope) if activation else made
-        if layer.kind == "PReLU":
-            return functional.prelu(first, self._weights[layer.name][0])
-        if layer.kind == "ReLU":
-            return functional.leaky_relu(first, options.get(0, 0.0))
         if layer.kind == "Sigmoid":
             return torch.sigmoid(first)
         if layer.kind == "Swish":
