@@ -34,7 +34,7 @@ from bench.harness import Bench
 from genaccel import ops
 from genaccel.files.image_writer import write_image
 from genaccel.files.images import AS_STORED, read_image
-from genaccel.sampling.costs import median_cost
+from genaccel.sampling.costs import median_cost, peak_memory_of_call
 from genaccel.sampling.turns import costs_in_turn
 from genaccel.speculative_sr.blending import blend
 
@@ -73,7 +73,7 @@ BETTER_THAN_BOTH = ("vgg_lpips_form", "vgg_dists_form", "st_lpips_alex", "st_lpi
 
 
 def photograph(name: str, side: int) -> Pixels:
-    """The middle of a photograph, ``[side, side, 3]``.
+    """The middle of a photograph, ``[side, side, 3]``, or as much of it as there is in multiples of 4.
 
     Raises:
         FileNotFoundError: If scikit-image is not installed.
@@ -82,8 +82,9 @@ def photograph(name: str, side: int) -> Pixels:
     if found is None or found.origin is None:
         raise FileNotFoundError("the photographs need scikit-image: pip install scikit-image")
     pixels = read_image(Path(found.origin).parent / f"data/{name}.png", AS_STORED).pixels
-    top, left = ((length - side) // 2 for length in pixels.shape[:2])
-    return np.ascontiguousarray(pixels[top : top + side, left : left + side])
+    height, width = (min(side, length // SCALE * SCALE) for length in pixels.shape[:2])
+    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    return np.ascontiguousarray(pixels[top : top + height, left : left + width])
 
 
 def network(packages: Path | None, kind: str) -> NcnnNetwork:
@@ -192,24 +193,11 @@ def time_table(bench: Bench, rounds: int) -> None:
     ours = cpu["operator, uint8 [H, W, 3]"]
     bench.bar("plain_fft_over_operator", cpu["Fourier transforms, plain"] / ours, 2.5)
     bench.bar("lean_fft_over_operator", cpu["Fourier transforms, lean"] / ours, 2.0)
-    extra = _extra_bytes(sides["operator, uint8 [H, W, 3]"]) - frames[0].nbytes
-    bench.bar("extra_memory_MB", max(extra, 0) / 1e6, 4.0, higher_is_better=False)
-
-
-def _extra_bytes(run: Callable[[], object]) -> int:
-    """Most bytes that a call holds above those from before it, its result among them."""
-    run()
-
-    def resident(kind: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith(kind)).split()[1])
-
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = resident("VmRSS")
-    result = run()
-    peak = resident("VmHWM")
-    del result
-    return peak - before
+    peak, made = peak_memory_of_call(
+        lambda: ops.frequency_update(frames[0], frames[1]), torch.device("cpu")
+    )
+    extra = None if peak is None else (peak - made.nbytes) / 1e6
+    bench.bar("extra_memory_MB", extra, 4.0, higher_is_better=False)
 
 
 def compare(bench: Bench) -> dict[str, dict[str, list[float]]]:
@@ -224,7 +212,7 @@ def compare(bench: Bench) -> dict[str, dict[str, list[float]]]:
     sheet: list[Pixels] = []
     for name in names:
         original = photograph(name, side)
-        reduced = (side // SCALE, side // SCALE)
+        reduced = (original.shape[1] // SCALE, original.shape[0] // SCALE)
         small = np.array(Image.fromarray(original).resize(reduced, Image.Resampling.BICUBIC))
         faithful, sharp = (enlarged(runs[kind], small) for kind in ("faithful", "sharp"))
         inner = slice(FRAME, -FRAME)
@@ -242,6 +230,7 @@ def compare(bench: Bench) -> dict[str, dict[str, list[float]]]:
                 found.setdefault(method, {}).setdefault(metric, []).append(value)
             if method in (FAITHFUL, SHARP, OURS):
                 row.append(made)
+        row = [np.pad(cell, ((0, side - cell.shape[0]), (0, 0), (0, 0))) for cell in row]
         sheet.append(np.concatenate(row, 1))
         print(f"{name} done", file=sys.stderr)
     if options["sheet"]:

@@ -102,6 +102,7 @@ def test_photographs_are_of_the_side_that_was_asked_for():
     pytest.importorskip("skimage")
     for name in bench_blend.PHOTOGRAPHS:
         assert bench_blend.photograph(name, 160).shape == (160, 160, 3)
+    assert bench_blend.photograph("page", 256).shape == (188, 256, 3)
     for name in bench_blend.QUICK_PHOTOGRAPHS:
         assert name in bench_blend.PHOTOGRAPHS
 

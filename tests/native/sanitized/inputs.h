@@ -105,7 +105,7 @@ void in_parts(Random& random, int64_t size, const Run& run) {
 }
 
 // A few, and now and then as many as take every path of the vector code.
-int64_t some(Random& random, int64_t few, int64_t many) {
+inline int64_t some(Random& random, int64_t few, int64_t many) {
   return random.between(1, random.one_in(12) ? many : few);
 }
 

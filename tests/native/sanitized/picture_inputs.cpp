@@ -71,12 +71,14 @@ void frequency_update(Random& random) {
 }  // namespace
 
 void low_pass_input(Random& random) {
-  random.pick({low_pass<float>, low_pass<double>, low_pass<Half>, low_pass<BFloat16>})(random);
+  random.pick<void (*)(Random&)>(
+      {low_pass<float>, low_pass<double>, low_pass<Half>, low_pass<BFloat16>})(random);
 }
 
 void frequency_update_input(Random& random) {
-  random.pick({frequency_update<uint8_t>, frequency_update<float>, frequency_update<double>,
-               frequency_update<Half>, frequency_update<BFloat16>})(random);
+  random.pick<void (*)(Random&)>({frequency_update<uint8_t>, frequency_update<float>,
+                                  frequency_update<double>, frequency_update<Half>,
+                                  frequency_update<BFloat16>})(random);
 }
 
 }  // namespace hostile
