@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ def make_judges(
         quick: Leave out ST-LPIPS by VGG16.
     """
     vgg = VggDistances(vgg16)
-    trunks = ("alex",) if quick else ("alex", "vgg")
+    trunks: tuple[Literal["alex", "vgg"], ...] = ("alex",) if quick else ("alex", "vgg")
     st_lpips = {net: StLpipsOfImages(StLpips.from_pretrained(net)) for net in trunks}
 
     def judge(original: Pixels, picture: Pixels) -> dict[str, float]:
