@@ -16,6 +16,7 @@ from genaccel.cli.streams import set_up_process, shown
 SUBCOMMANDS = (
     Subcommand("encode", "genaccel.cli.encode", "Compress images to .gac files."),
     Subcommand("decode", "genaccel.cli.decode", "Restore images from .gac files."),
+    Subcommand("blend", "genaccel.cli.blend", "Blend a faithful and a sharp upscale."),
     Subcommand("info", "genaccel.cli.info", "Show what .gac files say about themselves."),
     Subcommand("zoo", "genaccel.cli.zoo", "List the models that come with the package.", True),
     Subcommand("demo", "genaccel.cli.demo", "Compress held-out photographs and compare."),

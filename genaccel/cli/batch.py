@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar, Protocol
 
 import typer
 
@@ -21,8 +21,27 @@ from genaccel.files.atomic import check_folder, check_target, remove_partial
 from genaccel.files.folders import walk_folder
 from genaccel.files.workers import OpenWork, Outcome, as_failure, map_in_workers
 
-if TYPE_CHECKING:
-    from genaccel.codec.batch.file_report import FileReport
+
+class Report(Protocol):
+    """What is said of a file that was made; a dataclass, which is said in JSON as it is."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def input(self) -> str:
+        """What was read."""
+
+    @property
+    def output(self) -> str:
+        """What was written."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was changed or left out, a sentence each."""
+
+    @property
+    def summary(self) -> str:
+        """Figures in words."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,20 +245,13 @@ def _emit(line: str, jobs: Sequence[Job]) -> None:
         typer.echo(line)
 
 
-def _print_report(report: FileReport, as_json: bool, jobs: Sequence[Job]) -> None:
+def _print_report(report: Report, as_json: bool, jobs: Sequence[Job]) -> None:
     for note in report.notes:
         remark(shown(f"note: {report.input}: {note}"))
     if as_json:
         _emit(json.dumps({"status": "ok", **dataclasses.asdict(report)}), jobs)
     else:
-        _emit(
-            shown(
-                f"{report.input} -> {report.output}: {report.width}x{report.height}, "
-                f"{report.file_bytes} bytes, {report.bits_per_pixel:.3f} bits per pixel, "
-                f"{1000 * report.coding_seconds:.0f} ms"
-            ),
-            jobs,
-        )
+        _emit(shown(f"{report.input} -> {report.output}: {report.summary}"), jobs)
 
 
 def _error_object(source: str, target: str | None, error: str, code: ExitCode) -> str:
@@ -264,8 +276,8 @@ def _is_there(job: Job) -> bool:
 
 
 def _outcomes(
-    jobs: Sequence[Job], open_work: OpenWork[Job, FileReport], *, workers: int
-) -> Generator[Outcome[Job, FileReport]]:
+    jobs: Sequence[Job], open_work: OpenWork[Job, Report], *, workers: int
+) -> Generator[Outcome[Job, Report]]:
     if workers > 1:
         # Looked at as each is handed out, so that another try knows what an earlier one has made.
         begun = (dataclasses.replace(job, was_there=os.path.lexists(job.target)) for job in jobs)
@@ -288,7 +300,7 @@ def _outcomes(
 
 def run_jobs(
     plan: Plan,
-    open_work: OpenWork[Job, FileReport],
+    open_work: OpenWork[Job, Report],
     *,
     verb: str,
     as_json: bool,
@@ -360,7 +372,7 @@ def _would_be_done(job: Job, plan: Plan, as_json: bool, overwrite: bool) -> bool
 
 def _run(
     plan: Plan,
-    open_work: OpenWork[Job, FileReport],
+    open_work: OpenWork[Job, Report],
     verb: str,
     as_json: bool,
     overwrite: bool,
@@ -393,7 +405,7 @@ def _run(
     return failed, unsaid
 
 
-def _report_outcome(outcome: Outcome[Job, FileReport], plan: Plan, *, as_json: bool) -> None:
+def _report_outcome(outcome: Outcome[Job, Report], plan: Plan, *, as_json: bool) -> None:
     """Report an outcome.
 
     Raises:

@@ -48,6 +48,14 @@ def test_decoding_kernels_are_equal_to_the_cpus_code(tmp_path):
     assert printed_by(tmp_path / "decoding_kernels", *sources) == ""
 
 
+@pytest.mark.slow
+def test_kernels_of_frequencies_agree_with_the_cpus_code(tmp_path):
+    sources = [FOLDER / "frequency_kernels.cpp"]
+    for name in ("frequency_update", "low_pass"):
+        sources += [ROOT / f"csrc/frequency/{name}{kind}" for kind in ("_cuda.cu", "_cpu.cpp")]
+    assert printed_by(tmp_path / "frequency_kernels", *sources) == ""
+
+
 def test_a_launch_reports_its_own_error_alone(tmp_path):
     assert printed_by(tmp_path / "launches", FOLDER / "launches.cpp") == ""
 

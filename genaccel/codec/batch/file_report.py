@@ -36,3 +36,11 @@ class FileReport:
     model_digest: str
     coding_seconds: float
     notes: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        """Sizes and time in words."""
+        return (
+            f"{self.width}x{self.height}, {self.file_bytes} bytes, "
+            f"{self.bits_per_pixel:.3f} bits per pixel, {1000 * self.coding_seconds:.0f} ms"
+        )

@@ -84,6 +84,31 @@ class Array {
   std::vector<T> all_;
 };
 
+// Any floating-point numbers, of 16 bits too.
+template <typename T>
+void floats(Random& random, Array<T>& array) {
+  if constexpr (std::is_floating_point_v<T>) {
+    array.fill(random);
+  } else {
+    for (int64_t i = 0; i < array.size(); ++i) {
+      array[i].bits = random.value<uint16_t>();
+    }
+  }
+}
+
+// run(begin, end) over [0, size), in two parts.
+template <typename Run>
+void in_parts(Random& random, int64_t size, const Run& run) {
+  const int64_t cut = random.between(0, size);
+  run(int64_t{0}, cut);
+  run(cut, size);
+}
+
+// A few, and now and then as many as take every path of the vector code.
+inline int64_t some(Random& random, int64_t few, int64_t many) {
+  return random.between(1, random.one_in(12) ? many : few);
+}
+
 // What happened: kind of input, outcome, how often.
 class Tally {
  public:
@@ -148,6 +173,10 @@ void code_input(Random& random, Tally& tally, Digest& digest);
 void op_input(Random& random, Tally& tally, Digest& digest);
 void race_input(Random& random, Tally& tally, Digest& digest);
 void shared_input(Random& random, Tally& tally, Digest& digest);
+
+// Of ops on pictures, of any type of element.
+void low_pass_input(Random& random);
+void frequency_update_input(Random& random);
 
 // Rows of `alphabet` symbols that run strictly upwards from 0 to 2^precision.
 std::vector<int32_t> valid_rows(Random& random, int64_t rows, int64_t alphabet, int precision);

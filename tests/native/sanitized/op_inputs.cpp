@@ -301,17 +301,6 @@ void select_tokens(Random& random, Digest& digest) {
 }
 
 template <typename T>
-void floats(Random& random, Array<T>& array) {
-  if constexpr (std::is_floating_point_v<T>) {
-    array.fill(random);
-  } else {
-    for (int64_t i = 0; i < array.size(); ++i) {
-      array[i].bits = random.value<uint16_t>();
-    }
-  }
-}
-
-template <typename T>
 void token_scores(Random& random) {
   const int64_t rows = random.between(1, 5), channels = some(random, 40, 300);
   Array<T> x(random, rows * channels), reference(random, rows * channels);
@@ -429,6 +418,8 @@ void op_input(Random& random, Tally& tally, Digest& digest) {
       {"predict_add", [](Random& r, Digest&) { predict_add<double>(r); }},
       {"predict_add", [](Random& r, Digest&) { predict_add<Half>(r); }},
       {"predict_add", [](Random& r, Digest&) { predict_add<BFloat16>(r); }},
+      {"low_pass", [](Random& r, Digest&) { low_pass_input(r); }},
+      {"frequency_update", [](Random& r, Digest&) { frequency_update_input(r); }},
       {"nearest_code", [](Random& r, Digest&) { nearest_code<float>(r); }},
       {"nearest_code", [](Random& r, Digest&) { nearest_code<double>(r); }},
       {"soft_cross_entropy", [](Random& r, Digest&) { soft_cross_entropy<float, float>(r); }},
