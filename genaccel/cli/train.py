@@ -255,6 +255,11 @@ SUBCOMMANDS = (
         "genaccel.training.recipes.restoration:RestorationTraining",
         "Train the restoration of coded base layers",
     ),
+    _recipe(
+        "super-resolution",
+        "genaccel.speculative_sr.training.base:SuperResolutionTraining",
+        "Train the base of super-resolution by four",
+    ),
 )
 
 app = typer.Typer(cls=lazy_group(SUBCOMMANDS), help="Train models.", no_args_is_help=True)
