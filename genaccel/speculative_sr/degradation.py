@@ -224,7 +224,8 @@ class _Damage:
                 weights = steps.new_tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)
                 steps = (weights * steps).sum(1, keepdim=True)
             # As many photons at white as the picture has levels, to the next power of two.
-            levels = 2.0 ** math.ceil(math.log2(max(2, len(torch.unique(steps)))))
+            seen = int(torch.bincount((steps * 255).round().long().flatten()).count_nonzero())
+            levels = 2.0 ** math.ceil(math.log2(max(2, seen)))
             counts = torch.poisson(steps * levels, generator=self._noise)
             noise = factor * (counts / levels - steps)
         self._x = (x + noise.to(x.device)).clamp(0, 1)
@@ -288,12 +289,12 @@ def _grid(side: int) -> tuple[Tensor, Tensor]:
 
 
 def filtered(x: Tensor, kernel: Tensor) -> Tensor:
-    """Planes ``[B, C, H, W]`` under a kernel ``[k, k]`` of odd side, reflected at the borders as far as they reach."""
-    batch, channels, height, width = x.shape
+    """Planes ``[B, C, H, W]`` under a kernel ``[k, k]`` of odd side that is symmetric to its middle, reflected at the borders."""
     margin = kernel.shape[0] // 2
-    pads = (margin,) * 4
     # A picture may be smaller than the kernel, and reflecting needs one pixel more than the margin.
-    mode = "reflect" if margin < min(height, width) else "replicate"
-    planes = functional.pad(x.reshape(batch * channels, 1, height, width), pads, mode=mode)
-    blurred = functional.conv2d(planes, kernel.to(x)[None, None])
-    return blurred.reshape(batch, channels, height, width)
+    mode = "reflect" if margin < min(x.shape[2:]) else "replicate"
+    planes = functional.pad(x, (margin,) * 4, mode=mode)
+    # Products of spectra: kernels are large, equal turned by half a turn, and of no rank in common.
+    spectrum = torch.fft.rfft2(planes) * torch.fft.rfft2(kernel.to(x), s=planes.shape[2:])
+    around = torch.fft.irfft2(spectrum, s=planes.shape[2:])
+    return around[..., 2 * margin :, 2 * margin :]
