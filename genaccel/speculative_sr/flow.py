@@ -92,6 +92,8 @@ class SpeculativeSteps:
     def run(self, low: Tensor, base: Base, draft: Draft) -> list[Tensor]:
         """Estimates of the good picture: the base's, then each draft's.
 
+        No gradient goes from a step into the one before it: as published, drafts learn where their own way leads them.
+
         Args:
             low: Enlarged low-quality picture, or its latents, of any shape.
             base: Computes velocity and features, once.
@@ -101,7 +103,7 @@ class SpeculativeSteps:
         estimates = [low - self.sigmas[0] * velocity]
         state = low
         for sigma, after in pairwise(self.sigmas):
-            state = state - (sigma - after) * velocity
+            state = (state - (sigma - after) * velocity).detach()
             velocity = draft(state, low, after, features)
             estimates.append(state - after * velocity)
         return estimates
