@@ -155,7 +155,7 @@ class _Damage:
         jpeg_last = random.random() < 0.5
         if not jpeg_last:
             self._jpeg()
-        self._x = functional.interpolate(self._x, size, **self._mode())
+        self._resample(size)
         if random.random() < _FINAL_SINC_SHARE * strength:
             self._x = filtered(self._x, self._sinc(int(random.choice(_SIDES)), math.pi / 3))
         if jpeg_last:
@@ -165,8 +165,9 @@ class _Damage:
     def _between(self, low: float, high: float) -> float:
         return float(self._random.uniform(low, high))
 
-    def _mode(self) -> dict[str, str]:
-        return {"mode": str(self._random.choice(_RESIZE_MODES))}
+    def _resample(self, size: tuple[int, int]) -> None:
+        mode = str(self._random.choice(_RESIZE_MODES))
+        self._x = functional.interpolate(self._x, size, mode=mode)
 
     def _blur(self, order: _Order) -> None:
         random = self._random
@@ -206,8 +207,7 @@ class _Damage:
             factor = self._between(1.0, high**self._strength)
         elif way < grow + shrink:
             factor = self._between(low**self._strength, 1.0)
-        sides = tuple(max(4, round(side * factor)) for side in size)
-        self._x = functional.interpolate(self._x, sides, **self._mode())
+        self._resample((max(4, round(size[0] * factor)), max(4, round(size[1] * factor))))
 
     def _add_noise(self, order: _Order) -> None:
         x = self._x.clamp(0, 1)

@@ -118,7 +118,7 @@ class Draft(nn.Module):
         width = _width(model)
         fused = [FusedBlock(blocks[i], width, place) for place, i in enumerate(self.kept)]
         # DiT embeds the time of its last layer in its first block, which may be pruned.
-        first_norm = getattr(blocks[0], "norm1", None)
+        first_norm: Any = getattr(blocks[0], "norm1", None)
         if hasattr(first_norm, "emb"):
             fused[0].norm1 = first_norm
         owner, _, name = found.name.rpartition(".")
@@ -189,6 +189,6 @@ class BaseFeatures:
 
 def _width(model: Any) -> int:
     """Channels of a model's hidden states."""
-    if hasattr(model, "width"):
-        return int(model.width)
+    if isinstance(getattr(model, "hidden_size", None), int):
+        return int(model.hidden_size)
     return int(model.config.num_attention_heads * model.config.attention_head_dim)

@@ -198,7 +198,7 @@ class VelocityTransformer(nn.Module):
     def __init__(self, params: SuperResolutionParams) -> None:
         super().__init__()
         channels, stem = params.channels, params.stem_channels
-        self.width = channels
+        self.hidden_size = channels
         self.stem = nn.Conv2d(2 * 3 * SCALE**2, stem, 3, padding=1)
         self.embed = nn.Conv2d(stem, channels, _FOLD, stride=_FOLD)
         self.time_embed = nn.Sequential(

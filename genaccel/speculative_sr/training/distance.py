@@ -66,8 +66,8 @@ class Distance:
         """
         config = self._config
         compare = functional.l1_loss if config.pixel == "l1" else functional.mse_loss
-        parts = {config.pixel: compare(estimate.float(), high)}
-        loss = parts[config.pixel]
+        loss = compare(estimate.float(), high)
+        parts: dict[str, Tensor] = {config.pixel: loss}
         if self._metric is not None:
             count = max(1, round(config.perceptual_fraction * len(high)))
             chosen = torch.randperm(len(high), generator=generator)[:count].tolist()

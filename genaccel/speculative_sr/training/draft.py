@@ -116,7 +116,7 @@ class SuperResolutionDraftTraining(TilesTraining):
         with self.accelerator.main_process_first():
             if not (self.run.path / BASE_NAME).is_dir():
                 self._base.save_pretrained(self.run.path / BASE_NAME, dtype=torch.float32)
-        self._base.to(self.accelerator.device, memory_format=torch.channels_last)
+        self._base.to(self.accelerator.device).to(memory_format=torch.channels_last)
         super().setup()
         self.distance = Distance(self._distance, device=self.accelerator.device)
 
