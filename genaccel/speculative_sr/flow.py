@@ -18,6 +18,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from genaccel.files.untrusted import shown
+
 # The scheduler of the published weights: 1000 steps of training, moved towards noise by this shift.
 _TRAIN_STEPS = 1000
 _SHIFT = 5.0
@@ -57,7 +59,7 @@ def check_sigmas(sigmas: Sequence[float]) -> None:
     are_numbers = all(isinstance(sigma, float) for sigma in sigmas)
     falls = are_numbers and all(now > after for now, after in pairwise(sigmas))
     if not sigmas or not falls or not 0 < sigmas[-1] <= sigmas[0] <= 1:
-        raise ValueError(f"sigmas must fall within (0, 1], got {tuple(sigmas)}")
+        raise ValueError(f"sigmas must fall within (0, 1], got {shown(tuple(sigmas))}")
 
 
 def between(high: Tensor, low: Tensor, sigma: float) -> Tensor:
