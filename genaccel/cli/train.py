@@ -255,6 +255,16 @@ SUBCOMMANDS = (
         "genaccel.training.recipes.restoration:RestorationTraining",
         "Train the restoration of coded base layers",
     ),
+    _recipe(
+        "super-resolution",
+        "genaccel.speculative_sr.training.base:SuperResolutionTraining",
+        "Train the base of super-resolution by four",
+    ),
+    _recipe(
+        "super-resolution-draft",
+        "genaccel.speculative_sr.training.draft:SuperResolutionDraftTraining",
+        "Train the draft of a base of super-resolution",
+    ),
 )
 
 app = typer.Typer(cls=lazy_group(SUBCOMMANDS), help="Train models.", no_args_is_help=True)

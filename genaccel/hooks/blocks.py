@@ -168,6 +168,7 @@ class CallFrame:
         called: Indices of the hooks that were called, in their order.
         broken: A reason for each place where the call is not built as was learned.
         captured: Outputs of blocks by index; only blocks that it has a key for are captured.
+        captured_inputs: Likewise what blocks take: their first argument.
         watcher: Runs a block in its hook's stead, where a call is learned from: takes the hook and what its
             :meth:`BlockHook.run` takes.
         submodules: The frame of the hooks within blocks; None where there are none.
@@ -183,6 +184,7 @@ class CallFrame:
         "broken",
         "called",
         "captured",
+        "captured_inputs",
         "forecasts",
         "last",
         "places",
@@ -204,6 +206,7 @@ class CallFrame:
         self.broken: list[str] = []
         self.last: list[Any] = []  # what the block before returned, within a segment
         self.captured: dict[int, Any] = {}
+        self.captured_inputs: dict[int, Any] = {}
         self.watcher: Callable[..., Any] | None = None
         # A SubmoduleFrame and a TimeWindow, of files that build on this one.
         self.submodules: Any = None
@@ -256,6 +259,9 @@ class BlockHook(ModelHook):
         if frame.watcher is not None:
             return frame.watcher(self, forward, args, kwargs)
         frame.called.append(self.index)
+        if self.index in frame.captured_inputs:
+            name = self.parameters.names[0]
+            frame.captured_inputs[self.index] = self.parameters.get(name, args, kwargs)
         place = None if frame.places is None else frame.places[self.index]
         if place is None or frame.actions[place.segment] == PLAIN:
             output = forward(*args, **kwargs)

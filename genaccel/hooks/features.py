@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hands a method the outputs of some blocks of a model, with their step, and changes nothing.
+"""Hands a method the outputs or inputs of some blocks of a model, with their step, and changes nothing.
 
 Methods that forecast nothing need no more than this: it uses the binding and a clock alone.
 """
@@ -15,7 +15,7 @@ from genaccel.hooks.binding import Binding, Forward
 from genaccel.hooks.blocks import CallFrame
 from genaccel.hooks.clock import Clock, PipelineClock, Tick
 
-# The place of a call in its run, and the outputs of blocks in it, by the block's index in the model.
+# The place of a call in its run, and outputs or inputs of blocks in it, by the block's index in the model.
 FeatureObserver = Callable[[Tick, Mapping[int, Any]], None]
 
 
@@ -28,6 +28,7 @@ class FeatureTap:
         blocks: Indices of the blocks, from 0, in the order in which the model holds them; negative
             ones count from the last.
         observer: Called after each call.
+        inputs: Whether it is handed what the blocks take, their first argument, and not what they return.
 
     Raises:
         ValueError: If the model has no blocks, or not so many.
@@ -60,12 +61,19 @@ class FeatureTap:
     """
 
     def __init__(
-        self, model: nn.Module, clock: Clock, blocks: Sequence[int], observer: FeatureObserver
+        self,
+        model: nn.Module,
+        clock: Clock,
+        blocks: Sequence[int],
+        observer: FeatureObserver,
+        *,
+        inputs: bool = False,
     ) -> None:
         self.binding = Binding.of(model)
         count = len(self.binding.block_hooks)
         self._clock = clock
         self._observer = observer
+        self._inputs = inputs
         self._blocks = tuple(place % count for place in blocks)
         self.binding.add(self, first=isinstance(clock, PipelineClock))
         wrong = [place for place in blocks if not -count <= place < count]
@@ -78,12 +86,16 @@ class FeatureTap:
         return self._clock.claims()
 
     def run_call(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make a call as the model would, and hand the outputs of the watched blocks to the observer."""
+        """Make a call as the model would, and hand what the watched blocks return or take to the observer."""
         run, tick = self._clock.call_begins(self.binding.model, args, kwargs)
         frame = CallFrame([None] * len(self.binding.block_hooks))
-        frame.captured = dict.fromkeys(self._blocks)
+        watched: dict[int, Any] = dict.fromkeys(self._blocks)
+        if self._inputs:
+            frame.captured_inputs = watched
+        else:
+            frame.captured = watched
         output = self.binding.in_frame(frame, forward, args, kwargs)
-        self._observer(tick, frame.captured)
+        self._observer(tick, watched)
         self._clock.call_ends(run, tick)
         return output
 

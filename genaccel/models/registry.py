@@ -40,6 +40,8 @@ MODEL_VERSIONS = {
     "integer-entropy-model": 1,
     "pipeline": 1,
     "restoration": 1,
+    "super-resolution": 1,
+    "super-resolution-draft": 1,
 }
 
 _CONFIG_NAME = "config.json"

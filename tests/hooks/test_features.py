@@ -35,6 +35,20 @@ def test_it_sees_what_blocks_return_and_changes_nothing():
     assert "forward" not in vars(model)
 
 
+def test_it_sees_what_blocks_take_if_asked_for():
+    model = build()
+    expected = []
+    handle = model.blocks[1].register_forward_pre_hook(lambda m, args: expected.append(args[0]))
+    run(model, 2)
+    handle.remove()
+    seen = []
+    observer = lambda tick, taken: seen.append(taken)  # noqa: E731
+    tap = FeatureTap(model, TimestepClock(model, 2), [1], observer, inputs=True)
+    run(model, 2)
+    tap.detach()
+    assert same([taken[1] for taken in seen], expected)
+
+
 def test_in_a_pipeline_it_sees_the_runs_of_that_pipeline_and_no_other_calls():
     pipeline = build_pipeline()
     runs, seen = PipelineRuns.of(pipeline), []

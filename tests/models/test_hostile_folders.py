@@ -25,6 +25,12 @@ from genaccel.models.integer_export import quantize
 from genaccel.models.masked_entropy_model import MaskedEntropyModel
 from genaccel.models.registry import check_model_folder, network_in, record_parts
 from genaccel.models.restoration import Restoration, RestorationConfig
+from genaccel.speculative_sr.draft_network import DraftParams, SuperResolutionDraft
+from genaccel.speculative_sr.networks import SuperResolutionBase, SuperResolutionParams
+
+TINY_SUPER_RESOLUTION = SuperResolutionParams(
+    channels=64, num_layers=3, stem_channels=8, upscaler_channels=8, upscaler_blocks=1
+)
 
 DEEP = json.loads("[" * 300 + "]" * 300)
 LONG = [1] * 20_000
@@ -40,6 +46,8 @@ NETWORKS = {
     "restoration": lambda: Restoration(
         RestorationConfig(channels=8, num_blocks=2, num_inner_blocks=1, condition_channels=4)
     ),
+    "super-resolution": lambda: SuperResolutionBase(TINY_SUPER_RESOLUTION),
+    "super-resolution draft": lambda: SuperResolutionDraft(DraftParams(base=TINY_SUPER_RESOLUTION)),
 }
 
 
@@ -82,8 +90,14 @@ def codec_folder(copy_of, networks):
 def load(folder):
     """What the network of a folder is loaded by."""
     name = folder.name
-    kind = {"entropy": MaskedEntropyModel, "integer": IntegerEntropyModel}.get(name, Autoencoder)
-    return (Restoration if name == "restoration" else kind).from_pretrained(folder)
+    kinds = {
+        "entropy": MaskedEntropyModel,
+        "integer": IntegerEntropyModel,
+        "restoration": Restoration,
+        "super-resolution": SuperResolutionBase,
+        "super-resolution draft": SuperResolutionDraft,
+    }
+    return kinds.get(name, Autoencoder).from_pretrained(folder)
 
 
 def edit(folder, change):
