@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -131,12 +132,23 @@ class AutoregressiveImagePipeline(DiffusionPipeline):
 
         Raises:
             ValueError: If a label or a size does not exist.
+            TypeError: If labels are no numbers, or there are several generators.
         """
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(
                 f'output_type must be "pil", "np", "pt" or "latent", got {output_type!r}'
             )
         count = len(self.config.class_names)
+        try:
+            class_labels = [operator.index(label) for label in class_labels]
+        except TypeError:
+            raise TypeError(
+                f"class_labels must be a list of numbers, which labels has by their names, got {class_labels!r}"
+            ) from None
+        if not isinstance(generator, torch.Generator | None):
+            raise TypeError(
+                f"generator must be one torch.Generator for all pictures, got a {type(generator).__name__}"
+            )
         wrong = [label for label in class_labels if not -1 <= label < count]
         if wrong:
             raise ValueError(
@@ -145,7 +157,7 @@ class AutoregressiveImagePipeline(DiffusionPipeline):
         rows, columns = self._grid(height, width)
         first = int(self.vqvae.config.num_vq_embeddings)
         device = self._execution_device
-        labels = torch.tensor(list(class_labels), dtype=torch.long, device=device)
+        labels = torch.tensor(class_labels, dtype=torch.long, device=device)
         no_class = torch.full((len(labels), 1), first + count, device=device)
         if seed is None and generator is not None:
             seed = int(
@@ -168,7 +180,7 @@ class AutoregressiveImagePipeline(DiffusionPipeline):
             "on_tokens": callback_on_tokens,
         }
         if enabled is not None:
-            decoded = enabled.decode(prompts, seed=seed, row_length=columns, **arguments)
+            decoded = enabled.decode(self, prompts, seed=seed, row_length=columns, **arguments)
         else:
             options = options or DecodingOptions()
             decoded = decode(
@@ -204,7 +216,8 @@ class AutoregressiveImagePipeline(DiffusionPipeline):
 
     def _grid(self, height: int | None, width: int | None) -> tuple[int, int]:
         stride = self._stride
-        sides = [side or int(self.vqvae.config.sample_size) for side in (height, width)]
+        own = int(self.vqvae.config.sample_size)
+        sides = [own if side is None else side for side in (height, width)]
         if any(side < 1 or side % stride for side in sides):
             raise ValueError(
                 f"height and width must be multiples of {stride}, got {sides[0]} and {sides[1]}"

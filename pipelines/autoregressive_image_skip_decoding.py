@@ -13,12 +13,13 @@ class AutoregressiveImageSkipDecodingPipeline(SkipDecodingMixin, AutoregressiveI
     The file also works by its path, as ``custom_pipeline=`` of ``DiffusionPipeline.from_pretrained``.
 
     Example:
+        >>> import torch
         >>> from genaccel import zoo
         >>> from genaccel.pipelines.autoregressive_image_skip_decoding import (
         ...     AutoregressiveImageSkipDecodingPipeline,
         ... )
         >>> pipe = AutoregressiveImageSkipDecodingPipeline.from_pretrained(
-        ...     zoo.path("photo-ar"), dtype="float32"
+        ...     zoo.path("photo-ar"), dtype=torch.float32
         ... )
         >>> call = dict(class_labels=[pipe.labels["mountain"]], guidance_scale=2.0, seed=7)
         >>> plain = pipe(**call).images[0]

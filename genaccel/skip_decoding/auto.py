@@ -188,7 +188,12 @@ def candidate_widths(*, trees: bool) -> list[tuple[int, ...]]:
 
 
 def best_widths(
-    costs: RoundCosts, statistics: AcceptanceStatistics, *, trees: bool, max_depth: int = MAX_DEPTH
+    costs: RoundCosts,
+    statistics: AcceptanceStatistics,
+    *,
+    trees: bool,
+    chains: bool = True,
+    max_depth: int = MAX_DEPTH,
 ) -> tuple[tuple[int, ...] | None, float]:
     """The widths that promise the most tokens for their cost, and how many times those of decoding without guesses.
 
@@ -199,7 +204,7 @@ def best_widths(
     promises = {
         widths: expected_tokens(rates, widths) * plain / costs.drafting(widths)
         for widths in candidate_widths(trees=trees)
-        if len(widths) <= max_depth
+        if len(widths) <= max_depth and (chains or widths[0] > 1)
     }
     if not promises:
         return None, 1.0
@@ -329,6 +334,8 @@ def _chosen(
         costs,
         statistics,
         trees=drafter.guesses_trees,
+        # The paths of a chain are one: there is nothing to compare.
+        chains=options.skip is None or options.skip.threshold is None,
         max_depth=min(MAX_DEPTH, max(max_new_tokens - 2, 0)),
     )
     known = "as former decodings went" if statistics.trials else "with nothing known yet"

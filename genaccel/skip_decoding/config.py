@@ -4,12 +4,24 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass, fields
+from itertools import accumulate
 from typing import Any, Literal
 
 from torch import Tensor
 
 _FLAGS = ("exact", "lantern", "uniform", "dynamic")
+_NUMBERS = (
+    "relaxed_delta",
+    "assistant_ensemble_weight",
+    "skip_similarity",
+    "max_unverified",
+    "max_nll_gap",
+    "rollback_below",
+)
+# Of a round: masks of trees grow with the square.
+_MOST_GUESSES = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -25,7 +37,7 @@ class SkipDecodingConfig:
             smaller language model of transformers over the same tokens; any
             :class:`~genaccel.skip_decoding.drafting.Drafter`; None to draw one by one.
         tree: Guesses of a round: "auto", the length of a chain, or the children of a node at each depth, such as
-            ``(3, 2, 1)``. A ``Drafter`` has its own.
+            ``(3, 2, 1)``, of 1,024 guesses at most. A ``Drafter`` has its own.
         acceptance: "exact" accepts what the model itself draws; "lantern" lends a guess the probability of code words that
             look like it (arXiv:2410.03355); "ensemble" judges guesses by a mixture of model and drafter.
         relaxed_delta: Of "lantern": up to 1, the probability that is borrowed at most; above 1, ``relaxed_delta - 1``
@@ -36,7 +48,7 @@ class SkipDecodingConfig:
             being those that this seed's noise makes likeliest. The tokens are distributed as the model says, but are not
             those without a drafter.
         skip: "none", "uniform" to commit every ``skip_interval``-th round's guesses without verification, or "dynamic" to
-            do so where the paths of the tree look alike. Needs a drafter that was trained.
+            do so where the paths of the tree, which is then no chain, look alike. Needs a drafter that was trained.
         skip_interval: Rounds from one skipped to the next, at least 2.
         skip_similarity: Of "dynamic": least likeness of the paths, in (0, 1].
         max_unverified: Largest share of the tokens that no forward judges, in (0, 1].
@@ -46,9 +58,11 @@ class SkipDecodingConfig:
             than this, in (0, 1].
         row_length: Tokens of a row of the picture, for guesses from the row above; by default what the pipeline knows, 0
             for none.
-        seed: Of the noise, the same in every call; by default each call takes one from torch's global generator, so that
-            ``torch.manual_seed`` makes calls repeatable.
-        codebook: Code words ``[K, C]`` of the tokens 0 to K - 1, for "lantern" and "dynamic"; by default the pipeline's own.
+        seed: Of the noise, the same in every call; by default each call of ``generate`` takes one from torch's global
+            generator, so that ``torch.manual_seed`` makes calls repeatable. ``AutoregressiveImagePipeline`` has a ``seed``
+            of its own, which goes before this one; without either it is 0, as without acceleration.
+        codebook: Code words ``[K, C]`` of the tokens 0 to K - 1, for "lantern" and "dynamic", one for each token that can be
+            drawn; by default the pipeline's own.
 
     Raises:
         ValueError: If a value is out of range, or of another name than those above.
@@ -94,6 +108,11 @@ class SkipDecodingConfig:
                 raise ValueError(
                     f'tree must be "auto", a length of at least 1, or a tuple of widths of at least 1, got {self.tree!r}'
                 )
+            guesses = self.tree if _is_int(self.tree) else sum(accumulate(widths, operator.mul))
+            if guesses > _MOST_GUESSES:
+                raise ValueError(
+                    f"tree may have {_MOST_GUESSES} guesses at most, and {self.tree!r} has {guesses}"
+                )
             if isinstance(self.tree, list):
                 object.__setattr__(self, "tree", tuple(self.tree))
         for name, least in (("relaxed_topk", 1), ("skip_interval", 2)):
@@ -104,6 +123,19 @@ class SkipDecodingConfig:
             raise ValueError(f"row_length must be at least 0 or None, got {self.row_length!r}")
         if self.seed is not None and not _is_int(self.seed):
             raise ValueError(f"seed must be an integer or None, got {self.seed!r}")
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if not isinstance(value, int | float | None) or isinstance(value, bool):
+                raise ValueError(f"{name} must be a number, got {value!r}")
+        if self.codebook is not None and (
+            not isinstance(self.codebook, Tensor)
+            or self.codebook.ndim != 2
+            or len(self.codebook) < 3
+            or not bool(self.codebook.isfinite().all())
+        ):
+            raise ValueError(
+                "codebook must be a tensor [K, C] of finite numbers, with K at least 3"
+            )
         if not 0 <= self.relaxed_delta < math.inf:
             raise ValueError(
                 f"relaxed_delta must be at least 0 and finite, got {self.relaxed_delta}"
@@ -130,6 +162,11 @@ class SkipDecodingConfig:
         if self.max_nll_gap is not None and self.skip == "none" and self.acceptance == "exact":
             raise ValueError(
                 'max_nll_gap bounds what acceptance="lantern" or skip cost, and neither is asked for'
+            )
+        is_chain = self.tree != "auto" and (isinstance(self.tree, int) or max(self.tree) == 1)
+        if self.skip == "dynamic" and is_chain:
+            raise ValueError(
+                'skip="dynamic" compares the paths of a tree, and a chain has one: give widths such as (2, 2, 1)'
             )
         if self.drafter is None and not self.is_exact:
             raise ValueError(

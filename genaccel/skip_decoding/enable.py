@@ -55,7 +55,8 @@ class AcceleratedGeneration:
         folder: str | None = None,
     ) -> None:
         self.name, self.model, self._claims = name, model, claims
-        self.prepared = prepare(config, model, codebook=_codebook(model), folder=folder)
+        self._config, self._folder = config, folder
+        self.prepared = self._prepared()
         self.report = GenerationReport(plain_because="it has not generated yet")
         self.is_paused = False
 
@@ -65,6 +66,8 @@ class AcceleratedGeneration:
 
     def generate(self, stock: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
         """Make a call of ``generate``."""
+        if not self.prepared.is_for(self.model):
+            self.prepared = self._prepared()
         for name, reason in _PLAIN_ARGUMENTS.items():
             if kwargs.get(name) is not None:
                 return self._plain(reason, stock, args, kwargs)
@@ -102,6 +105,10 @@ class AcceleratedGeneration:
 
         return stock(*args, custom_generate=decoding, **kwargs)
 
+    def _prepared(self) -> PreparedDecoding:
+        codebook = _codebook(self.model)
+        return prepare(self._config, self.model, codebook=codebook, folder=self._folder)
+
     def _plain(self, reason: str, stock: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         warn_of_plain(self.model, reason)
         self._keep(GenerationReport(plain_because=reason))
@@ -120,10 +127,8 @@ class PipelineDecoding:
     """
 
     def __init__(self, pipeline: Any, config: SkipDecodingConfig) -> None:
-        model, codebook = pipeline.decoding_parts()
-        folder = getattr(pipeline, "name_or_path", None)
-        self.model = model
-        self.prepared = prepare(config, model, codebook=codebook, folder=folder)
+        self._config = config
+        self.prepared = self._prepared(pipeline)
         self.report = GenerationReport(plain_because="it has not generated yet")
         self.is_paused = False
 
@@ -133,20 +138,28 @@ class PipelineDecoding:
         made = vars(pipeline).get(_DECODING)
         return made if isinstance(made, cls) and not made.is_paused else None
 
+    def _prepared(self, pipeline: Any) -> PreparedDecoding:
+        model, codebook = pipeline.decoding_parts()
+        folder = getattr(pipeline, "name_or_path", None)
+        return prepare(self._config, model, codebook=codebook, folder=folder)
+
     def decode(
-        self, prompts: Tensor, *, seed: int | None, row_length: int, **arguments: Any
+        self, pipeline: Any, prompts: Tensor, *, seed: int | None, row_length: int, **arguments: Any
     ) -> Decoded:
         """Draw tokens of one call, with its seed or else the config's, or 0 as without it if there is none.
 
         See :meth:`~genaccel.skip_decoding.preparation.PreparedDecoding.decode` for the arguments.
         """
+        model, _ = pipeline.decoding_parts()
+        if not self.prepared.is_for(model):
+            self.prepared = self._prepared(pipeline)
         own = self.prepared.config.seed
         decoded = self.prepared.decode(
-            self.model,
+            model,
             prompts,
             options=self.prepared.options.with_seed((own or 0) if seed is None else seed),
             row_length=row_length,
-            measured=self.model,
+            measured=model,
             **arguments,
         )
         self.report = GenerationReport(decoding=decoded.report)

@@ -61,10 +61,11 @@ class GenerationReport:
         if self.decoding is None:
             return f"generated plainly: {self.plain_because}"
         report = self.decoding
+        chosen = "" if report.choice is None else f"; {report.choice}"
         return (
             f"{report.generated_tokens} tokens in {report.target_forwards} forwards, "
             f"{report.mean_acceptance_length:.2f} tokens a round, "
-            f"{report.unverified_fraction:.0%} unverified, {report.total_seconds:.2f} s"
+            f"{report.unverified_fraction:.0%} unverified, {report.total_seconds:.2f} s{chosen}"
         )
 
 
@@ -108,6 +109,7 @@ def speculative_generate(
 
     Raises:
         ValueError: If the config does not fit the model, or logits are not numbers.
+        TypeError: If it is no config.
     """
     call = _Call(model, input_ids, logits_processor, stopping_criteria, generation_config, streamer)
     call.kwargs = model_kwargs
@@ -117,6 +119,10 @@ def speculative_generate(
         processing = read_processors(
             logits_processor, is_sampled=bool(generation_config.do_sample), pure=pure_processors
         )
+        if not isinstance(skip_decoding, SkipDecodingConfig | PreparedDecoding | None):
+            raise TypeError(
+                f"skip_decoding must be a SkipDecodingConfig, got {type(skip_decoding).__name__}"
+            )
         if isinstance(skip_decoding, PreparedDecoding):
             prepared = skip_decoding
         else:

@@ -25,8 +25,9 @@ from genaccel.skip_decoding.options import DecodingOptions, SkipRule
 from genaccel.skip_decoding.sampling import SamplingRule
 from genaccel.skip_decoding.steering import Steering
 
-# Guesses of a round where nothing is measured.
+# Guesses of a round where nothing is measured; where paths are compared, there must be several.
 _LENGTH = 4
+_WIDTHS = (2, 2, 1)
 _DRAFTER_FOLDER = "drafter"
 _LARGEST_SEED = 2**63 - 1
 
@@ -37,13 +38,21 @@ class PreparedDecoding:
 
     Attributes:
         config: The config.
+        model: The model as it was prepared for.
+        place: That model's dtype and device then.
         prototype: The drafter, of which each decoding takes a copy; None to draw one by one.
         options: Without the seed and the ends of a call.
     """
 
     config: SkipDecodingConfig
+    model: Any
+    place: tuple[torch.dtype, torch.device]
     prototype: Drafter | None
     options: DecodingOptions
+
+    def is_for(self, model: Any) -> bool:
+        """Whether it still holds: for this very model, in the same dtype and on the same device."""
+        return model is self.model and (model.dtype, model.device) == self.place
 
     @property
     def is_automatic(self) -> bool:
@@ -95,15 +104,22 @@ class PreparedDecoding:
             max_new_tokens: At most.
             row_length: Tokens of a row of the picture, if the config names none.
             measured: The network by itself, on which costs and budgets are measured with prompts of tokens alone. Without it
-                ``tree="auto"`` is a chain of four.
+                ``tree="auto"`` is a chain of four, or for ``skip="dynamic"`` a tree of widths 2, 2, 1.
             negative_prompts: Of the unconditional branch.
             negative_is_token: False for their padding.
             on_tokens: Called after each round.
             steering: What else has a say.
 
         Raises:
-            ValueError: If there is a budget and nothing can be measured.
+            ValueError: If there is a budget and nothing can be measured, or tokens can be drawn that have no code word.
         """
+        if self.config.codebook is not None and measured is not None and steering is None:
+            vocabulary: Any = measured.config
+            last = vocabulary.vocab_size if rule.allowed is None else rule.allowed[1]
+            if self.config.needs_codebook and len(self.config.codebook) < last:
+                raise ValueError(
+                    f"codebook has {len(self.config.codebook)} code words, and {last} tokens can be drawn: it needs one for each"
+                )
         drafter = self.drafter(row_length=row_length)
         if drafter is not None and self.config.max_nll_gap is not None and len(prompts):
             if measured is None:
@@ -186,6 +202,9 @@ def prepare(
         asked = 'acceptance="lantern"' if config.acceptance == "lantern" else 'skip="dynamic"'
         if codes is None:
             raise ValueError(f"{asked} needs the code words of the tokens: pass codebook=")
+        tokens = getattr(model.config, "vocab_size", len(codes))
+        if config.codebook is not None and len(codes) > tokens:
+            raise ValueError(f"codebook has {len(codes)} code words, and the model {tokens} tokens")
     more: dict[str, Any] = {}
     if config.is_stochastic:
         more["guessing"] = "drawn"
@@ -214,6 +233,8 @@ def prepare(
         skip = SkipRule(interval=None, threshold=config.skip_similarity, unit_codes=unit, **skips)
     return PreparedDecoding(
         config=config,
+        model=model,
+        place=(model.dtype, model.device),
         prototype=drafter,
         options=DecodingOptions(relaxation=relaxation, skip=skip, **more),
     )
@@ -261,12 +282,12 @@ def _drafter(
 
 def _widths(config: SkipDecodingConfig) -> tuple[int, ...]:
     if config.tree == "auto":
-        return (1,) * _LENGTH
+        return _WIDTHS if config.skip == "dynamic" else (1,) * _LENGTH
     return (1,) * config.tree if isinstance(config.tree, int) else config.tree
 
 
 def _chain_length(config: SkipDecodingConfig) -> int:
-    widths = _widths(config)
+    widths = (1,) * _LENGTH if config.tree == "auto" else _widths(config)
     if max(widths) > 1:
         raise ValueError(
             f"Jacobi decoding guesses chains, and tree={config.tree} is none: give a length, or a drafter"

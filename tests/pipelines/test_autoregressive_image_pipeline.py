@@ -90,6 +90,13 @@ def test_what_cannot_be_is_said(pipe: Any) -> None:
         pipe([0, 2])
     with pytest.raises(ValueError, match="multiples of 2, got 17 and 16"):
         pipe([0], height=17)
+    with pytest.raises(ValueError, match="multiples of 2, got 0 and 16"):
+        pipe([0], height=0)
+    for labels in (0, ["sky"], [0.5]):
+        with pytest.raises(TypeError, match="class_labels must be a list of numbers"):
+            pipe(labels)
+    with pytest.raises(TypeError, match=r"one torch\.Generator for all pictures, got a list"):
+        pipe([0], generator=[torch.Generator()])
     with pytest.raises(ValueError, match="output_type must be"):
         pipe([0], output_type="gif")
     with pytest.raises(ValueError, match="has 19 tokens; 16 code words, 1 classes"):

@@ -126,6 +126,25 @@ def test_enabling_is_of_one_pipeline_and_is_undone() -> None:
     assert dict(vars(pipe)) == before
 
 
+def test_a_model_that_is_cast_or_exchanged_meanwhile_is_the_one_that_draws() -> None:
+    pipe = made(AutoregressiveImagePipeline)
+    call: dict[str, Any] = {"class_labels": [0], "seed": 7, "output_type": "latent"}
+    network = FeatureDrafterNetwork(FeatureDrafterParams.for_target(pipe.transformer.config))
+    with genaccel.enable(pipe, SkipDecodingConfig(drafter=network, tree=3)) as handle:
+        first = pipe(**call).tokens
+        pipe.to(torch.float64)
+        assert torch.equal(pipe(**call).tokens, first)
+        pipe.to(torch.float32)
+        other = made(AutoregressiveImagePipeline).transformer
+        for weight in other.parameters():
+            weight.data.mul_(-1)
+        pipe.register_modules(transformer=other)
+        found = pipe(**call).tokens
+        with handle.paused():
+            assert torch.equal(pipe(**call).tokens, found)
+    assert not torch.equal(found, first)
+
+
 def test_pipelines_without_tokens_are_refused() -> None:
     class Nothing:
         components: ClassVar[dict[str, Any]] = {}

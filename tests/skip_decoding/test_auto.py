@@ -140,6 +140,10 @@ def test_the_choice_follows_costs_and_acceptance() -> None:
     dear = RoundCosts(verify=FLAT.verify, draft_first=0.5, draft_step=3.0)
     assert best_widths(dear, seen(0.9), trees=False)[0] == (1,)
     assert best_widths(FLAT, seen(0.02), trees=False)[0] is None
+    trees_alone, _ = best_widths(FLAT, seen(0.9), trees=True, chains=False)
+    assert trees_alone is not None
+    assert trees_alone[0] > 1
+    assert best_widths(FLAT, seen(0.9), trees=False, chains=False) == (None, 1.0)
     assert best_widths(FLAT, seen(0.9), trees=False, max_depth=0) == (None, 1.0)
 
 

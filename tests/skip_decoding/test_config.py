@@ -31,6 +31,16 @@ WRONG = (
     ({"row_length": -1}, "row_length must be at least 0 or None, got -1"),
     ({"seed": 1.5}, "seed must be an integer or None, got 1.5"),
     ({"drafter": None, "skip": "uniform"}, "without a drafter there are no guesses"),
+    ({"tree": 1025}, "tree may have 1024 guesses at most, and 1025 has 1025"),
+    ({"tree": (32, 32)}, r"tree may have 1024 guesses at most, and \(32, 32\) has 1056"),
+    ({"relaxed_delta": "a"}, "relaxed_delta must be a number, got 'a'"),
+    ({"skip": "uniform", "max_unverified": "a"}, "max_unverified must be a number, got 'a'"),
+    ({"skip": "dynamic", "tree": 4}, "a chain has one: give widths such as"),
+    ({"skip": "dynamic", "tree": (1, 1)}, "a chain has one: give widths such as"),
+    ({"codebook": [[1.0]] * 9}, "codebook must be a tensor"),
+    ({"codebook": torch.zeros(9)}, "codebook must be a tensor"),
+    ({"codebook": torch.full((9, 2), float("nan"))}, "codebook must be a tensor"),
+    ({"codebook": torch.zeros(2, 4)}, "with K at least 3"),
     ({"acceptance": "ensemble", "is_stochastic": True}, "is_stochastic goes without"),
 )
 

@@ -149,6 +149,10 @@ def test_a_config_that_does_not_fit_is_refused_in_one_sentence(target: Any) -> N
             SkipDecodingConfig(skip="dynamic", drafter=JacobiDrafter()),
             'skip="dynamic" needs the code words',
         ),
+        (
+            SkipDecodingConfig(acceptance="lantern", codebook=torch.zeros(99, 2)),
+            "codebook has 99 code words, and the model 40 tokens",
+        ),
         (SkipDecodingConfig(drafter=tiny_llama(vocabulary=9)), "has 9 tokens and the model 40"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -158,6 +162,42 @@ def test_a_config_that_does_not_fit_is_refused_in_one_sentence(target: Any) -> N
         genaccel.enable(target, SkipDecodingConfig(drafter=3))
     with pytest.raises(ValueError, match="Linear generates no tokens"):
         genaccel.enable(torch.nn.Linear(1, 1), SkipDecodingConfig())
+
+
+def test_tokens_without_a_code_word_are_refused(target: Any) -> None:
+    small = {"codebook": torch.randn(20, 2), "drafter": draft_of(target)}
+    for config in (
+        SkipDecodingConfig(acceptance="lantern", **small),
+        SkipDecodingConfig(skip="dynamic", **small),
+    ):
+        words = "20 code words, and 40 tokens can be drawn"
+        with genaccel.enable(target, config), pytest.raises(ValueError, match=words):
+            target.generate(PROMPTS, **CALL)
+
+
+def test_dynamic_skips_have_a_tree_to_compare_the_paths_of(target: Any) -> None:
+    codebook, drafter = torch.randn(VOCABULARY, 4), draft_of(target)
+    config = SkipDecodingConfig(skip="dynamic", codebook=codebook, drafter=drafter)
+    found = prepare(config, target).drafter()
+    draft_shape = found._shape  # type: ignore[union-attr]
+    assert draft_shape.num_nodes == 1 + 2 + 4 + 4
+    with genaccel.enable(target, config) as handle:
+        target.generate(PROMPTS, **CALL)
+        choice = handle.report()["model"].decoding.choice
+        assert choice.widths is None or choice.widths[0] > 1
+        assert str(choice) in str(handle.report())
+
+
+def test_a_model_that_is_cast_meanwhile_is_prepared_anew(tmp_path: Path) -> None:
+    model = tiny_llama()
+    network = FeatureDrafterNetwork(FeatureDrafterParams.for_target(model.config))
+    with genaccel.enable(model, SkipDecodingConfig(drafter=network, tree=3)) as handle:
+        for dtype in (torch.float32, torch.float64):
+            model.to(dtype)
+            found = model.generate(PROMPTS, **CALL)
+            assert handle.report()["model"].decoding.rounds > 0
+            with handle.paused():
+                assert torch.equal(model.generate(PROMPTS, **CALL), found)
 
 
 def test_code_words_make_acceptance_and_skips_of_a_bare_model_possible(target: Any) -> None:
