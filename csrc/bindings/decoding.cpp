@@ -71,8 +71,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> accept_tree_by_rejection(
   STD_TORCH_CHECK(delta >= 0 && delta - delta == 0, op,
                   ": delta must be at least 0 and finite, got ", delta);
   const int64_t* neighbour = nullptr;
+  int64_t codes = 0;
   if (neighbours.has_value()) {
-    neighbour = checked<int64_t>(*neighbours, {vocabulary, kAnySize}, tokens, op, "neighbours");
+    neighbour = checked<int64_t>(*neighbours, {kAnySize, kAnySize}, tokens, op, "neighbours");
+    codes = neighbours->size(0);
+    check_range(codes, 0, vocabulary, op, "the tokens of neighbours");
     check_range(lenders, 0, neighbours->size(1), op, "lenders");
   }
   int64_t inner = 0;
@@ -118,6 +121,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> accept_tree_by_rejection(
         inner,
         depth + 1,
         vocabulary,
+        codes,
         neighbour == nullptr ? 0 : neighbours->size(1),
         lenders,
         delta,

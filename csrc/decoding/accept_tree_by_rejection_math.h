@@ -36,14 +36,16 @@ struct TreeRejection {
   const int64_t* tokens;   // [sequences, nodes], the root's are not looked at
   const T* log_weights;    // [sequences, nodes, vocabulary]: of the target after each node
   const double* uniforms;  // [sequences, nodes]: the i-th is for the i-th guess that is looked at
-  const int64_t* neighbours;  // [vocabulary, num_neighbours]: nearest first; nullptr: none lend
+  const int64_t* neighbours;  // [codes, num_neighbours]: nearest first; nullptr: none lend
   const T* draft;        // [sequences, inner, vocabulary]: what guesses were drawn by; or nullptr
   int64_t* path;         // [sequences, length]: nodes from the root on, -1 behind the last
   int64_t* counts;       // [sequences]: nodes of the path
   T* residual;           // [sequences, vocabulary]: what the token behind it is drawn by
   int64_t* substituted;  // [sequences]: guesses of the path that only a loan let pass
   T* workspace;          // [sequences, vocabulary] where there is a draft
-  int64_t nodes, inner, length, vocabulary, num_neighbours;
+  int64_t nodes, inner, length, vocabulary;
+  int64_t codes;  // tokens from here on borrow from none
+  int64_t num_neighbours;
   int64_t lenders;   // of the neighbours at most
   double delta;      // up to 1: lent at most; above: delta - 1 times the guess's own
   bool is_original;  // delta is each guess's own, and with a rejected one that has borrowed go all
@@ -254,7 +256,7 @@ GENACCEL_HOST_DEVICE void accept_sequence(const Team& team, const TreeRejection<
       const double own = row[token];
       const double chance = tree.draft == nullptr ? 1.0 : guessed[token];
       Loan loan = {0, 0};
-      if (tree.neighbours != nullptr) {
+      if (tree.neighbours != nullptr && token < tree.codes) {
         double bound = tree.delta <= 1 ? tree.delta : (tree.delta - 1) * own;
         if (tree.shares_bound() && tree.draft == nullptr) {
           bound = std::fmin(bound, left / std::fmax(reach, kLeast));

@@ -135,7 +135,8 @@ def accept_tree_by_rejection(
         log_weights: Of the target after each node, as they will be drawn from, float32 or float64 ``[S, N, V]``.
         uniforms: Numbers in [0, 1), float64 ``[S, N]``; the i-th is for the i-th guess that is looked at.
         depth: Of the tree: guesses of the longest path. No more are accepted.
-        neighbours: Other tokens by rising distance, int64 ``[V, n]``; by default no token lends.
+        neighbours: Other tokens by rising distance, int64 ``[K, n]`` with K up to V; tokens from K on borrow from none, as
+            by default all do.
         lenders: Of the neighbours that lend at most, up to n.
         delta: Up to 1, the probability that all guesses after one token borrow at most together; above 1, ``delta - 1``
             times its own for each of them.
@@ -176,9 +177,11 @@ def accept_tree_by_rejection(
     if neighbours is not None:
         require_dtype("neighbours", neighbours, torch.int64)
         require_dimensions("neighbours", neighbours, 2)
-        _require_indices(
-            "neighbours", neighbours, (vocabulary, neighbours.shape[1]), "tokens", tokens
-        )
+        _require_device("neighbours", neighbours, "tokens", tokens)
+        if len(neighbours) > vocabulary:
+            raise ValueError(
+                f"neighbours must be of at most {vocabulary} tokens, got {len(neighbours)}"
+            )
         require_int("lenders", lenders)
         if not 0 <= lenders <= neighbours.shape[1]:
             raise ValueError(

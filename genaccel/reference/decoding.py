@@ -83,7 +83,7 @@ def accept_tree_by_rejection(
         tokens: Guesses, ``[S, N]``.
         log_weights: Of the target after each node, ``[S, N, V]``.
         uniforms: Numbers in [0, 1), the i-th for the i-th guess that is looked at, ``[S, N]``.
-        neighbours: Other tokens by rising distance, ``[V, n]``; None if none lend.
+        neighbours: Of the first K tokens the others by rising distance, ``[K, n]``; None if none lend.
         draft_probabilities: Of the drafter after the first M nodes, ``[S, M, V]``.
         lenders: Of the neighbours that lend at most.
         delta: Up to 1, borrowed at most; above, ``delta - 1`` times the guess's own.
@@ -113,7 +113,7 @@ def accept_tree_by_rejection(
                 if guessed is not None:
                     chance = float(guessed[token])
                 lent, num_lent = 0.0, 0
-                if neighbours is not None:
+                if neighbours is not None and token < len(neighbours):
                     limit = delta if delta <= 1 else (delta - 1) * own
                     if shares_bound and guessed is None:
                         limit = min(limit, left / max(reach, 1e-30))
@@ -137,7 +137,7 @@ def accept_tree_by_rejection(
                     goes_on = True
                     break
                 struck = torch.empty(0, dtype=torch.long)
-                if neighbours is not None and num_lent > 0:
+                if neighbours is not None and num_lent:
                     struck = neighbours[token, : lenders + 1 if is_original else num_lent]
                 if guessed is None:
                     residual[token], residual[struck] = 0, 0

@@ -23,7 +23,8 @@ class Relaxation:
     """How much probability a guess may borrow.
 
     Attributes:
-        neighbours: Other code words by rising distance, int64 ``[V, n]``; see :func:`nearest_code_words`.
+        neighbours: Other code words by rising distance, int64 ``[K, n]``; see :func:`nearest_code_words`. What tokens there
+            are besides borrow from none.
         count: Of them that lend, at least 1 and at most n.
         delta: Up to 1, the probability that all guesses after one token borrow at most together; above 1, ``delta - 1``
             times its own for each of them (LANTERN++).

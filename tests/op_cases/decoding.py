@@ -35,7 +35,16 @@ def _accept_tree_rival(parents, tokens, drawn, depth):
 
 
 def _rejection_inputs(
-    dtype, sequences, nodes, tokens, neighbours, lenders, with_draft, delta=0.3, is_original=0
+    dtype,
+    sequences,
+    nodes,
+    tokens,
+    neighbours,
+    lenders,
+    with_draft,
+    delta=0.3,
+    is_original=0,
+    codes_less=0,
 ):
     parents, depth = _binary_tree(nodes)
     log_weights = 2 * torch.randn(sequences, nodes, tokens, dtype=dtype)
@@ -46,7 +55,7 @@ def _rejection_inputs(
         torch.randint(tokens, (sequences, nodes)),
         log_weights,
         torch.rand(sequences, nodes, dtype=torch.float64),
-        torch.randint(tokens, (tokens, neighbours)) if neighbours else None,
+        torch.randint(tokens, (tokens - codes_less, neighbours)) if neighbours else None,
         torch.randn(sequences, inner, tokens, dtype=dtype).softmax(-1) if with_draft else None,
         lenders,
         delta,
@@ -87,12 +96,12 @@ def _rejection_rival(
         lent, family = torch.zeros_like(own), token[:, None]
         struck = torch.zeros(count, 1, dtype=torch.bool, device=device)
         if neighbours is not None and lenders:
-            near = neighbours[token]
+            near = neighbours[token.clamp(max=len(neighbours) - 1)]
             bound = torch.full_like(own, delta) if delta <= 1 else (delta - 1) * own
             if shares_bound and guessed is None:
                 bound = bound.minimum(left / reach.clamp(min=1e-30))
             sums = row.gather(1, near[:, :lenders]).cumsum(1)
-            fits = sums <= bound[:, None]
+            fits = (sums <= bound[:, None]) & (token < len(neighbours))[:, None]
             lent = torch.where(fits, sums, 0).amax(1)
             width = near.shape[1]
             fits = torch.nn.functional.pad(fits, (0, width - lenders))
@@ -305,6 +314,7 @@ CASES = (
                 "lenders": 9,
                 "with_draft": 1,
                 "delta": 1.5,
+                "codes_less": 100,
             },
         ),
         rival=_rejection_rival,

@@ -181,6 +181,21 @@ class TestAcceptTreeByRejection:
         assert counts.tolist() == [length or 1 + is_original]
         assert torch.equal(substituted, counts - 1)
 
+    def test_tokens_that_are_no_code_words_borrow_from_none(self, device):
+        weights = torch.tensor([[[0.25, 0.25, 0.5]] * 2] * 3, device=device).log()
+        _, counts, _, substituted = ops.accept_tree_by_rejection(
+            torch.tensor([0, 0], device=device),
+            torch.tensor([[0, 1], [0, 2], [0, 2]], device=device),
+            weights,
+            torch.tensor([[0.4], [0.4], [0.6]], device=device).double().expand(-1, 2),
+            1,
+            neighbours=torch.tensor([[1], [0]], device=device),
+            lenders=1,
+            delta=0.9,
+        )
+        assert counts.tolist() == [2, 2, 1]
+        assert substituted.tolist() == [1, 0, 0]
+
     def test_a_guess_that_could_not_be_drawn_says_nothing(self, device):
         path, _, residual, _ = ops.accept_tree_by_rejection(
             torch.tensor([0, 0, 0], device=device),
@@ -231,7 +246,7 @@ class TestAcceptTreeByRejection:
             ({"log_weights": weights[..., :0]}, ValueError, "must have a token"),
             ({"u": uniforms.float()}, TypeError, "uniforms must be torch.float64"),
             ({"delta": NAN}, ValueError, "delta must be at least 0 and finite"),
-            ({"neighbours": tree.view(1, 2)}, ValueError, r"neighbours must have shape \(3, 2\)"),
+            ({"neighbours": tree.new_zeros(4, 2)}, ValueError, "neighbours must be of at most 3"),
             (
                 {"neighbours": tree.new_zeros(3, 2), "lenders": 3},
                 ValueError,

@@ -123,6 +123,7 @@ void rejections() {
                                             drafts ? inner : 0,
                                             nodes,
                                             size,
+                                            size - 1,
                                             lends ? columns : 0,
                                             columns - 1,
                                             kind % 5 == 4 ? 1.5 : 0.3 * (kind % 5),

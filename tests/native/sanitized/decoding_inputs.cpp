@@ -52,9 +52,9 @@ template <typename T>
 void accept_tree_by_rejection(Random& random) {
   const int64_t sequences = random.between(0, 3), nodes = some(random, 9, 30);
   const int64_t length = random.between(1, nodes + 1), size = some(random, 9, 60);
-  const int64_t columns = random.between(0, 6);
+  const int64_t columns = random.between(0, 6), codes = random.between(0, size);
   Array<int64_t> parents(random, nodes), tokens(random, sequences * nodes);
-  Array<int64_t> neighbours(random, size * columns), path(random, sequences * length);
+  Array<int64_t> neighbours(random, codes * columns), path(random, sequences * length);
   Array<int64_t> counts(random, sequences), substituted(random, sequences);
   const int64_t inner = random.between(1, nodes);
   Array<T> weights(random, sequences * nodes * size), draft(random, sequences * inner * size);
@@ -78,6 +78,7 @@ void accept_tree_by_rejection(Random& random) {
                                            drafts ? inner : 0,
                                            length,
                                            size,
+                                           codes,
                                            lends ? columns : 0,
                                            random.between(0, columns),
                                            random.pick({0.0, 0.3, 1.0, 1.5, 1e300}),

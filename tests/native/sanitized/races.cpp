@@ -205,6 +205,7 @@ void indexing_ops(Random& random, Tally& tally) {
                                                     0,
                                                     6,
                                                     vocabulary,
+                                                    vocabulary,
                                                     5,
                                                     4,
                                                     0.5,
