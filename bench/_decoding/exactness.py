@@ -156,14 +156,14 @@ def tree_p_value(*, draws: int, seed: int = 0) -> float:
     below = torch.multinomial(q[children.flatten()], 1, generator=generator).view(draws, 2)
     last = torch.multinomial(q[below.flatten()], 1, generator=generator).view(draws, 2)
     trees = torch.cat((torch.zeros(draws, 1, dtype=torch.long), children, below, last), 1)
-    uniforms = torch.rand(draws, 6, generator=generator, dtype=torch.float64).tolist()
+    uniforms = torch.rand(draws, 7, generator=generator, dtype=torch.float64)
+    path, residual, _ = accept_by_rejection(
+        shape, trees, target[trees], uniforms, draft_probabilities=q[trees]
+    )
+    following = torch.where(path[:, 1:] >= 0, trees.gather(1, path[:, 1:].clamp(min=0)), -1)
     counts = torch.zeros(size, size, size, dtype=torch.float64)
-    for tokens, numbers in zip(trees, uniforms, strict=True):
-        found = accept_by_rejection(
-            shape, tokens, target[tokens], iter(numbers), draft_probabilities=q[tokens]
-        )
-        drawn = [int(tokens[node]) for node in found.path[1:]]
-        weights = found.residual
+    for guesses, weights in zip(following.tolist(), residual, strict=True):
+        drawn = [token for token in guesses if token >= 0]
         while len(drawn) < 3:
             drawn.append(int(torch.multinomial(weights, 1, generator=generator)))
             weights = p[drawn[-1]]

@@ -53,10 +53,10 @@ std::tuple<Tensor, Tensor> accept_tree(const Tensor& parents, const Tensor& toke
   return {path, counts};
 }
 
-std::tuple<Tensor, Tensor, Tensor> accept_tree_by_rejection(
+std::tuple<Tensor, Tensor, Tensor, Tensor> accept_tree_by_rejection(
     const Tensor& parents, const Tensor& tokens, const Tensor& log_weights, const Tensor& uniforms,
     const std::optional<Tensor>& neighbours, const std::optional<Tensor>& draft_probabilities,
-    int64_t lenders, double delta, bool strikes_all, int64_t depth) {
+    int64_t lenders, double delta, bool is_original, int64_t depth) {
   const char* op = "accept_tree_by_rejection";
   check_range(depth, 0, kMaxDepth, op, "depth");
   const int64_t* parent = checked_parents(parents, tokens, op);
@@ -71,12 +71,24 @@ std::tuple<Tensor, Tensor, Tensor> accept_tree_by_rejection(
   STD_TORCH_CHECK(delta >= 0 && delta - delta == 0, op,
                   ": delta must be at least 0 and finite, got ", delta);
   const int64_t* neighbour = nullptr;
+  int64_t codes = 0;
   if (neighbours.has_value()) {
-    neighbour = checked<int64_t>(*neighbours, {vocabulary, kAnySize}, tokens, op, "neighbours");
+    neighbour = checked<int64_t>(*neighbours, {kAnySize, kAnySize}, tokens, op, "neighbours");
+    codes = neighbours->size(0);
+    check_range(codes, 0, vocabulary, op, "the tokens of neighbours");
     check_range(lenders, 0, neighbours->size(1), op, "lenders");
   }
+  int64_t inner = 0;
   if (draft_probabilities.has_value()) {
-    check_like(*draft_probabilities, log_weights, op, "draft_probabilities");
+    check_shape(*draft_probabilities, {sequences, kAnySize, vocabulary}, op, "draft_probabilities");
+    check_same_kind(log_weights, *draft_probabilities, op, "draft_probabilities");
+    inner = draft_probabilities->size(1);
+    check_range(inner, 1, nodes, op, "the nodes of draft_probabilities");
+    for (int64_t i = 1; i < nodes && !tokens.is_cuda(); ++i) {
+      STD_TORCH_CHECK(parent[i] < inner || parent[i] >= i, op,
+                      ": draft_probabilities must have a row for each node with children, got ",
+                      inner, " and a child of node ", parent[i]);
+    }
   }
   for (int64_t i = 0; i < sequences * nodes && !tokens.is_cuda(); ++i) {
     if (i % nodes != 0) {
@@ -85,10 +97,12 @@ std::tuple<Tensor, Tensor, Tensor> accept_tree_by_rejection(
   }
   auto [path, counts] = new_paths(tokens, depth);
   Tensor residual = torch::stable::new_empty(log_weights, {sequences, vocabulary});
+  Tensor substituted = torch::stable::new_empty(tokens, {sequences}, ScalarType::Long);
   Tensor workspace = torch::stable::new_empty(
       log_weights, {draft_probabilities.has_value() ? sequences : 0, vocabulary});
   int64_t* path_out = mutable_elements<int64_t>(path);
   int64_t* counts_out = mutable_elements<int64_t>(counts);
+  int64_t* substituted_out = mutable_elements<int64_t>(substituted);
   dispatch_float_or_double(log_weights, op, [&](auto zero) {
     using T = decltype(zero);
     const decoding::TreeRejection<T> tree = {
@@ -101,14 +115,17 @@ std::tuple<Tensor, Tensor, Tensor> accept_tree_by_rejection(
         path_out,
         counts_out,
         mutable_elements<T>(residual),
+        substituted_out,
         mutable_elements<T>(workspace),
         nodes,
+        inner,
         depth + 1,
         vocabulary,
+        codes,
         neighbour == nullptr ? 0 : neighbours->size(1),
         lenders,
         delta,
-        strikes_all};
+        is_original};
     launch(
         op, tokens, sequences, 1,
         [&](int64_t begin, int64_t end) {
@@ -118,7 +135,7 @@ std::tuple<Tensor, Tensor, Tensor> accept_tree_by_rejection(
           return decoding::accept_tree_by_rejection_cuda(tree, sequences, stream);
         });
   });
-  return {path, counts, residual};
+  return {path, counts, residual, substituted};
 }
 
 Tensor draw_keyed(const Tensor& log_weights, int64_t seed, const Tensor& sequences,
@@ -313,7 +330,8 @@ const Op kOps[] = {
      TORCH_BOX(&accept_tree)},
     {"accept_tree_by_rejection(Tensor parents, Tensor tokens, Tensor log_weights, "
      "Tensor uniforms, Tensor? neighbours, Tensor? draft_probabilities, int lenders, float delta, "
-     "bool strikes_all, int depth) -> (Tensor path, Tensor counts, Tensor residual)",
+     "bool is_original, int depth) -> (Tensor path, Tensor counts, Tensor residual, "
+     "Tensor substituted)",
      TORCH_BOX(&accept_tree_by_rejection)},
     {"compact_rows_(Tensor(a!)[] states, Tensor sources, Tensor starts, Tensor counts) -> ()",
      TORCH_BOX(&compact_rows_)},

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Acceptance of a tree from its root down, the siblings one after the other (SpecInfer,
-// arXiv:2305.09781; relaxed as LANTERN does, arXiv:2410.03355). It is written once for a team of
-// threads: a block of a GPU, or the one thread that a sequence has on a CPU. A team has
+// arXiv:2305.09781; relaxed as LANTERN does, arXiv:2410.03355, or with one bound for all guesses
+// after a token: genaccel.reference.decoding says why). It is written once for a team of threads: a
+// block of a GPU, or the one thread that a sequence has on a CPU. A team has
 //   thread(), threads()        its number, and their number
 //   sum(x), largest(x)         over all threads
 //   inclusive_sum(x)           over this thread and those before it
@@ -27,48 +28,79 @@
 
 namespace genaccel::decoding {
 
+constexpr double kLeast = 1e-30;  // that something is divided by
+
 template <typename T>
 struct TreeRejection {
   const int64_t* parents;  // [nodes], the root's is not looked at
   const int64_t* tokens;   // [sequences, nodes], the root's are not looked at
   const T* log_weights;    // [sequences, nodes, vocabulary]: of the target after each node
   const double* uniforms;  // [sequences, nodes]: the i-th is for the i-th guess that is looked at
-  const int64_t* neighbours;  // [vocabulary, num_neighbours]: nearest first; nullptr: none lend
-  const T* draft;   // [sequences, nodes, vocabulary]: what guesses were drawn by; or nullptr
-  int64_t* path;    // [sequences, length]: nodes from the root on, -1 behind the last
-  int64_t* counts;  // [sequences]: nodes of the path
-  T* residual;      // [sequences, vocabulary]: what the token behind it is drawn by
-  T* workspace;     // [sequences, vocabulary] where there is a draft
-  int64_t nodes, length, vocabulary, num_neighbours;
+  const int64_t* neighbours;  // [codes, num_neighbours]: nearest first; nullptr: none lend
+  const T* draft;        // [sequences, inner, vocabulary]: what guesses were drawn by; or nullptr
+  int64_t* path;         // [sequences, length]: nodes from the root on, -1 behind the last
+  int64_t* counts;       // [sequences]: nodes of the path
+  T* residual;           // [sequences, vocabulary]: what the token behind it is drawn by
+  int64_t* substituted;  // [sequences]: guesses of the path that only a loan let pass
+  T* workspace;          // [sequences, vocabulary] where there is a draft
+  int64_t nodes, inner, length, vocabulary;
+  int64_t codes;  // tokens from here on borrow from none
+  int64_t num_neighbours;
   int64_t lenders;   // of the neighbours at most
   double delta;      // up to 1: lent at most; above: delta - 1 times the guess's own
-  bool strikes_all;  // with a rejected guess go all lenders that there might be and one more
+  bool is_original;  // delta is each guess's own, and with a rejected one that has borrowed go all
+                     // lenders that there might be and one more
+  // Whether what all guesses after one token borrow together is at most delta.
+  GENACCEL_HOST_DEVICE bool shares_bound() const {
+    return neighbours != nullptr && delta <= 1 && !is_original;
+  }
 };
+
+GENACCEL_HOST_DEVICE constexpr double positive(double value) { return value > 0 ? value : 0; }
 
 template <typename T>
 struct Row {
   T* weights;
-  double total;  // what they are divided by
+  double scale;  // what they are multiplied by
 
   GENACCEL_HOST_DEVICE double operator[](int64_t i) const {
-    return static_cast<double>(weights[i]) / total;
+    return static_cast<double>(weights[i]) * scale;
   }
 };
 
-// Sums the row anew; if nothing is left, all tokens are alike.
+// Sum of f(i) over a row, in parts that do not wait for each other.
+GENACCEL_TEAM_FUNCTION
+template <typename Team, typename F>
+GENACCEL_HOST_DEVICE double sum_of(const Team& team, int64_t size, const F& f) {
+  constexpr int kParts = 8;
+  double parts[kParts] = {};
+  const int64_t step = team.threads();
+  int64_t i = team.thread();
+  for (; i + (kParts - 1) * step < size; i += kParts * step) {
+    for (int part = 0; part < kParts; ++part) {
+      parts[part] += f(i + part * step);
+    }
+  }
+  for (; i < size; i += step) {
+    parts[0] += f(i);
+  }
+  for (int part = 1; part < kParts; ++part) {
+    parts[0] += parts[part];
+  }
+  return team.sum(parts[0]);
+}
+
+// Where nothing is left, all tokens are alike.
 GENACCEL_TEAM_FUNCTION
 template <typename Team, typename T>
-GENACCEL_HOST_DEVICE void normalise(const Team& team, Row<T>& row, int64_t size) {
-  double sum = 0;
-  for (int64_t i = team.thread(); i < size; i += team.threads()) {
-    sum += static_cast<double>(row.weights[i]);
-  }
-  row.total = team.sum(sum);
-  if (!(row.total > 0)) {
+GENACCEL_HOST_DEVICE void normalise(const Team& team, Row<T>& row, double sum, int64_t size) {
+  row.scale = 1 / sum;
+  if (!(row.scale < HUGE_VAL)) {
     for (int64_t i = team.thread(); i < size; i += team.threads()) {
       row.weights[i] = 1;
     }
-    row.total = static_cast<double>(size);
+    row.scale = 1 / static_cast<double>(size);
+    team.sum(0.0);  // a barrier
   }
 }
 
@@ -80,12 +112,10 @@ GENACCEL_HOST_DEVICE Row<T> softmax(const Team& team, const T* log_weights, T* o
     largest = largest < log_weights[i] ? log_weights[i] : largest;
   }
   largest = team.largest(largest);
-  double sum = 0;
-  for (int64_t i = team.thread(); i < size; i += team.threads()) {
-    out[i] = std::exp(log_weights[i] - largest);
-    sum += static_cast<double>(out[i]);
-  }
-  return {out, team.sum(sum)};
+  return {out, 1 / sum_of(team, size, [=](int64_t i) {
+                 out[i] = std::exp(log_weights[i] - largest);
+                 return static_cast<double>(out[i]);
+               })};
 }
 
 struct Loan {
@@ -117,13 +147,17 @@ GENACCEL_HOST_DEVICE Loan borrowed(const Team& team, const Row<T>& row, const in
   return loan;
 }
 
-// Takes a rejected guess, and those that are struck with it, out of the distribution.
+// Takes a rejected guess out of the distribution, with its first `struck` neighbours; where it was
+// drawn, what it was drawn by, but for these.
 GENACCEL_TEAM_FUNCTION
 template <typename Team, typename T>
 GENACCEL_HOST_DEVICE void reject(const Team& team, const TreeRejection<T>& tree, Row<T>& row,
-                                 Row<T>& guessed, int64_t token, int64_t struck) {
+                                 Row<T>& guessed, int64_t token, int64_t struck, bool is_last) {
   const int64_t size = tree.vocabulary;
   const int64_t* neighbours = tree.neighbours + token * tree.num_neighbours;
+  const auto weight_of = [](T* weights) {
+    return [=](int64_t i) { return static_cast<double>(weights[i]); };
+  };
   if (tree.draft == nullptr) {
     if (team.thread() == 0) {
       row.weights[token] = 0;
@@ -132,7 +166,7 @@ GENACCEL_HOST_DEVICE void reject(const Team& team, const TreeRejection<T>& tree,
       row.weights[existing_index(read_once(neighbours + i), size)] = 0;
     }
     team.sum(0.0);  // a barrier: each thread is about to read what others wrote
-    return normalise(team, row, size);
+    return normalise(team, row, sum_of(team, size, weight_of(row.weights)), size);
   }
   // What is struck keeps its probability: a sign marks it.
   for (int64_t i = team.thread(); i < struck; i += team.threads()) {
@@ -140,14 +174,26 @@ GENACCEL_HOST_DEVICE void reject(const Team& team, const TreeRejection<T>& tree,
     marked = -std::fabs(marked);
   }
   team.sum(0.0);
-  for (int64_t i = team.thread(); i < size; i += team.threads()) {
-    const double taken = std::signbit(guessed.weights[i]) ? 0.0 : guessed[i];
-    const double left = row[i] - taken;
-    row.weights[i] = static_cast<T>(left < 0 ? 0 : left);
-    guessed.weights[i] = i == token ? T{0} : std::fabs(guessed.weights[i]);
+  const Row<T> before = row, drawn = guessed;
+  const double sum = sum_of(team, size, [=](int64_t i) {
+    before.weights[i] = static_cast<T>(positive(before[i] - positive(drawn[i])));
+    return static_cast<double>(before.weights[i]);
+  });
+  normalise(team, row, sum, size);
+  if (is_last) {
+    return;
   }
-  normalise(team, row, size);
-  normalise(team, guessed, size);
+  for (int64_t i = team.thread(); i < struck; i += team.threads()) {
+    T& marked = guessed.weights[existing_index(read_once(neighbours + i), size)];
+    marked = std::fabs(marked);
+  }
+  team.sum(0.0);
+  if (team.thread() == 0) {
+    guessed.weights[token] = 0;
+  }
+  team.sum(0.0);
+  const double others = sum_of(team, size, weight_of(guessed.weights));
+  guessed.scale = others > 0 ? 1 / others : 1;
 }
 
 GENACCEL_TEAM_FUNCTION
@@ -161,19 +207,37 @@ GENACCEL_HOST_DEVICE void accept_sequence(const Team& team, const TreeRejection<
   int64_t node = 0;
   int64_t count = 1;
   int64_t looked_at = 0;
+  int64_t substituted = 0;
   Row<T> row = {tree.residual + sequence * size, 1};
   if (team.thread() == 0) {
     path[0] = 0;
   }
   for (bool goes_on = true; goes_on;) {
-    const int64_t offset = (sequence * tree.nodes + node) * size;
-    row = softmax(team, tree.log_weights + offset, row.weights, size);
-    Row<T> guessed = {tree.draft == nullptr ? nullptr : tree.workspace + sequence * size, 1};
-    for (int64_t i = team.thread(); tree.draft != nullptr && i < size; i += team.threads()) {
-      guessed.weights[i] = tree.draft[offset + i];
-    }
-    goes_on = false;
     const int64_t parent = node;
+    row = softmax(team, tree.log_weights + (sequence * tree.nodes + parent) * size, row.weights,
+                  size);
+    Row<T> guessed = {tree.draft == nullptr ? nullptr : tree.workspace + sequence * size, 1};
+    int64_t siblings = 0;  // that are still to be looked at, where it matters
+    if (tree.draft != nullptr) {
+      siblings = team.from_first([&] {
+        int64_t children = 0;
+        for (int64_t i = parent + 1; i < tree.nodes; ++i) {
+          children += read_once(tree.parents + i) == parent ? 1 : 0;
+        }
+        return children;
+      });
+    }
+    if (siblings > 0) {
+      const int64_t drafted = sequence * tree.inner + existing_index(parent, tree.inner);
+      for (int64_t i = team.thread(); i < size; i += team.threads()) {
+        guessed.weights[i] = tree.draft[drafted * size + i];
+      }
+    }
+    const double share_of_each = tree.delta / static_cast<double>(siblings > 0 ? siblings : 1);
+    // Borrowed at most by those who come, and how probable it is at most that none before was
+    // accepted.
+    double left = tree.delta, reach = 1;
+    goes_on = false;
     int64_t child = parent;
     while (!goes_on && count < tree.length) {
       child = team.from_first([&] {
@@ -188,35 +252,56 @@ GENACCEL_HOST_DEVICE void accept_sequence(const Team& team, const TreeRejection<
       }
       const int64_t token =
           team.from_first([&] { return existing_index(read_once(tokens + child), size); });
+      const bool is_last = --siblings <= 0;
       const double own = row[token];
+      const double chance = tree.draft == nullptr ? 1.0 : guessed[token];
       Loan loan = {0, 0};
-      if (tree.neighbours != nullptr) {
-        const double bound = tree.delta <= 1 ? tree.delta : (tree.delta - 1) * own;
+      if (tree.neighbours != nullptr && token < tree.codes) {
+        double bound = tree.delta <= 1 ? tree.delta : (tree.delta - 1) * own;
+        if (tree.shares_bound() && tree.draft == nullptr) {
+          bound = std::fmin(bound, left / std::fmax(reach, kLeast));
+        }
         loan = borrowed(team, row, tree.neighbours + token * tree.num_neighbours, tree.lenders,
                         size, bound);
       }
-      const int64_t is_accepted = team.from_first([&] {
-        double mass = own + loan.lent;
-        if (tree.draft != nullptr) {
-          const double q = guessed[token];
-          mass = q > 0 ? mass / q : 1.0;
+      if (tree.shares_bound() && tree.draft == nullptr) {
+        left = positive(left - reach * loan.lent);
+        reach *= positive(1 - own - loan.lent);
+      } else if (tree.shares_bound() && (loan.lent > 0 || !is_last)) {
+        const Row<T> target = row, drawn = guessed;
+        const double total =
+            sum_of(team, size, [=](int64_t i) { return positive(drawn[i] - target[i]); });
+        const double share = share_of_each / std::fmax(reach * total, kLeast);
+        loan.lent = std::fmin(loan.lent, std::fmin(share, 1.0) * positive(chance - own));
+        reach *= total;
+      }
+      // 0: rejected, 1: accepted, 2: only the loan let it pass.
+      const int64_t verdict = team.from_first([&] {
+        const double uniform = read_once(uniforms + looked_at);
+        if (!(chance > 0 && uniform <= (own + loan.lent) / chance)) {
+          return int64_t{0};
         }
-        return int64_t{uniforms[looked_at] <= mass ? 1 : 0};
+        return uniform > own / chance ? int64_t{2} : int64_t{1};
       });
       ++looked_at;
-      if (is_accepted != 0) {
+      if (verdict != 0) {
         node = child;
         goes_on = true;
         if (team.thread() == 0) {
           path[count] = child;
         }
         ++count;
+        substituted += verdict - 1;
         break;
       }
-      const int64_t all =
-          tree.lenders < tree.num_neighbours ? tree.lenders + 1 : tree.num_neighbours;
-      reject(team, tree, row, guessed, token,
-             loan.lenders > 0 && tree.strikes_all ? all : loan.lenders);
+      // A guess that could not be drawn says nothing.
+      if (chance > 0) {
+        const int64_t all =
+            tree.lenders < tree.num_neighbours ? tree.lenders + 1 : tree.num_neighbours;
+        const int64_t lenders = tree.draft == nullptr ? loan.lenders : 0;
+        reject(team, tree, row, guessed, token,
+               tree.is_original && loan.lenders > 0 ? all : lenders, is_last);
+      }
     }
   }
   for (int64_t i = team.thread(); i < size; i += team.threads()) {
@@ -227,6 +312,7 @@ GENACCEL_HOST_DEVICE void accept_sequence(const Team& team, const TreeRejection<
   }
   if (team.thread() == 0) {
     tree.counts[sequence] = count;
+    tree.substituted[sequence] = substituted;
   }
 }
 

@@ -115,16 +115,16 @@ def accept_tree_by_rejection(
     neighbours: Tensor | None = None,
     lenders: int = 0,
     delta: float = 0.0,
-    strikes_all: bool = True,
+    is_original: bool = False,
     draft_probabilities: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Accept guesses by rejection sampling from the root down, the siblings one after the other.
 
     Without ``draft_probabilities`` the guesses count as deterministic: one is accepted with the probability that is left
     to it, and a rejected one is struck out of the distribution. With them, siblings were drawn without replacement, and a
     rejected one takes what the drafter gave it out of the distribution (SpecInfer, arXiv:2305.09781). With
     ``neighbours``, a guess borrows the probability of the longest run of its nearest neighbours whose sum stays within
-    the bound (LANTERN, arXiv:2410.03355).
+    the bound (LANTERN, arXiv:2410.03355). :func:`genaccel.reference.accept_tree_by_rejection` is the rule in full.
 
     Probabilities have the dtype of ``log_weights``, their sums are float64. Devices may decide otherwise only where a
     uniform number, or a sum of what is lent, is within some roundings of its bound.
@@ -135,27 +135,32 @@ def accept_tree_by_rejection(
         log_weights: Of the target after each node, as they will be drawn from, float32 or float64 ``[S, N, V]``.
         uniforms: Numbers in [0, 1), float64 ``[S, N]``; the i-th is for the i-th guess that is looked at.
         depth: Of the tree: guesses of the longest path. No more are accepted.
-        neighbours: Other tokens by rising distance, int64 ``[V, n]``; by default no token lends.
+        neighbours: Other tokens by rising distance, int64 ``[K, n]`` with K up to V; tokens from K on borrow from none, as
+            by default all do.
         lenders: Of the neighbours that lend at most, up to n.
-        delta: Up to 1, the probability that is borrowed at most; above 1, ``delta - 1`` times the guess's own.
-        strikes_all: Whether ``lenders + 1`` neighbours go with a rejected guess that had borrowed, as the authors' code
-            has it, or only those that have lent.
-        draft_probabilities: Of the drafter after each node, ``[S, N, V]``.
+        delta: Up to 1, the probability that all guesses after one token borrow at most together; above 1, ``delta - 1``
+            times its own for each of them.
+        is_original: As the authors' code does: each guess may borrow delta anew, and ``lenders + 1`` neighbours go with a
+            rejected one that could borrow, not only those that lend.
+        draft_probabilities: Of the drafter after the first M nodes, among them all that have children, ``[S, M, V]``.
 
     Returns:
         The nodes that were accepted, int64 ``[S, depth + 1]`` from the root on and -1 behind the last; their number,
-        int64 ``[S]``; and the probabilities that the token behind the last one is drawn by, ``[S, V]``.
+        int64 ``[S]``; the probabilities that the token behind the last one is drawn by, ``[S, V]``; and how many of the
+        guesses that were accepted only what they borrowed let pass, int64 ``[S]``.
 
     Raises:
         TypeError: For another dtype.
         ValueError: For another shape, device or range, or a gradient wanted.
+        RuntimeError: For tokens that do not exist, or a node with children that the drafter's rows lack, on a CPU; on a
+            GPU they count as the first.
 
     Example:
         >>> import torch
         >>> chain, tokens = torch.tensor([0, 0]), torch.tensor([[0, 1]])
         >>> logits = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]]).log()
         >>> accept_tree_by_rejection(chain, tokens, logits, torch.tensor([[0.75, 0.0]]).double(), 1)
-        (tensor([[ 0, -1]]), tensor([1]), tensor([[0.6667, 0.0000, 0.3333]]))
+        (tensor([[ 0, -1]]), tensor([1]), tensor([[0.6667, 0.0000, 0.3333]]), tensor([0]))
     """
     parents = _checked_tree(parents, tokens, depth)
     require_float_tensor("log_weights", log_weights)
@@ -172,9 +177,11 @@ def accept_tree_by_rejection(
     if neighbours is not None:
         require_dtype("neighbours", neighbours, torch.int64)
         require_dimensions("neighbours", neighbours, 2)
-        _require_indices(
-            "neighbours", neighbours, (vocabulary, neighbours.shape[1]), "tokens", tokens
-        )
+        _require_device("neighbours", neighbours, "tokens", tokens)
+        if len(neighbours) > vocabulary:
+            raise ValueError(
+                f"neighbours must be of at most {vocabulary} tokens, got {len(neighbours)}"
+            )
         require_int("lenders", lenders)
         if not 0 <= lenders <= neighbours.shape[1]:
             raise ValueError(
@@ -186,7 +193,13 @@ def accept_tree_by_rejection(
     if draft_probabilities is not None:
         require_float_tensor("draft_probabilities", draft_probabilities)
         require_same_kind("draft_probabilities", draft_probabilities, "log_weights", log_weights)
-        require_shape("draft_probabilities", draft_probabilities, log_weights.shape)
+        require_dimensions("draft_probabilities", draft_probabilities, 3)
+        inner = draft_probabilities.shape[1]
+        require_shape("draft_probabilities", draft_probabilities, (len(tokens), inner, vocabulary))
+        if not 1 <= inner <= tokens.shape[1]:
+            raise ValueError(
+                f"draft_probabilities must be of 1 to {tokens.shape[1]} nodes, got {inner}"
+            )
         require_no_gradient("accept_tree_by_rejection", draft_probabilities=draft_probabilities)
         draft_probabilities = draft_probabilities.contiguous()
     return torch.ops.genaccel.accept_tree_by_rejection.default(
@@ -198,7 +211,7 @@ def accept_tree_by_rejection(
         draft_probabilities,
         lenders,
         float(delta),
-        strikes_all,
+        is_original,
         depth,
     )
 
@@ -213,14 +226,15 @@ def _accept_tree_by_rejection_fake(
     draft_probabilities: Tensor | None,
     lenders: int,
     delta: float,
-    strikes_all: bool,
+    is_original: bool,
     depth: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     count = tokens.shape[0]
     return (
         tokens.new_empty(count, depth + 1),
         tokens.new_empty(count),
         log_weights.new_empty(count, log_weights.shape[2]),
+        tokens.new_empty(count),
     )
 
 

@@ -46,6 +46,7 @@ def accept_tree(
 
 
 def _normalised(weights: Tensor) -> Tensor:
+    """Divided by their sum; where nothing is left, all tokens alike."""
     total = weights.sum()
     return weights / total if float(total) > 0 else torch.full_like(weights, 1 / len(weights))
 
@@ -59,51 +60,98 @@ def accept_tree_by_rejection(
     draft_probabilities: Tensor | None,
     lenders: int,
     delta: float,
-    strikes_all: bool,
+    is_original: bool,
     depth: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Nodes ``[S, depth + 1]`` that rejection sampling accepts, their number, and what is drawn by then, ``[S, V]``."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Accept guesses from the root down, the siblings one after the other.
+
+    Without ``draft_probabilities`` the guesses count as deterministic (q = 1): a rejected one is struck out of the
+    target's distribution with the code words that lent to it. What is borrowed after one token is at most delta together:
+    the i-th sibling borrows ``lent`` with the probability that none before it was accepted, at most ``reach``, so that
+    it may borrow what is ``left`` of delta over ``reach``.
+
+    With them, siblings were drawn without replacement, and a rejected one takes what the drafter gave it out of the
+    distribution (SpecInfer, arXiv:2305.09781). There the guess that borrows is itself drawn, and each could borrow delta,
+    so that what is drawn could be as far from the target as the drafter is; hence a guess x borrows no more than the share
+    ``min(1, delta / sum [q - p]+)`` of its own ``[q(x) - p(x)]+``. Summed over all x that is at most delta. Among m
+    siblings each has delta / m.
+
+    Neither bound holds with ``is_original`` or a delta above 1.
+
+    Args:
+        parents: Of each node, ``[N]``; the root's is not looked at.
+        tokens: Guesses, ``[S, N]``.
+        log_weights: Of the target after each node, ``[S, N, V]``.
+        uniforms: Numbers in [0, 1), the i-th for the i-th guess that is looked at, ``[S, N]``.
+        neighbours: Of the first K tokens the others by rising distance, ``[K, n]``; None if none lend.
+        draft_probabilities: Of the drafter after the first M nodes, ``[S, M, V]``.
+        lenders: Of the neighbours that lend at most.
+        delta: Up to 1, borrowed at most; above, ``delta - 1`` times the guess's own.
+        is_original: Each guess borrows delta anew, and takes ``lenders + 1`` neighbours with it.
+        depth: Guesses of the longest path.
+
+    Returns:
+        Nodes, ``[S, depth + 1]`` and -1 behind the last; their number, ``[S]``; what the next token is drawn by,
+        ``[S, V]``; and the accepted guesses that only what they borrowed let pass, ``[S]``.
+    """
     paths, residuals = [], torch.empty_like(log_weights[:, 0])
+    substituted = torch.zeros(len(tokens), dtype=torch.long)
+    shares_bound = neighbours is not None and delta <= 1 and not is_original
     for number in range(len(tokens)):
         path, looked_at, goes_on = [0], 0, True
         while goes_on:
             node, goes_on = path[-1], False
-            row = log_weights[number, node].softmax(-1)
-            guessed = None
-            if draft_probabilities is not None:
+            children = [n for n in range(node + 1, len(parents)) if int(parents[n]) == node]
+            residual, guessed = log_weights[number, node].softmax(-1), None
+            if draft_probabilities is not None and children:
                 guessed = draft_probabilities[number, node].clone()
-            for child in range(node + 1, len(parents)):
-                if int(parents[child]) != node or len(path) > depth:
-                    continue
+            # Borrowed at most by those who come, and how probable it is at most that none before was accepted.
+            left, reach = delta, 1.0
+            for child in children if len(path) <= depth else ():
                 token = int(tokens[number, child])
-                lent, struck = 0.0, torch.empty(0, dtype=torch.long)
-                if neighbours is not None:
-                    own = float(row[token])
-                    sums = row[neighbours[token, :lenders]].cumsum(0)
-                    count = int((sums <= (delta if delta <= 1 else (delta - 1) * own)).sum())
-                    lent = float(sums[count - 1]) if count else 0.0
-                    struck = neighbours[token, : lenders + 1 if strikes_all and count else count]
-                mass = float(row[token]) + lent
+                own, chance = float(residual[token]), 1.0
                 if guessed is not None:
-                    mass = mass / float(guessed[token]) if float(guessed[token]) > 0 else 1.0
+                    chance = float(guessed[token])
+                lent, num_lent = 0.0, 0
+                if neighbours is not None and token < len(neighbours):
+                    limit = delta if delta <= 1 else (delta - 1) * own
+                    if shares_bound and guessed is None:
+                        limit = min(limit, left / max(reach, 1e-30))
+                    sums = residual[neighbours[token, :lenders]].cumsum(0)
+                    num_lent = int((sums <= limit).sum())
+                    lent = float(sums[num_lent - 1]) if num_lent else 0.0
+                if shares_bound and guessed is None:
+                    left = max(0.0, left - reach * lent)
+                    reach *= max(0.0, 1 - own - lent)
+                elif shares_bound and guessed is not None:
+                    excess = (guessed - residual).clamp(min=0)
+                    total = float(excess.sum())
+                    share = left / len(children) / max(reach * total, 1e-30)
+                    lent = min(lent, min(1.0, share) * float(excess[token]))
+                    reach *= total
+                uniform = float(uniforms[number, looked_at])
                 looked_at += 1
-                if float(uniforms[number, looked_at - 1]) <= mass:
+                if chance > 0 and uniform <= (own + lent) / chance:
+                    substituted[number] += uniform > own / chance
                     path.append(child)
                     goes_on = True
                     break
+                struck = torch.empty(0, dtype=torch.long)
+                if neighbours is not None and num_lent:
+                    struck = neighbours[token, : lenders + 1 if is_original else num_lent]
                 if guessed is None:
-                    row[token] = 0
-                    row[struck] = 0
-                else:
+                    residual[token], residual[struck] = 0, 0
+                elif chance > 0:  # a guess that the drafter could not draw says nothing
                     taken = guessed.clone()
-                    taken[struck] = 0
-                    row = (row - taken).clamp(min=0)
+                    if is_original:
+                        taken[struck] = 0
+                    residual = (residual - taken).clamp(min=0)
                     guessed[token] = 0
-                    guessed = _normalised(guessed)
-                row = _normalised(row)
+                    guessed = guessed / guessed.sum().clamp(min=1e-30)
+                residual = _normalised(residual)
         paths.append(path)
-        residuals[number] = row
-    return *_padded(paths, depth), residuals
+        residuals[number] = residual
+    return *_padded(paths, depth), residuals, substituted
 
 
 def compact_rows_(states: list[Tensor], sources: Tensor, starts: Tensor, counts: Tensor) -> None:

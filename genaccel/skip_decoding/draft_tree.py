@@ -160,10 +160,6 @@ class TreeShape:
                 rows.append(nodes[::-1] + [-1] * (self.max_depth + 1 - len(nodes)))
         return torch.tensor(rows)
 
-    def children(self) -> Tensor:
-        """Of each node in the order of their ranks, int64 ``[N, siblings]``, -1 behind the last; not to be written to."""
-        return _children(self.parents)
-
     def longest_path(self, agrees: Tensor) -> Tensor:
         """Nodes from the root to the deepest one all of whose ancestors agree, ``[S, max_depth + 1]``, -1 behind it.
 
@@ -211,20 +207,13 @@ def _ancestor_mask(parents: tuple[int, ...]) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _children(parents: tuple[int, ...]) -> Tensor:
-    lists: list[list[int]] = [[] for _ in range(1 + len(parents))]
-    for node, parent in enumerate(parents, 1):
-        lists[parent].append(node)
-    width = max(map(len, lists))
-    table = torch.full((len(lists), width), -1)
-    for node, row in enumerate(lists):
-        table[node, : len(row)] = torch.tensor(row, dtype=torch.long)
-    return table
-
-
-@lru_cache(maxsize=256)
 def _parents(parents: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor((0, *parents), device=device)
+
+
+def parents_of(shape: TreeShape, device: torch.device) -> Tensor:
+    """Parent of each node, the root's itself, int64 ``[N]``; not to be written to."""
+    return _parents(shape.parents, device)
 
 
 def accepted_path(
@@ -243,7 +232,7 @@ def accepted_path(
         The nodes that were reached, ``[S, max_depth + 1]`` from the root on and -1 behind the last, and their
         number, ``[S]``, at least 1.
     """
-    parents = _parents(shape.parents, tokens.device)
+    parents = parents_of(shape, tokens.device)
     if stands_for is None:
         return accept_tree(parents, tokens, drawn, shape.max_depth)
     count = len(tokens)

@@ -72,12 +72,9 @@ class SkipRule:
         assert self.threshold is not None
         assert self.unit_codes is not None
         weights = decaying_weights(guesses.shape[2])
-        similarities = [
-            path_similarity(paths, self.unit_codes, weights=weights) for paths in guesses
-        ]
-        mean = sum(similarities) / len(similarities)
+        similarity = float(path_similarity(guesses, self.unit_codes, weights=weights).mean())
         return skips_by_similarity(
-            mean, self.threshold, has_just_skipped=False, num_tokens=num_tokens
+            similarity, self.threshold, has_just_skipped=False, num_tokens=num_tokens
         )
 
 

@@ -16,24 +16,24 @@ WARM_UP_TOKENS = 5
 NEVER = 1024
 
 
-def path_similarity(paths: Tensor, unit_codes: Tensor, *, weights: Sequence[float]) -> float:
-    """How alike the guesses of different paths look (equations 3 to 5): 1 if they are the same at every depth.
+def path_similarity(paths: Tensor, unit_codes: Tensor, *, weights: Sequence[float]) -> Tensor:
+    """How alike the guesses of different paths look (equations 3 to 5), ``[S]``: 1 if they are the same at every depth.
 
     At each depth the mean is taken over the cosines of all pairs of paths, 0 for pairs of which one has ended; see
-    :func:`genaccel.ops.path_similarity`, which does it for many sets at once.
+    :func:`genaccel.ops.path_similarity`.
 
     Args:
-        paths: Tokens without the root, ``[N, D]``, -1 behind the end.
+        paths: Tokens without the root, ``[S, P, D]``, -1 behind the end.
         unit_codes: Code words of length 1, float32 or float64 ``[K, C]``.
         weights: Of the depths, at least as many as the longest path is long; they are divided by their sum.
 
     Returns:
         0 for one path alone, or without guesses.
     """
-    scale = torch.zeros(paths.shape[1], dtype=torch.float64)
+    scale = torch.zeros(paths.shape[2], dtype=torch.float64)
     known = torch.tensor(list(weights[: len(scale)]), dtype=torch.float64)
     scale[: len(known)] = known
-    return float(ops.path_similarity(paths[None], unit_codes, scale.to(paths.device)))
+    return ops.path_similarity(paths, unit_codes, scale.to(paths.device))
 
 
 def decaying_weights(depth: int, decay: float = 0.9) -> list[float]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genaccel.skip_decoding.acceptance import accept_in_batch, greedily_accepted
-from genaccel.skip_decoding.draft_tree import accepted_path
+from genaccel.skip_decoding.acceptance import accept_by_rejection, greedily_accepted
+from genaccel.skip_decoding.draft_tree import accepted_path, parents_of
 from genaccel.skip_decoding.drafting import Draft
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.sampling import SamplingRule, draw, keyed_uniform
@@ -63,7 +63,7 @@ def verify(
         ValueError: If the drafter does not tell the distributions that the options need.
     """
     shape, tokens = draft.shape, draft.tokens
-    parents = torch.tensor((0, *shape.parents), device=tokens.device)
+    parents = parents_of(shape, tokens.device)
     depths = torch.tensor(shape.depths, device=tokens.device)
     places = lengths[:, None] + depths
     is_coupled = options.picks == "coupled"
@@ -98,7 +98,7 @@ def verify(
             stands_for = relaxation.lends(before, tokens, drawn[:, parents])
         path = accepted_path(shape, tokens, drawn, stands_for)[0]
     else:
-        path, residual, substituted = accept_in_batch(
+        path, residual, substituted = accept_by_rejection(
             shape,
             tokens,
             weights,

@@ -176,7 +176,7 @@ def test_a_wrong_tree_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     def biased(*arguments: Any, **others: Any) -> Any:
         # As if the drafter had been surer of its guesses than it was.
         surer = others["draft_probabilities"].square()
-        surer = surer / surer.sum(1, keepdim=True)
+        surer = surer / surer.sum(-1, keepdim=True)
         return right(*arguments, **(others | {"draft_probabilities": surer}))
 
     monkeypatch.setattr(exactness, "accept_by_rejection", biased)

@@ -35,27 +35,37 @@ def _accept_tree_rival(parents, tokens, drawn, depth):
 
 
 def _rejection_inputs(
-    dtype, sequences, nodes, tokens, neighbours, lenders, with_draft, delta=0.3, strikes_all=1
+    dtype,
+    sequences,
+    nodes,
+    tokens,
+    neighbours,
+    lenders,
+    with_draft,
+    delta=0.3,
+    is_original=0,
+    codes_less=0,
 ):
     parents, depth = _binary_tree(nodes)
     log_weights = 2 * torch.randn(sequences, nodes, tokens, dtype=dtype)
     log_weights[..., 1::3] = -torch.inf  # as a filter leaves them
+    inner = max(1, nodes // 2)
     return (
         parents,
         torch.randint(tokens, (sequences, nodes)),
         log_weights,
         torch.rand(sequences, nodes, dtype=torch.float64),
-        torch.randint(tokens, (tokens, neighbours)) if neighbours else None,
-        torch.randn(sequences, nodes, tokens, dtype=dtype).softmax(-1) if with_draft else None,
+        torch.randint(tokens, (tokens - codes_less, neighbours)) if neighbours else None,
+        torch.randn(sequences, inner, tokens, dtype=dtype).softmax(-1) if with_draft else None,
         lenders,
         delta,
-        bool(strikes_all),
+        bool(is_original),
         depth,
     )
 
 
 def _rejection_rival(
-    parents, tokens, log_weights, uniforms, neighbours, draft, lenders, delta, strikes_all, depth
+    parents, tokens, log_weights, uniforms, neighbours, draft, lenders, delta, is_original, depth
 ):
     """All sequences in step: children are looked at in the order of their numbers, so one walk over the nodes is all."""
     count, nodes, size = log_weights.shape
@@ -67,7 +77,12 @@ def _rejection_rival(
     path = torch.full((count, depth + 1), -1, device=device)
     path[:, 0] = 0
     counts = torch.ones_like(node)
+    substituted = torch.zeros_like(node)
     places = torch.arange(depth + 1, device=device)
+    siblings = torch.bincount(parents[1:], minlength=nodes)
+    shares_bound = neighbours is not None and delta <= 1 and not is_original
+    left = torch.full_like(row[:, 0], delta)
+    reach = torch.ones_like(left)
 
     def normalised(weights):
         total = weights.sum(1, keepdim=True)
@@ -77,40 +92,58 @@ def _rejection_rival(
         is_child = parents[child] == node
         token = tokens[:, child]
         own = row[every, token]
+        chance = torch.ones_like(own) if guessed is None else guessed[every, token]
+        lent, family = torch.zeros_like(own), token[:, None]
         struck = torch.zeros(count, 1, dtype=torch.bool, device=device)
-        family = token[:, None]
-        mass = own
-        if neighbours is not None:
-            near = neighbours[token]
-            bound = delta if delta <= 1 else (delta - 1) * own[:, None]
+        if neighbours is not None and lenders:
+            near = neighbours[token.clamp(max=len(neighbours) - 1)]
+            bound = torch.full_like(own, delta) if delta <= 1 else (delta - 1) * own
+            if shares_bound and guessed is None:
+                bound = bound.minimum(left / reach.clamp(min=1e-30))
             sums = row.gather(1, near[:, :lenders]).cumsum(1)
-            fits = sums <= bound
-            mass = own + torch.where(fits, sums, 0).amax(1) if lenders else own
+            fits = (sums <= bound[:, None]) & (token < len(neighbours))[:, None]
+            lent = torch.where(fits, sums, 0).amax(1)
             width = near.shape[1]
             fits = torch.nn.functional.pad(fits, (0, width - lenders))
-            if strikes_all:
+            if is_original:
                 fits = fits.any(1, keepdim=True) & (torch.arange(width, device=device) <= lenders)
-            family, struck = near, fits
-        if guessed is not None:
-            q = guessed[every, token]
-            mass = torch.where(q > 0, mass / q, 1.0)
-        accepts = is_child & (uniforms[every, looked_at] <= mass)
+            if guessed is None or is_original:
+                family, struck = near, fits
+        if shares_bound:
+            if guessed is None:
+                left_now = (left - reach * lent).clamp(min=0)
+                reach_now = reach * (1 - own - lent).clamp(min=0)
+            else:
+                excess = (guessed - row).clamp(min=0)
+                left_now, reach_now = left, reach * excess.sum(1)
+                share = left / siblings[node] / reach_now.clamp(min=1e-30)
+                lent = lent.minimum(share.clamp(max=1) * excess[every, token])
+            left = torch.where(is_child, left_now, left)
+            reach = torch.where(is_child, reach_now, reach)
+        uniform = uniforms[every, looked_at]
+        can_be_drawn = is_child & (chance > 0)
+        accepts = can_be_drawn & (uniform <= (own + lent) / chance)
+        substituted = substituted + (accepts & (uniform > own / chance))
         looked_at = looked_at + is_child
         stays = torch.zeros(row.shape, device=device).scatter_add_(1, family, struck.float()) > 0
         is_token = torch.nn.functional.one_hot(token, size).bool()
+        is_rejected = (is_child if guessed is None else can_be_drawn) & ~accepts
         if guessed is None:
-            left = normalised(row.masked_fill(stays | is_token, 0))
+            rest = normalised(row.masked_fill(stays | is_token, 0))
         else:
-            left = normalised((row - guessed.masked_fill(stays, 0)).clamp(min=0))
-            others = normalised(guessed.masked_fill(is_token, 0))
-            kept = torch.where(is_child[:, None], others, guessed)
-            guessed = torch.where(accepts[:, None], draft[:, child], kept)
-        kept = torch.where(is_child[:, None], left, row)
+            rest = normalised((row - guessed.masked_fill(stays, 0)).clamp(min=0))
+            others = guessed.masked_fill(is_token, 0)
+            others = others / others.sum(1, keepdim=True).clamp(min=1e-30)
+            kept = torch.where(is_rejected[:, None], others, guessed)
+            after = draft[:, min(child, draft.shape[1] - 1)]
+            guessed = torch.where(accepts[:, None], after, kept)
+        kept = torch.where(is_rejected[:, None], rest, row)
         row = torch.where(accepts[:, None], rows[:, child], kept)
+        left, reach = torch.where(accepts, delta, left), torch.where(accepts, 1.0, reach)
         node = torch.where(accepts, child, node)
         path = torch.where(accepts[:, None] & (places == counts[:, None]), child, path)
         counts = counts + accepts
-    return path, counts, row
+    return path, counts, row, substituted
 
 
 def _compact_rows_inputs(dtype, tensors, batch, heads, rows, moves, channels, strided=0):
@@ -237,7 +270,6 @@ CASES = (
                 "lenders": 6,
                 "with_draft": 0,
                 "delta": 1.5,
-                "strikes_all": 0,
             },
             {
                 "sequences": 5,
@@ -255,7 +287,15 @@ CASES = (
                 "neighbours": 20,
                 "lenders": 9,
                 "with_draft": 1,
-                "strikes_all": 0,
+            },
+            {
+                "sequences": 5,
+                "nodes": 31,
+                "tokens": 300,
+                "neighbours": 20,
+                "lenders": 9,
+                "with_draft": 0,
+                "is_original": 1,
             },
             {
                 "sequences": 5,
@@ -264,6 +304,17 @@ CASES = (
                 "neighbours": 20,
                 "lenders": 9,
                 "with_draft": 1,
+                "is_original": 1,
+            },
+            {
+                "sequences": 5,
+                "nodes": 31,
+                "tokens": 300,
+                "neighbours": 20,
+                "lenders": 9,
+                "with_draft": 1,
+                "delta": 1.5,
+                "codes_less": 100,
             },
         ),
         rival=_rejection_rival,

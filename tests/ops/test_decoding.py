@@ -98,7 +98,7 @@ class TestAcceptTreeByRejection:
             for rest in (0.0, 0.999999, NAN):
                 uniforms = torch.full((len(tokens),), rest, dtype=torch.float64)
                 uniforms[: len(given)] = given
-                path, counts, residual = ops.accept_tree_by_rejection(
+                path, counts, residual, substituted = ops.accept_tree_by_rejection(
                     parents.to(device),
                     tokens[None].to(device),
                     logits[None].to(device),
@@ -107,11 +107,13 @@ class TestAcceptTreeByRejection:
                     neighbours=stored["neighbours"].to(device) if case["lantern"] else None,
                     lenders=case.get("k", 0) if case["lantern"] else 0,
                     delta=case.get("delta", 0.0) if case["lantern"] else 0.0,
+                    is_original=True,
                     draft_probabilities=stored[f"tree{case['tree']}.draft_probs"][None].to(device)
                     if drafted
                     else None,
                 )
                 assert int(counts) - 1 == case["accepted"]
+                assert 0 <= int(substituted) <= (case["accepted"] if case["lantern"] else 0)
                 rows = stored[f"tree{case['tree']}.retrieve"][:, : int(counts)]
                 found = (rows == path[0, : int(counts)].cpu()).all(1).nonzero()[0]
                 assert int(found) == case["best_path"]
@@ -119,31 +121,112 @@ class TestAcceptTreeByRejection:
                     residual[0].cpu(), stored[f"{name}{number}.residual"], atol=1e-6, rtol=0
                 )
 
-    @pytest.mark.parametrize("strikes_all", [False, True])
-    def test_what_is_struck_with_a_rejected_guess(self, device, strikes_all):
+    @pytest.mark.parametrize("is_original", [False, True])
+    def test_what_is_struck_with_a_rejected_guess(self, device, is_original):
         """Of three neighbours two lend, which are 0.1 each; the third would be too much."""
         weights = torch.tensor([[[0.2, 0.1, 0.1, 0.5, 0.1]] * 2], device=device).log()
-        _, counts, residual = ops.accept_tree_by_rejection(
+        _, counts, residual, _ = ops.accept_tree_by_rejection(
             torch.tensor([0, 0], device=device),
             torch.tensor([[0, 0]], device=device),
             weights,
             torch.tensor([[0.9, 0.9]], dtype=torch.float64, device=device),
             1,
             neighbours=torch.tensor([[1, 2, 3, 4]] * 5, device=device),
-            lenders=2 if strikes_all else 3,
+            lenders=2 if is_original else 3,
             delta=0.3,
-            strikes_all=strikes_all,
+            is_original=is_original,
         )
-        left = [0, 0, 0, 0.0, 1.0] if strikes_all else [0, 0, 0, 5 / 6, 1 / 6]
+        left = [0, 0, 0, 0.0, 1.0] if is_original else [0, 0, 0, 5 / 6, 1 / 6]
         assert counts.tolist() == [1]
         torch.testing.assert_close(residual.cpu(), torch.tensor([left]), atol=1e-6, rtol=0)
+
+    @pytest.mark.parametrize("is_original", [False, True])
+    def test_siblings_share_a_bound_or_borrow_anew(self, device, is_original):
+        """The first guess borrows 0.25 of 0.26, so that of the 0.25 that the second asks for nothing is left."""
+        weights = torch.tensor([[[0.5, 0.125, 0.25, 0.0625, 0.0625]] * 3], device=device).log()
+        path, _, residual, substituted = ops.accept_tree_by_rejection(
+            torch.tensor([0, 0, 0], device=device),
+            torch.tensor([[0, 0, 1]], device=device),
+            weights,
+            torch.tensor([[0.8, 0.6, NAN]], dtype=torch.float64, device=device),
+            1,
+            neighbours=torch.tensor([[2], [3], [0], [0], [0]], device=device),
+            lenders=1,
+            delta=0.26,
+            is_original=is_original,
+        )
+        assert path.tolist() == [[0, 2 if is_original else -1]]
+        assert substituted.tolist() == [int(is_original)]
+        if not is_original:
+            expected = torch.tensor([[0, 0, 0, 0.5, 0.5]])
+            torch.testing.assert_close(residual.cpu(), expected, atol=1e-6, rtol=0)
+
+    @pytest.mark.parametrize("is_original", [False, True])
+    @pytest.mark.parametrize(("uniform", "length"), [(0.4, 2), (0.43, None), (0.46, 1)])
+    def test_a_drawn_guess_borrows_its_share(self, device, uniform, length, is_original):
+        """Of 0.1 it may have 0.1001 / 0.475 times (0.5 - 0.125); so it is accepted up to 0.408 instead of 0.45."""
+        weights = torch.tensor([[[0.125, 0.1, 0.775]] * 2], device=device).log()
+        _, counts, _, substituted = ops.accept_tree_by_rejection(
+            torch.tensor([0, 0], device=device),
+            torch.tensor([[0, 0]], device=device),
+            weights,
+            torch.tensor([[uniform, NAN]], dtype=torch.float64, device=device),
+            1,
+            neighbours=torch.tensor([[1], [0], [0]], device=device),
+            lenders=1,
+            delta=0.1001,
+            is_original=is_original,
+            draft_probabilities=torch.tensor([[[0.5, 0.2, 0.3]]], device=device),
+        )
+        assert counts.tolist() == [length or 1 + is_original]
+        assert torch.equal(substituted, counts - 1)
+
+    def test_tokens_that_are_no_code_words_borrow_from_none(self, device):
+        weights = torch.tensor([[[0.25, 0.25, 0.5]] * 2] * 3, device=device).log()
+        _, counts, _, substituted = ops.accept_tree_by_rejection(
+            torch.tensor([0, 0], device=device),
+            torch.tensor([[0, 1], [0, 2], [0, 2]], device=device),
+            weights,
+            torch.tensor([[0.4], [0.4], [0.6]], device=device).double().expand(-1, 2),
+            1,
+            neighbours=torch.tensor([[1], [0]], device=device),
+            lenders=1,
+            delta=0.9,
+        )
+        assert counts.tolist() == [2, 2, 1]
+        assert substituted.tolist() == [1, 0, 0]
+
+    def test_a_guess_that_could_not_be_drawn_says_nothing(self, device):
+        path, _, residual, _ = ops.accept_tree_by_rejection(
+            torch.tensor([0, 0, 0], device=device),
+            torch.tensor([[0, 0, 1], [0, 0, 1]], device=device),
+            torch.tensor([0.25, 0.5, 0.25], device=device).log().expand(2, 3, -1),
+            torch.tensor([[0.0, 0.49, NAN], [0.0, 0.51, NAN]], device=device).double(),
+            1,
+            draft_probabilities=torch.tensor([0.0, 1.0, 0.0], device=device).expand(2, 1, -1),
+        )
+        assert path.tolist() == [[0, 2], [0, -1]]
+        torch.testing.assert_close(residual[1].cpu(), torch.tensor([0.5, 0.0, 0.5]))
 
     def test_where_nothing_is_left_all_tokens_are_alike(self, device):
         weights = torch.tensor([[[0.0, -INF, -INF]] * 2], device=device)
         uniforms = torch.full((1, 2), 1.5, dtype=torch.float64, device=device)
         tree = torch.tensor([0, 0], device=device)
-        _, _, residual = ops.accept_tree_by_rejection(tree, tree[None], weights, uniforms, 1)
+        _, _, residual, _ = ops.accept_tree_by_rejection(tree, tree[None], weights, uniforms, 1)
         torch.testing.assert_close(residual.cpu(), torch.full((1, 3), 1 / 3))
+
+    def test_nodes_with_children_need_the_drafters_row(self):
+        chain, tokens = torch.tensor([0, 0, 1]), torch.zeros(1, 3, dtype=torch.long)
+        weights, uniforms = torch.zeros(1, 3, 2), torch.zeros(1, 3).double()
+        for inner in (2, 3):
+            draft = torch.full((1, inner, 2), 0.5)
+            ops.accept_tree_by_rejection(
+                chain, tokens, weights, uniforms, 2, draft_probabilities=draft
+            )
+        with pytest.raises(RuntimeError, match="got 1 and a child of node 1"):
+            ops.accept_tree_by_rejection(
+                chain, tokens, weights, uniforms, 2, draft_probabilities=draft[:, :1]
+            )
 
     def test_bad_arguments_are_named(self):
         tree, weights = torch.zeros(2, dtype=torch.long), torch.zeros(1, 2, 3)
@@ -163,7 +246,7 @@ class TestAcceptTreeByRejection:
             ({"log_weights": weights[..., :0]}, ValueError, "must have a token"),
             ({"u": uniforms.float()}, TypeError, "uniforms must be torch.float64"),
             ({"delta": NAN}, ValueError, "delta must be at least 0 and finite"),
-            ({"neighbours": tree.view(1, 2)}, ValueError, r"neighbours must have shape \(3, 2\)"),
+            ({"neighbours": tree.new_zeros(4, 2)}, ValueError, "neighbours must be of at most 3"),
             (
                 {"neighbours": tree.new_zeros(3, 2), "lenders": 3},
                 ValueError,
@@ -173,6 +256,16 @@ class TestAcceptTreeByRejection:
                 {"draft_probabilities": weights.double()},
                 TypeError,
                 "draft_probabilities must be torch.float32",
+            ),
+            (
+                {"draft_probabilities": weights[:, :0]},
+                ValueError,
+                "draft_probabilities must be of 1 to 2 nodes, got 0",
+            ),
+            (
+                {"draft_probabilities": weights[..., :2]},
+                ValueError,
+                r"draft_probabilities must have shape \(1, 2, 3\)",
             ),
             ({"log_weights": weights.clone().requires_grad_()}, ValueError, "requires a gradient"),
         ):

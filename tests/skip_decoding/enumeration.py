@@ -6,7 +6,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from genaccel.skip_decoding.acceptance import Relaxation, accept_in_batch
+from genaccel.skip_decoding.acceptance import Relaxation, accept_by_rejection
 from genaccel.skip_decoding.draft_tree import TreeShape
 
 
@@ -32,7 +32,7 @@ def next_token(
     drafts = None if draft is None else draft.expand(count, 1, -1)
 
     def judged(uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        path, residual, _ = accept_in_batch(
+        path, residual, _ = accept_by_rejection(
             shape,
             all_tokens,
             weights,

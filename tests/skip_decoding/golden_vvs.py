@@ -118,19 +118,24 @@ def _accepted(
     case: dict[str, Any], name: str, weights: Tensor, drafted: Tensor | None
 ) -> Iterator[Compared]:
     shape, tokens = tree_of(case["tree"])
-    uniforms = iter(stored()[f"{name}.uniforms"].tolist())
-    found = accept_by_rejection(
+    given = stored()[f"{name}.uniforms"].double()
+    uniforms = torch.full((1, shape.num_nodes), torch.nan, dtype=torch.float64)
+    uniforms[0, : len(given)] = given
+    nodes, residual, _ = accept_by_rejection(
         shape,
-        tokens,
-        weights,
+        tokens[None],
+        weights[None],
         uniforms,
         relaxation=relaxation_of(case),
-        draft_probabilities=drafted,
+        draft_probabilities=None if drafted is None else drafted[None],
     )
-    yield Compared("accepted", len(found.path) - 1, case["accepted"])
-    yield Compared("path", row_of(case["tree"], found.path), case["best_path"])
-    yield Compared("uniforms left over", list(uniforms), [])
-    yield Compared("residual", found.residual, stored()[f"{name}.residual"], 1e-6)
+    path = tuple(node for node in nodes[0].tolist() if node >= 0)
+    # Of each node that is reached the siblings up to it, and all children of the last.
+    looked_at = sum(shape.ranks[node] + 1 for node in path[1:]) + shape.parents.count(path[-1])
+    yield Compared("accepted", len(path) - 1, case["accepted"])
+    yield Compared("path", row_of(case["tree"], path), case["best_path"])
+    yield Compared("uniforms", looked_at, len(given))
+    yield Compared("residual", residual[0], stored()[f"{name}.residual"], 1e-6)
 
 
 def _greedy(number: int) -> Iterator[Compared]:
@@ -148,7 +153,7 @@ def _greedy(number: int) -> Iterator[Compared]:
 
 def _similarity_of(name: str, stride: int, weights: list[float]) -> float:
     codes = torch.nn.functional.normalize(stored()["codebook"].double(), dim=1)
-    return path_similarity(_paths_of(name)[::stride, 1:], codes, weights=weights)
+    return float(path_similarity(_paths_of(name)[None, ::stride, 1:], codes, weights=weights))
 
 
 def _paths_of(name: str) -> Tensor:

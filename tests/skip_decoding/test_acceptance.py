@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many sequences are judged as one is, and relaxed acceptance moves no more probability than its bound."""
+"""Guesses are judged by the rule that the reference spells out, and what is relaxed moves no more probability than its bound."""
 
 import itertools
 from collections.abc import Callable
@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from genaccel.reference import accept_tree_by_rejection
 from genaccel.skip_decoding.acceptance import (
     Relaxation,
     accept_by_rejection,
-    accept_in_batch,
     nearest_code_words,
 )
 from genaccel.skip_decoding.draft_tree import TreeShape
@@ -27,6 +27,7 @@ RELAXATIONS: dict[str, Relaxation | None] = {
     "0.2, all neighbours": Relaxation(neighbours=NEIGHBOURS, count=8, delta=0.2),
     "1.5": Relaxation(neighbours=NEIGHBOURS, count=6, delta=1.5),
     "as the authors": Relaxation(neighbours=NEIGHBOURS, count=6, delta=0.2, is_original=True),
+    "as the authors, all": Relaxation(neighbours=NEIGHBOURS, count=8, delta=0.5, is_original=True),
 }
 
 
@@ -39,9 +40,9 @@ def weights_of(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def drawn_tree(shape: TreeShape, guesses: Tensor, generator: torch.Generator) -> Tensor:
-    """Siblings drawn without replacement, ``[S, N]``, from ``guesses``, ``[S, N, V]``; where none is left, any other."""
-    tokens = torch.zeros(guesses.shape[:2], dtype=torch.long)
-    for row, node in itertools.product(range(len(guesses)), range(shape.num_nodes)):
+    """Siblings drawn without replacement, ``[S, N]``, from ``guesses``, ``[S, M, V]``; where none is left, any other."""
+    tokens = torch.zeros(len(guesses), shape.num_nodes, dtype=torch.long)
+    for row, node in itertools.product(range(len(guesses)), range(guesses.shape[1])):
         children = [n for n, parent in enumerate(shape.parents, 1) if parent == node]
         if children:
             chances = guesses[row, node] + 1e-12
@@ -49,45 +50,70 @@ def drawn_tree(shape: TreeShape, guesses: Tensor, generator: torch.Generator) ->
     return tokens
 
 
+SHAPES = {
+    "chain": TreeShape.chain(3),
+    "siblings": TreeShape((0, 0, 0)),
+    "uneven": TreeShape((0, 0, 1, 1, 2, 3)),
+    "one child more each": TreeShape((0, 0, 0, 1, 1, 2, 4, 6, 6)),
+    "root": TreeShape(()),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("has_draft", [False, True], ids=["likeliest", "drawn"])
 @pytest.mark.parametrize("relaxation", RELAXATIONS.values(), ids=RELAXATIONS)
-@pytest.mark.parametrize(
-    "shape",
-    [TreeShape.chain(3), TreeShape((0, 0, 0)), TreeShape((0, 0, 1, 1, 2, 3))],
-    ids=["chain", "siblings", "tree"],
-)
-def test_a_batch_is_judged_as_each_of_it(
-    shape: TreeShape, relaxation: Relaxation | None, has_draft: bool
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_guesses_are_judged_by_the_rule(
+    shape: TreeShape, relaxation: Relaxation | None, has_draft: bool, dtype: torch.dtype
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    count = 40
-    weights = weights_of(generator, count, shape.num_nodes, SIZE)
-    guessed = weights_of(generator, count, shape.num_nodes, SIZE).softmax(-1)
+    count = 60
+    inner = 1 + max(shape.parents, default=0)
+    weights = weights_of(generator, count, shape.num_nodes, SIZE).to(dtype)
+    guessed = weights_of(generator, count, inner, SIZE).softmax(-1).to(dtype)
     tokens = drawn_tree(shape, guessed, generator)
     uniforms = torch.rand(count, shape.num_nodes, generator=generator, dtype=torch.float64)
     draft = guessed if has_draft else None
-    path, residual, substituted = accept_in_batch(
+    path, residual, substituted = accept_by_rejection(
         shape, tokens, weights, uniforms, relaxation=relaxation, draft_probabilities=draft
     )
-    lengths = set()
-    for row in range(count):
-        expected = accept_by_rejection(
-            shape,
-            tokens[row],
-            weights[row],
-            iter(uniforms[row].tolist()),
-            relaxation=relaxation,
-            draft_probabilities=None if draft is None else draft[row],
-        )
-        assert [node for node in path[row].tolist() if node >= 0] == list(expected.path)
-        torch.testing.assert_close(residual[row], expected.residual, atol=1e-12, rtol=0)
-        assert int(substituted[row]) == expected.num_substituted
-        lengths.add(len(expected.path))
-    assert len(lengths) > 1
-    if relaxation is None:
+    expected_path, counts, expected_residual, expected_substituted = accept_tree_by_rejection(
+        torch.tensor((0, *shape.parents)),
+        tokens,
+        weights,
+        uniforms,
+        None if relaxation is None else relaxation.neighbours,
+        draft,
+        0 if relaxation is None else relaxation.count,
+        0.0 if relaxation is None else relaxation.delta,
+        relaxation is not None and relaxation.is_original,
+        shape.max_depth,
+    )
+    assert torch.equal(path, expected_path)
+    torch.testing.assert_close(
+        residual, expected_residual, atol=1e-12 if dtype == torch.float64 else 1e-5, rtol=0
+    )
+    assert torch.equal(substituted, expected_substituted)
+    if shape.parents:
+        assert len(counts.unique()) > 1
+    if relaxation is None or not shape.parents:
         assert int(substituted.sum()) == 0
     elif relaxation.delta < 1:
         assert int(substituted.sum()) > 0
+
+
+def test_a_drafter_may_compute_in_another_format() -> None:
+    shape = TreeShape.chain(2)
+    generator = torch.Generator().manual_seed(1)
+    weights = weights_of(generator, 9, 3, SIZE)
+    guessed = weights_of(generator, 9, 2, SIZE).softmax(-1).float()
+    tokens = drawn_tree(shape, guessed, generator)
+    uniforms = torch.rand(9, 3, generator=generator, dtype=torch.float64)
+    found, expected = (
+        accept_by_rejection(shape, tokens, weights, uniforms, draft_probabilities=draft)
+        for draft in (guessed, guessed.double())
+    )
+    assert all(map(torch.equal, found, expected))
 
 
 def distance(found: Tensor, expected: Tensor) -> float:

@@ -86,12 +86,14 @@ void rejections() {
   constexpr int64_t sequences = 3;
   for (const int64_t nodes : {1, 2, 9, 20}) {
     for (const int64_t size : {5, 300}) {
-      for (const int kind : {0, 1, 2, 3, 4, 5}) {
+      for (const int kind : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9}) {
+        const bool lends = kind % 5 != 0, drafts = kind >= 5;
+        const int64_t inner = nodes == 1 ? 1 : nodes - 1;  // the last node has no children
         const int64_t columns = size - 1;
         const Indices parents = tree(nodes), tokens = indices(sequences * nodes, size);
         const Indices neighbours = indices(size * columns, size);
         const std::vector<T> weights = numbers<T>(sequences * nodes * size);
-        std::vector<T> draft = numbers<T>(sequences * nodes * size);
+        std::vector<T> draft = numbers<T>(sequences * inner * size);
         for (T& probability : draft) {
           probability = std::exp(probability) / (static_cast<T>(7) * static_cast<T>(size));
         }
@@ -99,34 +101,39 @@ void rejections() {
         for (double& uniform : uniforms) {
           uniform = static_cast<double>(random_bits()) / 4294967296.0;
         }
-        Indices path[2], counts[2];
+        Indices path[2], counts[2], substituted[2];
         std::vector<T> workspace(sequences * size);
         std::vector<double> left[2];
         for (const int side : {0, 1}) {
           path[side].assign(sequences * nodes, 77), counts[side].assign(sequences, 77);
+          substituted[side].assign(sequences, 77);
           std::vector<T> residual(sequences * size, 77);
           const TreeRejection<T> problem = {parents.data(),
                                             tokens.data(),
                                             weights.data(),
                                             uniforms.data(),
-                                            kind % 3 == 0 ? nullptr : neighbours.data(),
-                                            kind < 3 ? nullptr : draft.data(),
+                                            lends ? neighbours.data() : nullptr,
+                                            drafts ? draft.data() : nullptr,
                                             path[side].data(),
                                             counts[side].data(),
                                             residual.data(),
+                                            substituted[side].data(),
                                             workspace.data(),
                                             nodes,
+                                            drafts ? inner : 0,
                                             nodes,
                                             size,
-                                            kind % 3 == 0 ? 0 : columns,
+                                            size - 1,
+                                            lends ? columns : 0,
                                             columns - 1,
-                                            kind % 3 == 1 ? 0.9 : 1.5,
-                                            kind % 2 == 0};
+                                            kind % 5 == 4 ? 1.5 : 0.3 * (kind % 5),
+                                            kind % 5 == 3};
           side == 0 ? accept_tree_by_rejection_cpu(problem, 0, sequences)
                     : void(accept_tree_by_rejection_cuda(problem, sequences, nullptr));
           left[side].assign(residual.begin(), residual.end());
         }
-        expect(path[0] == path[1] && counts[0] == counts[1] && is_near(left[0], left[1]),
+        expect(path[0] == path[1] && counts[0] == counts[1] && substituted[0] == substituted[1] &&
+                   is_near(left[0], left[1]),
                "accept_tree_by_rejection", nodes * size);
       }
     }

@@ -52,11 +52,12 @@ template <typename T>
 void accept_tree_by_rejection(Random& random) {
   const int64_t sequences = random.between(0, 3), nodes = some(random, 9, 30);
   const int64_t length = random.between(1, nodes + 1), size = some(random, 9, 60);
-  const int64_t columns = random.between(0, 6);
+  const int64_t columns = random.between(0, 6), codes = random.between(0, size);
   Array<int64_t> parents(random, nodes), tokens(random, sequences * nodes);
-  Array<int64_t> neighbours(random, size * columns), path(random, sequences * length);
-  Array<int64_t> counts(random, sequences);
-  Array<T> weights(random, sequences * nodes * size), draft(random, sequences * nodes * size);
+  Array<int64_t> neighbours(random, codes * columns), path(random, sequences * length);
+  Array<int64_t> counts(random, sequences), substituted(random, sequences);
+  const int64_t inner = random.between(1, nodes);
+  Array<T> weights(random, sequences * nodes * size), draft(random, sequences * inner * size);
   Array<T> residual(random, sequences * size), workspace(random, sequences * size);
   Array<double> uniforms(random, sequences * nodes);
   any_parents(random, parents), tokens.fill(random), neighbours.fill(random, 2 * size);
@@ -71,10 +72,13 @@ void accept_tree_by_rejection(Random& random) {
                                            path.data(),
                                            counts.data(),
                                            residual.data(),
+                                           substituted.data(),
                                            drafts ? workspace.data() : nullptr,
                                            nodes,
+                                           drafts ? inner : 0,
                                            length,
                                            size,
+                                           codes,
                                            lends ? columns : 0,
                                            random.between(0, columns),
                                            random.pick({0.0, 0.3, 1.0, 1.5, 1e300}),
@@ -82,6 +86,9 @@ void accept_tree_by_rejection(Random& random) {
   in_parts(random, sequences,
            [&](int64_t b, int64_t e) { decoding::accept_tree_by_rejection_cpu(tree, b, e); });
   require_path(path, counts, nodes, "accept_tree_by_rejection");
+  for (int64_t i = 0; i < sequences; ++i) {
+    require(substituted[i] >= 0 && substituted[i] < counts[i], "accept_tree_by_rejection");
+  }
 }
 
 void compact_rows(Random& random, Digest& digest) {

@@ -155,19 +155,6 @@ struct OpInput {
 
 const std::vector<OpInput>& decoding_ops();
 
-// run(begin, end) over [0, size), in two parts.
-template <typename Run>
-void in_parts(Random& random, int64_t size, const Run& run) {
-  const int64_t cut = random.between(0, size);
-  run(int64_t{0}, cut);
-  run(cut, size);
-}
-
-// A few, and now and then as many as take every path of the vector code.
-inline int64_t some(Random& random, int64_t few, int64_t many) {
-  return random.between(1, random.one_in(12) ? many : few);
-}
-
 // The stages: one input, or for races and threads some.
 void code_input(Random& random, Tally& tally, Digest& digest);
 void op_input(Random& random, Tally& tally, Digest& digest);

@@ -177,6 +177,7 @@ void indexing_ops(Random& random, Tally& tally) {
   Array<int64_t> path(random, rows * 6), counts(random, rows), moves(random, rows * 5);
   Array<double> uniforms(random, rows * rows);
   Array<float> left(random, rows * symbols), similarity_codes(random, 9 * 3);
+  Array<int64_t> substituted(random, rows);
   Array<double> similarity(random, rows), depth_weights(random, 5);
   Array<int8_t> cache(random, rows * symbols);
   uniforms.fill(random, 1), similarity_codes.fill(random, 9), depth_weights.fill(random, 9);
@@ -198,14 +199,17 @@ void indexing_ops(Random& random, Tally& tally) {
                                                     path.data(),
                                                     counts.data(),
                                                     left.data(),
+                                                    substituted.data(),
                                                     nullptr,
                                                     rows,
+                                                    0,
                                                     6,
+                                                    vocabulary,
                                                     vocabulary,
                                                     5,
                                                     4,
                                                     0.5,
-                                                    true};
+                                                    random.one_in(2)};
   const decoding::PathSets<float> sets = {
       moves.data(), similarity_codes.data(), depth_weights.data(), similarity.data(), 1, 5, 9, 3};
   const decoding::Compaction compaction = {
