@@ -150,7 +150,7 @@ class CachedRows:
                 **{self._cache_name: self._cache},
                 **inputs,
             )
-        features = output.hidden_states[-1][:, -last:] if self.with_features else None
+        features = output.hidden_states[-1] if self.with_features else None
         logits = output.logits
         return RowOutput(
             logits=logits if logits.dtype == torch.float64 else logits.float(), features=features
@@ -170,7 +170,7 @@ class CachedRows:
         Args:
             tokens: ``[B, L]``, L at least 1, padded on the left.
             is_token: False for padding, bool ``[B, L]``.
-            last: Rows to give logits and features of, from the end.
+            last: Rows to give logits of, from the end. Features are of all.
             inputs: What else the model's forward takes, of the same rows.
 
         Returns:

@@ -135,7 +135,9 @@ def decode(
         decoding.target.time, drafter.model_time if isinstance(drafter, TimedDrafter) else None
     )
     longest = int(lengths.max()) if count else 0
-    return Decoded(tokens=decoding.result[:, :longest], lengths=lengths, report=report)
+    with torch.inference_mode(False):  # copies that the caller may write to
+        tokens, lengths = decoding.result[:, :longest].clone(), lengths.clone()
+    return Decoded(tokens=tokens, lengths=lengths, report=report)
 
 
 def _checked_prompts(prompts: Tensor, is_token: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
@@ -210,8 +212,7 @@ class _Decoding:
 
     def begin(self, prompts: Tensor, is_token: Tensor) -> None:
         """Read the prompts and draw the first token of each."""
-        rows = prompts.shape[1] if self.drafter and self.drafter.needs_features else 1
-        output = self.target.prefill(prompts, is_token, last=rows)
+        output = self.target.prefill(prompts, is_token)
         self.report.target_forwards += 1
         if self.drafter is not None:
             options = self.options
@@ -224,7 +225,7 @@ class _Decoding:
             )
             with self._timed("draft_seconds"):
                 self.drafter.begin(prompts, is_token, noise, output.features)
-        logits = self.rule.combine(output.logits)[:, -1:]
+        logits = self.rule.combine(output.logits)
         logits = self._adjusted(logits, ROOT, prompts[: len(self.numbers), -1:], self.lengths)
         weights = self.rule.log_weights(logits[:, 0])
         places = torch.zeros_like(self.numbers)
@@ -303,7 +304,9 @@ class _Decoding:
         self.num_pending = 0
         if shape.num_nodes > 1 and bool(is_judged.any()):
             self.report.count((counts - 1)[is_judged].tolist(), shape.num_nodes - 1)
-            self.report.substituted_tokens += int(verdict.substituted[is_judged].sum())
+            # Behind an end nothing is committed.
+            substituted = verdict.substituted.minimum(counts - 1)
+            self.report.substituted_tokens += int(substituted[is_judged].sum())
         return Round(
             shape=shape,
             tokens=draft.tokens,

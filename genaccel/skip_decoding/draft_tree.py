@@ -30,6 +30,11 @@ class Level(NamedTuple):
     width: int
     picks: tuple[int, ...]
 
+    @property
+    def takes_all(self) -> bool:
+        """Whether all guesses after its nodes are nodes, in their order."""
+        return self.picks == tuple(range((self.end - self.begin) * self.width))
+
 
 @dataclass(frozen=True)
 class TreeShape:
@@ -180,6 +185,8 @@ class TreeShape:
 
     def behind_chain(self, length: int) -> TreeShape:
         """The tree with a chain of ``length`` nodes before its root."""
+        if length == 0:
+            return self
         return TreeShape((*range(length), *(parent + length for parent in self.parents)))
 
     def cut(self, max_depth: int) -> TreeShape:

@@ -104,7 +104,14 @@ class Noise:
             logits: ``[S, N, V]``, of both branches combined.
             positions: Of the token that is guessed, ``[S, N]``.
             count: Children of each node.
+
+        Raises:
+            ValueError: If there are not as many tokens.
         """
+        if count > logits.shape[-1]:
+            raise ValueError(
+                f"a tree with {count} guesses after one token needs as many tokens, and there are {logits.shape[-1]}"
+            )
         weights = self.rule.log_weights(logits) if self.rule.temperature > 0 else logits
         log_probabilities = weights.log_softmax(-1)
         if self.guessing != "likeliest" and self.rule.temperature > 0:
@@ -142,11 +149,13 @@ class GuessedLevels:
 
     def add(self, guesses: Guesses, level: Level) -> Tensor:
         """Take the children of the last level's nodes, of each as many as it has; returns their tokens, ``[S, n]``."""
-        picks = list(level.picks)
-        tokens = guesses.tokens.flatten(1)[:, picks]
+        tokens, log_probabilities = (
+            values.flatten(1) if level.takes_all else values.flatten(1)[:, list(level.picks)]
+            for values in (guesses.tokens, guesses.log_probabilities)
+        )
         self._tokens.append(tokens)
         self._probabilities.append(guesses.probabilities)
-        self._log_probabilities.append(guesses.log_probabilities.flatten(1)[:, picks])
+        self._log_probabilities.append(log_probabilities)
         return tokens
 
     def draft(self, shape: TreeShape) -> Draft:

@@ -271,12 +271,14 @@ class FeatureDrafter:
             guesses = draft.add(self._noise.guesses(combined, positions, level.width), level)
             if level is shape.expansions[-1]:
                 break
+            if not (level.takes_all and level.width == 1):
+                feature = feature[:, [pick // level.width for pick in level.picks]]
             output = self._rows.read(
                 guesses.repeat(branches, 1),
                 TreeShape(shape.parents[: level.end + len(level.picks) - 1]),
                 after=level.end,
                 root_is_kept=True,
-                features=feature[:, [pick // level.width for pick in level.picks]],
+                features=feature,
             )
             assert output.features is not None
             logits, feature = output.logits, output.features

@@ -129,7 +129,7 @@ class SamplingRule:
         """Combined logits ``[*, V]`` to those that tokens are drawn by; what is filtered is minus infinity.
 
         Raises:
-            ValueError: If logits are not numbers, as those of a model that overflows are.
+            ValueError: If logits are not numbers, as those of a model that overflows are, or none of the tokens is allowed.
         """
         # Checked here, for a largest element that is not a number would be drawn without a word.
         if not bool(torch.isfinite(logits.amax(-1)).all()):
@@ -137,6 +137,10 @@ class SamplingRule:
                 "the model's logits are not finite: use a format with more range, such as bfloat16 or float32"
             )
         if self.allowed is not None:
+            if self.allowed[0] >= logits.shape[-1]:
+                raise ValueError(
+                    f"none of the {logits.shape[-1]} tokens is allowed: allowed is {self.allowed}"
+                )
             inside = slice(*self.allowed)
             filtered = torch.full_like(logits, -torch.inf)
             filtered[..., inside] = logits[..., inside]

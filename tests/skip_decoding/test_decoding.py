@@ -329,10 +329,28 @@ def test_what_cannot_be_decoded_is_said(target: Any) -> None:
     small = ModelDrafter(tiny_llama(layers=1, vocabulary=8))
     with pytest.raises(ValueError, match="the drafter knows 8 tokens"):
         decode(target, prompts, rule=rule, max_new_tokens=2, drafter=small)
+    wide = ModelDrafter(draft_of(target), widths=(VOCABULARY + 1,))
+    with pytest.raises(ValueError, match="41 guesses after one token needs as many tokens"):
+        decode(target, prompts, rule=rule, max_new_tokens=4, drafter=wide)
     broken = tiny_llama()
     broken.lm_head.weight.data[3] = torch.nan
     with pytest.raises(ValueError, match="logits are not finite"):
         decode(broken, prompts, rule=rule, max_new_tokens=2)
+
+
+def test_the_tokens_may_be_written_to(target: Any) -> None:
+    found = decode(target, prompts_of(1)[0], rule=SamplingRule(), max_new_tokens=2)
+    found.tokens[:, 0] += 1
+    found.lengths.sub_(1)
+
+
+def test_a_prompt_takes_logits_of_its_last_token_alone() -> None:
+    """Those of a long prompt over a large vocabulary would take more memory than all else."""
+    target, rows = tiny_llama(), []
+    target.lm_head.register_forward_hook(lambda *values: rows.append(values[2].shape[1]))
+    drafter = DRAFTERS["features, chain"](target)
+    decode(target, prompts_of(2)[0], rule=SamplingRule(), max_new_tokens=1, drafter=drafter)
+    assert rows[0] == 1
 
 
 def test_a_model_that_forgets_is_refused() -> None:

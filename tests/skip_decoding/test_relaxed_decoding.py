@@ -84,6 +84,25 @@ def test_relaxation_accepts_more(target: Any, guessing: Any) -> None:
     assert reports[1].substituted_fraction == reports[1].substituted_tokens / 640
 
 
+def test_what_stands_behind_an_end_is_not_counted(target: Any) -> None:
+    prompts = torch.randint(1, VOCABULARY, (16, 3), generator=torch.Generator().manual_seed(0))
+    report = decode(
+        target,
+        prompts,
+        rule=SamplingRule(),
+        max_new_tokens=20,
+        options=DecodingOptions(
+            relaxation=Relaxation(
+                neighbours=nearest_code_words(UNIT_CODES, 20), count=20, delta=1.0
+            ),
+            guessing="coupled",
+            end_tokens=tuple(range(20)),
+        ),
+        drafter=ModelDrafter(tiny_llama(layers=1, seed=9), widths=(3, 3)),
+    ).report
+    assert 0 < report.substituted_tokens <= report.accepted_tokens
+
+
 def test_what_a_guess_stands_for_is_what_the_target_drew(target: Any) -> None:
     """With coupled guesses a token that differs from plain decoding's, the rest before it alike, is a code word near it."""
     prompts = torch.randint(1, VOCABULARY, (32, 3), generator=torch.Generator().manual_seed(0))

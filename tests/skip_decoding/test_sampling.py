@@ -75,6 +75,8 @@ def test_only_what_is_allowed_is_drawn() -> None:
         rule = SamplingRule(allowed=(1, 4), temperature=temperature)
         drawn = draw(rule.log_weights(logits), 0, places, places)
         assert set(drawn.tolist()) <= {1, 2, 3}
+    with pytest.raises(ValueError, match="none of the 6 tokens is allowed"):
+        SamplingRule(allowed=(6, 9)).log_weights(logits)
 
 
 @pytest.mark.parametrize(
