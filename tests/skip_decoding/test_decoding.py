@@ -341,7 +341,7 @@ def test_what_cannot_be_decoded_is_said(target: Any) -> None:
 def test_the_tokens_may_be_written_to(target: Any) -> None:
     found = decode(target, prompts_of(1)[0], rule=SamplingRule(), max_new_tokens=2)
     found.tokens[:, 0] += 1
-    found.lengths -= 1
+    found.lengths.sub_(1)
 
 
 def test_a_prompt_takes_logits_of_its_last_token_alone() -> None:
