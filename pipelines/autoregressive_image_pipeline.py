@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from genaccel.skip_decoding.decoding import decode
-from genaccel.skip_decoding.drafting import Drafter
+from genaccel.skip_decoding.drafts.drafting import Drafter
 from genaccel.skip_decoding.enable import PipelineDecoding
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.report import DecodingReport

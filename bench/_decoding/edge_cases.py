@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from genaccel.skip_decoding.decoding import decode
-from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
-from genaccel.skip_decoding.drafting import Drafter
+from genaccel.skip_decoding.drafts.drafters import JacobiDrafter, ModelDrafter
+from genaccel.skip_decoding.drafts.drafting import Drafter
 from genaccel.skip_decoding.options import DecodingOptions, SkipRule
 from genaccel.skip_decoding.sampling import SamplingRule
 from tests.skip_decoding.tiny_models import DRAFTERS, draft_of, prompts_of, tiny_llama

@@ -13,12 +13,16 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from bench._decoding.generator import Generator, Mode
-from genaccel.skip_decoding.acceptance import Relaxation, accept_by_rejection, nearest_code_words
 from genaccel.skip_decoding.decoding import decode
-from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafting import Drafter
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.drafting import Drafter
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.sampling import SamplingRule
+from genaccel.skip_decoding.verifying.acceptance import (
+    Relaxation,
+    accept_by_rejection,
+    nearest_code_words,
+)
 from tests.skip_decoding.enumeration import of_drawn_guesses, of_fixed_guesses
 from tests.skip_decoding.golden_vvs import FIELDS
 from tests.skip_decoding.tiny_models import DRAFTERS, draft_of, prompts_of, tiny_llama

@@ -20,13 +20,13 @@ from genaccel.pipelines.autoregressive_image_pipeline import (
     AutoregressiveImageOutput,
     AutoregressiveImagePipeline,
 )
-from genaccel.skip_decoding.acceptance import Relaxation, nearest_code_words
-from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafters import JacobiDrafter
-from genaccel.skip_decoding.drafting import Drafter
-from genaccel.skip_decoding.feature_drafter import FeatureDrafter, FeatureDrafterNetwork
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.drafters import JacobiDrafter
+from genaccel.skip_decoding.drafts.drafting import Drafter
+from genaccel.skip_decoding.drafts.feature_drafter import FeatureDrafter, FeatureDrafterNetwork
 from genaccel.skip_decoding.options import DecodingOptions, SkipRule
 from genaccel.skip_decoding.sampling import SamplingRule
+from genaccel.skip_decoding.verifying.acceptance import Relaxation, nearest_code_words
 
 GUIDANCE = 2.0
 
@@ -120,9 +120,9 @@ class Generator:
 
 def automatic_drafting() -> Any:
     """The class that chooses widths by cost, or None where genaccel has none."""
-    if importlib.util.find_spec("genaccel.skip_decoding.auto") is None:
+    if importlib.util.find_spec("genaccel.skip_decoding.tuning.auto") is None:
         return None
-    return importlib.import_module("genaccel.skip_decoding.auto").AutoDrafting
+    return importlib.import_module("genaccel.skip_decoding.tuning.auto").AutoDrafting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafting import Draft, Noise, Round
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.drafting import Draft, Noise, Round
 from genaccel.skip_decoding.sampling import keyed_uniform
 
 
@@ -32,7 +32,7 @@ class RandomDrafter:
         self._numbers, self._seed = noise.numbers, noise.seed ^ 0x5DEECE66D
 
     def guess(self, history: Tensor, lengths: Tensor, depth: int) -> Draft:
-        """A chain; see :class:`genaccel.skip_decoding.drafting.Drafter`."""
+        """A chain; see :class:`genaccel.skip_decoding.drafts.drafting.Drafter`."""
         count = min(self._length, depth)
         uniform = keyed_uniform(self._seed, self._numbers, lengths, count)
         guesses = (uniform * self._vocabulary).long()

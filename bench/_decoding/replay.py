@@ -22,9 +22,9 @@ from torch import Tensor
 
 from genaccel import zoo
 from genaccel.skip_decoding.decoding import _Decoding, decode
-from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafting import Draft, Noise, Round
-from genaccel.skip_decoding.feature_drafter import FeatureDrafter, FeatureDrafterNetwork
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.drafting import Draft, Noise, Round
+from genaccel.skip_decoding.drafts.feature_drafter import FeatureDrafter, FeatureDrafterNetwork
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.report import DecodingReport
 from genaccel.skip_decoding.sampling import SamplingRule

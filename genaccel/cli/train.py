@@ -242,7 +242,7 @@ SUBCOMMANDS = (
     ),
     _recipe(
         "drafter",
-        "genaccel.skip_decoding.training:DrafterTraining",
+        "genaccel.skip_decoding.drafts.training:DrafterTraining",
         "Train a drafter for an autoregressive generator",
     ),
     _recipe(

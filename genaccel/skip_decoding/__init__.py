@@ -11,15 +11,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genaccel.skip_decoding.acceptance import Relaxation, nearest_code_words
     from genaccel.skip_decoding.config import SkipDecodingConfig
     from genaccel.skip_decoding.decoding import Decoded, decode
-    from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
-    from genaccel.skip_decoding.feature_drafter import FeatureDrafter, FeatureDrafterNetwork
-    from genaccel.skip_decoding.generate import GenerationReport, speculative_generate
+    from genaccel.skip_decoding.drafts.drafters import JacobiDrafter, ModelDrafter
+    from genaccel.skip_decoding.drafts.feature_drafter import FeatureDrafter, FeatureDrafterNetwork
+    from genaccel.skip_decoding.generation.generate import GenerationReport, speculative_generate
     from genaccel.skip_decoding.options import DecodingOptions, SkipRule
     from genaccel.skip_decoding.report import DecodingReport
     from genaccel.skip_decoding.sampling import SamplingRule
+    from genaccel.skip_decoding.verifying.acceptance import Relaxation, nearest_code_words
 
 __all__ = [
     "Decoded",
@@ -43,18 +43,18 @@ _MODULES = {
     "Decoded": "decoding",
     "DecodingOptions": "options",
     "DecodingReport": "report",
-    "FeatureDrafter": "feature_drafter",
-    "FeatureDrafterNetwork": "feature_drafter",
-    "GenerationReport": "generate",
-    "JacobiDrafter": "drafters",
-    "ModelDrafter": "drafters",
-    "Relaxation": "acceptance",
+    "FeatureDrafter": "drafts.feature_drafter",
+    "FeatureDrafterNetwork": "drafts.feature_drafter",
+    "GenerationReport": "generation.generate",
+    "JacobiDrafter": "drafts.drafters",
+    "ModelDrafter": "drafts.drafters",
+    "Relaxation": "verifying.acceptance",
     "SamplingRule": "sampling",
     "SkipDecodingConfig": "config",
     "SkipRule": "options",
     "decode": "decoding",
-    "nearest_code_words": "acceptance",
-    "speculative_generate": "generate",
+    "nearest_code_words": "verifying.acceptance",
+    "speculative_generate": "generation.generate",
 }
 
 

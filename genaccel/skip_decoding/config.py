@@ -35,7 +35,7 @@ class SkipDecodingConfig:
         drafter: What guesses: "auto" for the drafter in the folder ``drafter`` beside the model, or Jacobi decoding, which
             needs no training, where there is none; the folder of a ``FeatureDrafterNetwork``, or one that is loaded; a
             smaller language model of transformers over the same tokens; any
-            :class:`~genaccel.skip_decoding.drafting.Drafter`; None to draw one by one.
+            :class:`~genaccel.skip_decoding.drafts.drafting.Drafter`; None to draw one by one.
         tree: Guesses of a round: "auto", the length of a chain, or the children of a node at each depth, such as
             ``(3, 2, 1)``, of 1,024 guesses at most. A ``Drafter`` has its own.
         acceptance: "exact" accepts what the model itself draws; "lantern" lends a guess the probability of code words that
@@ -108,7 +108,9 @@ class SkipDecodingConfig:
                 raise ValueError(
                     f'tree must be "auto", a length of at least 1, or a tuple of widths of at least 1, got {self.tree!r}'
                 )
-            guesses = self.tree if _is_int(self.tree) else sum(accumulate(widths, operator.mul))
+            guesses = sum(accumulate(widths, operator.mul))
+            if isinstance(self.tree, int):
+                guesses = self.tree
             if guesses > _MOST_GUESSES:
                 raise ValueError(
                     f"tree may have {_MOST_GUESSES} guesses at most, and {self.tree!r} has {guesses}"

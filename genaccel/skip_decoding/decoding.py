@@ -19,15 +19,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genaccel.skip_decoding.cached_rows import CachedRows
-from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafting import Draft, Drafter, Noise, Round, TimedDrafter
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.drafting import Draft, Drafter, Noise, Round, TimedDrafter
+from genaccel.skip_decoding.generation.steering import Steering
+from genaccel.skip_decoding.memory.cached_rows import CachedRows
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.report import DecodingReport
 from genaccel.skip_decoding.sampling import SamplingRule, draw, keyed_uniform
-from genaccel.skip_decoding.skipping import likeliest_path, unverified_length, unverified_limit
-from genaccel.skip_decoding.steering import Steering
-from genaccel.skip_decoding.verification import draft_seed, verify
+from genaccel.skip_decoding.verifying.skipping import (
+    likeliest_path,
+    unverified_length,
+    unverified_limit,
+)
+from genaccel.skip_decoding.verifying.verification import draft_seed, verify
 
 ROOT = TreeShape(())
 

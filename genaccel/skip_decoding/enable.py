@@ -17,8 +17,16 @@ from genaccel.hooks.pipeline_runs import PipelineRuns
 from genaccel.hooks.unhook import new_instance
 from genaccel.skip_decoding.config import SkipDecodingConfig
 from genaccel.skip_decoding.decoding import Decoded
-from genaccel.skip_decoding.generate import GenerationReport, speculative_generate, warn_of_plain
-from genaccel.skip_decoding.janus import codebook_of_janus, generate_janus_images, is_janus
+from genaccel.skip_decoding.generation.generate import (
+    GenerationReport,
+    speculative_generate,
+    warn_of_plain,
+)
+from genaccel.skip_decoding.generation.janus import (
+    codebook_of_janus,
+    generate_janus_images,
+    is_janus,
+)
 from genaccel.skip_decoding.preparation import PreparedDecoding, prepare
 
 # Where a model keeps what accelerates its generate, and a pipeline that decodes itself what was enabled on it.

@@ -8,9 +8,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from genaccel.skip_decoding.acceptance import Relaxation
-from genaccel.skip_decoding.drafting import Guessing
-from genaccel.skip_decoding.skipping import (
+from genaccel.skip_decoding.drafts.drafting import Guessing
+from genaccel.skip_decoding.verifying.acceptance import Relaxation
+from genaccel.skip_decoding.verifying.skipping import (
     decaying_weights,
     path_similarity,
     skips_by_similarity,

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaccel.skip_decoding.acceptance import Relaxation, nearest_code_words
-from genaccel.skip_decoding.auto import AutoDrafting
-from genaccel.skip_decoding.budget import tune
 from genaccel.skip_decoding.config import SkipDecodingConfig
 from genaccel.skip_decoding.decoding import Decoded, decode
-from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
-from genaccel.skip_decoding.drafting import Drafter
-from genaccel.skip_decoding.feature_drafter import FeatureDrafter, FeatureDrafterNetwork
+from genaccel.skip_decoding.drafts.drafters import JacobiDrafter, ModelDrafter
+from genaccel.skip_decoding.drafts.drafting import Drafter
+from genaccel.skip_decoding.drafts.feature_drafter import FeatureDrafter, FeatureDrafterNetwork
+from genaccel.skip_decoding.generation.steering import Steering
 from genaccel.skip_decoding.options import DecodingOptions, SkipRule
 from genaccel.skip_decoding.sampling import SamplingRule
-from genaccel.skip_decoding.steering import Steering
+from genaccel.skip_decoding.tuning.auto import AutoDrafting
+from genaccel.skip_decoding.tuning.budget import tune
+from genaccel.skip_decoding.verifying.acceptance import Relaxation, nearest_code_words
 
 # Guesses of a round where nothing is measured; where paths are compared, there must be several.
 _LENGTH = 4

@@ -34,7 +34,10 @@ from bench._decoding.parts import Parts
 from bench._decoding.sample_sets import SampleSets
 from bench.harness import Bench
 from genaccel.pipelines.autoregressive_image_pipeline import AutoregressiveImagePipeline
-from genaccel.skip_decoding.feature_drafter import FeatureDrafterNetwork, FeatureDrafterParams
+from genaccel.skip_decoding.drafts.feature_drafter import (
+    FeatureDrafterNetwork,
+    FeatureDrafterParams,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 pytest.importorskip("transformers")
 
 from genaccel.pipelines import autoregressive_image_pipeline
-from genaccel.skip_decoding.drafters import JacobiDrafter
+from genaccel.skip_decoding.drafts.drafters import JacobiDrafter
 from genaccel.skip_decoding.options import DecodingOptions, SkipRule
 from genaccel.training.recipes.token_transformer import TokenTransformerConfig
 from genaccel.training.recipes.vector_quantized_autoencoder import (

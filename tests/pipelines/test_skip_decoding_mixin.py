@@ -29,7 +29,7 @@ from genaccel.skip_decoding import (
     SkipDecodingConfig,
     speculative_generate,
 )
-from genaccel.skip_decoding.feature_drafter import FeatureDrafterParams
+from genaccel.skip_decoding.drafts.feature_drafter import FeatureDrafterParams
 from genaccel.training.recipes.token_transformer import TokenTransformerConfig
 from genaccel.training.recipes.vector_quantized_autoencoder import (
     VectorQuantizedAutoencoderConfig,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from genaccel.skip_decoding import measurements
+from genaccel.skip_decoding.tuning import measurements
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from genaccel.skip_decoding.acceptance import Relaxation, accept_by_rejection
-from genaccel.skip_decoding.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.verifying.acceptance import Relaxation, accept_by_rejection
 
 
 def next_token(

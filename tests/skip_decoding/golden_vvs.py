@@ -14,16 +14,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from genaccel.skip_decoding.acceptance import (
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.feature_ring import FeatureRing
+from genaccel.skip_decoding.sampling import SamplingRule
+from genaccel.skip_decoding.verifying.acceptance import (
     Relaxation,
     accept_by_rejection,
     accept_greedily,
     nearest_code_words,
 )
-from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.feature_ring import FeatureRing
-from genaccel.skip_decoding.sampling import SamplingRule
-from genaccel.skip_decoding.skipping import (
+from genaccel.skip_decoding.verifying.skipping import (
     decaying_weights,
     path_similarity,
     skips_by_similarity,

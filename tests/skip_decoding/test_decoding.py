@@ -9,11 +9,11 @@ from torch import Tensor
 
 pytest.importorskip("transformers")
 
-from genaccel.skip_decoding.cached_rows import CachedRows
 from genaccel.skip_decoding.decoding import decode
-from genaccel.skip_decoding.draft_tree import TreeShape, accepted_path
-from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
-from genaccel.skip_decoding.drafting import Drafter
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape, accepted_path
+from genaccel.skip_decoding.drafts.drafters import JacobiDrafter, ModelDrafter
+from genaccel.skip_decoding.drafts.drafting import Drafter
+from genaccel.skip_decoding.memory.cached_rows import CachedRows
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.sampling import SamplingRule, draw
 from tests.skip_decoding.tiny_models import DRAFTERS, VOCABULARY, draft_of, prompts_of, tiny_llama

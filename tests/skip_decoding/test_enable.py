@@ -23,7 +23,7 @@ from genaccel.skip_decoding import (
     ModelDrafter,
     SkipDecodingConfig,
 )
-from genaccel.skip_decoding.feature_drafter import FeatureDrafterParams
+from genaccel.skip_decoding.drafts.feature_drafter import FeatureDrafterParams
 from genaccel.skip_decoding.preparation import prepare
 
 PROMPTS = torch.tensor([[0, 0, 7, 9, 3], [5, 6, 7, 8, 9]])

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("transformers")
 
 from genaccel.skip_decoding.decoding import decode
-from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
+from genaccel.skip_decoding.drafts.drafters import JacobiDrafter, ModelDrafter
 from genaccel.skip_decoding.report import DecodingReport, DraftingChoice, ModelTime
 from genaccel.skip_decoding.sampling import SamplingRule
 from tests.skip_decoding.tiny_models import draft_of, tiny_llama

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
-from genaccel.skip_decoding.drafting import Drafter
-from genaccel.skip_decoding.feature_drafter import (
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.drafters import JacobiDrafter, ModelDrafter
+from genaccel.skip_decoding.drafts.drafting import Drafter
+from genaccel.skip_decoding.drafts.feature_drafter import (
     FeatureDrafter,
     FeatureDrafterNetwork,
     FeatureDrafterParams,

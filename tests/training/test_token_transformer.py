@@ -221,9 +221,9 @@ def test_a_drafter_learns_a_generators_features(
     tokenizer: Path, data: Path, tmp_path: Path
 ) -> None:
     from genaccel.skip_decoding.decoding import decode
-    from genaccel.skip_decoding.feature_drafter import FeatureDrafter, FeatureDrafterNetwork
+    from genaccel.skip_decoding.drafts.feature_drafter import FeatureDrafter, FeatureDrafterNetwork
+    from genaccel.skip_decoding.drafts.training import DrafterConfig, DrafterTraining
     from genaccel.skip_decoding.sampling import SamplingRule
-    from genaccel.skip_decoding.training import DrafterConfig, DrafterTraining
 
     generator = TokenTransformerTraining(
         AR, LOOP, tokenizer=tokenizer, data=data, run=tmp_path / "ar", cpu=True

@@ -10,17 +10,17 @@ import torch
 
 pytest.importorskip("transformers")
 
-from genaccel.skip_decoding import cost_curve, measurements
-from genaccel.skip_decoding.cost_curve import (
+from genaccel.skip_decoding.drafts.drafters import JacobiDrafter, ModelDrafter
+from genaccel.skip_decoding.options import DecodingOptions
+from genaccel.skip_decoding.sampling import SamplingRule
+from genaccel.skip_decoding.tuning import cost_curve, measurements
+from genaccel.skip_decoding.tuning.cost_curve import (
     ROWS,
     CostCurve,
     RoundCosts,
     measure_round_costs,
     round_costs,
 )
-from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
-from genaccel.skip_decoding.options import DecodingOptions
-from genaccel.skip_decoding.sampling import SamplingRule
 from tests.skip_decoding.tiny_models import draft_of, tiny_llama
 
 RULE = SamplingRule(guidance_scale=3.0)

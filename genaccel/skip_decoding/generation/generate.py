@@ -15,23 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genaccel.skip_decoding.cached_rows import CachedRows
 from genaccel.skip_decoding.config import SkipDecodingConfig
 from genaccel.skip_decoding.decoding import Decoded
-from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.logits_processors import (
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.generation.logits_processors import (
     NotSupportedError,
     Processing,
     process_tree,
     read_processors,
 )
-from genaccel.skip_decoding.preparation import PreparedDecoding, prepare
-from genaccel.skip_decoding.prompted_model import (
+from genaccel.skip_decoding.generation.prompted_model import (
     ForwardError,
     GlmImagePromptedModel,
     PromptedModel,
     row_length_of_grids,
 )
+from genaccel.skip_decoding.memory.cached_rows import CachedRows
+from genaccel.skip_decoding.preparation import PreparedDecoding, prepare
 from genaccel.skip_decoding.report import DecodingReport
 
 _logger = logging.getLogger(__name__)
@@ -395,7 +395,7 @@ class _Watch:
         tokens: Tensor,
         logits: Tensor,
     ) -> Tensor:
-        """See :class:`genaccel.skip_decoding.steering.Steering`."""
+        """See :class:`genaccel.skip_decoding.generation.steering.Steering`."""
         if not self._processors:
             return logits
         return process_tree(
@@ -403,7 +403,7 @@ class _Watch:
         )
 
     def ends(self, sequences: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """See :class:`genaccel.skip_decoding.steering.Steering`."""
+        """See :class:`genaccel.skip_decoding.generation.steering.Steering`."""
         kept = torch.full_like(lengths, -1)
         if self._criteria:
             kept = self._asked(sequences, tokens, lengths)

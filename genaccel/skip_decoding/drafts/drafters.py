@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaccel.skip_decoding.cached_rows import CachedRows
-from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafting import Draft, GuessedLevels, Noise, Round
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.drafting import Draft, GuessedLevels, Noise, Round
+from genaccel.skip_decoding.memory.cached_rows import CachedRows
 from genaccel.skip_decoding.report import ModelTime
 
 

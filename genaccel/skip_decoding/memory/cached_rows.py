@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from genaccel.ops import compact_rows_
-from genaccel.skip_decoding.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
 from genaccel.skip_decoding.report import ModelTime
 
 
@@ -73,7 +73,7 @@ class CachedRows:
         from transformers import DynamicCache
         from transformers.cache_utils import DynamicLayer, StaticLayer
 
-        from genaccel.skip_decoding.growing_cache import GrowingLayer
+        from genaccel.skip_decoding.memory.growing_cache import GrowingLayer
 
         parameters = inspect.signature(model.forward).parameters
         # Renamed in transformers 5.24, where the former name warns.

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genaccel.skip_decoding.drafters import ModelDrafter
-from genaccel.skip_decoding.feature_drafter import FeatureDrafter
-from genaccel.skip_decoding.generate import GenerationReport, warn_of_plain
-from genaccel.skip_decoding.logits_processors import NotSupportedError, read_processors
+from genaccel.skip_decoding.drafts.drafters import ModelDrafter
+from genaccel.skip_decoding.drafts.feature_drafter import FeatureDrafter
+from genaccel.skip_decoding.generation.generate import GenerationReport, warn_of_plain
+from genaccel.skip_decoding.generation.logits_processors import NotSupportedError, read_processors
+from genaccel.skip_decoding.generation.prompted_model import ForwardError
 from genaccel.skip_decoding.preparation import PreparedDecoding
-from genaccel.skip_decoding.prompted_model import ForwardError
 from genaccel.skip_decoding.report import DecodingReport
 
 

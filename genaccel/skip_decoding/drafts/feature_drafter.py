@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from genaccel.models.saved_network import SavedNetwork
-from genaccel.skip_decoding.cached_rows import CachedRows
-from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafting import Draft, GuessedLevels, Noise, Round
-from genaccel.skip_decoding.feature_ring import FeatureRing
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.drafting import Draft, GuessedLevels, Noise, Round
+from genaccel.skip_decoding.drafts.feature_ring import FeatureRing
+from genaccel.skip_decoding.memory.cached_rows import CachedRows
 from genaccel.skip_decoding.report import ModelTime
 
 

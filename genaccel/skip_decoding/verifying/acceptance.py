@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from genaccel.ops import accept_tree_by_rejection
-from genaccel.skip_decoding.draft_tree import TreeShape, parents_of
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape, parents_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genaccel.skip_decoding.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
 from genaccel.skip_decoding.sampling import SamplingRule
 
 # Functions of one sequence's tokens and logits, by name, for not each version of transformers has all.

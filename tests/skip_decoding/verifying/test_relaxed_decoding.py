@@ -10,20 +10,20 @@ from torch import Tensor
 
 pytest.importorskip("transformers")
 
-from genaccel.skip_decoding.acceptance import Relaxation, nearest_code_words
-from genaccel.skip_decoding.cached_rows import CachedRows
 from genaccel.skip_decoding.decoding import _Decoding, decode
-from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
-from genaccel.skip_decoding.drafting import Draft, Drafter
-from genaccel.skip_decoding.feature_drafter import (
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.drafters import JacobiDrafter, ModelDrafter
+from genaccel.skip_decoding.drafts.drafting import Draft, Drafter
+from genaccel.skip_decoding.drafts.feature_drafter import (
     FeatureDrafter,
     FeatureDrafterNetwork,
     FeatureDrafterParams,
 )
+from genaccel.skip_decoding.memory.cached_rows import CachedRows
 from genaccel.skip_decoding.options import DecodingOptions, SkipRule
 from genaccel.skip_decoding.report import DecodingReport
 from genaccel.skip_decoding.sampling import SamplingRule
+from genaccel.skip_decoding.verifying.acceptance import Relaxation, nearest_code_words
 from tests.skip_decoding.tiny_models import VOCABULARY, draft_of, tiny_llama
 
 UNIT_CODES = torch.nn.functional.normalize(

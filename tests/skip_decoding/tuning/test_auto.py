@@ -13,8 +13,19 @@ from torch import Tensor
 
 pytest.importorskip("transformers")
 
-from genaccel.skip_decoding import auto, measurements
-from genaccel.skip_decoding.auto import (
+from genaccel.skip_decoding.decoding import decode
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.drafters import JacobiDrafter, ModelDrafter
+from genaccel.skip_decoding.drafts.drafting import AdjustableDrafter, Draft, Drafter, Noise, Round
+from genaccel.skip_decoding.drafts.feature_drafter import (
+    FeatureDrafter,
+    FeatureDrafterNetwork,
+    FeatureDrafterParams,
+)
+from genaccel.skip_decoding.options import DecodingOptions, SkipRule
+from genaccel.skip_decoding.sampling import SamplingRule
+from genaccel.skip_decoding.tuning import auto, measurements
+from genaccel.skip_decoding.tuning.auto import (
     MAX_NODES,
     AcceptanceStatistics,
     AutoDrafting,
@@ -24,18 +35,7 @@ from genaccel.skip_decoding.auto import (
     choose_widths,
     expected_tokens,
 )
-from genaccel.skip_decoding.cost_curve import CostCurve, RoundCosts
-from genaccel.skip_decoding.decoding import decode
-from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
-from genaccel.skip_decoding.drafting import AdjustableDrafter, Draft, Drafter, Noise, Round
-from genaccel.skip_decoding.feature_drafter import (
-    FeatureDrafter,
-    FeatureDrafterNetwork,
-    FeatureDrafterParams,
-)
-from genaccel.skip_decoding.options import DecodingOptions, SkipRule
-from genaccel.skip_decoding.sampling import SamplingRule
+from genaccel.skip_decoding.tuning.cost_curve import CostCurve, RoundCosts
 from tests.skip_decoding.tiny_models import VOCABULARY, draft_of, tiny_llama
 
 FLAT = RoundCosts(verify=CostCurve(rows=(1, 32), seconds=(1.0, 1.05)))

@@ -21,9 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genaccel.skip_decoding.cost_curve import RoundCosts, clock_of, drafter_key, round_costs
-from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafting import (
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.drafting import (
     AdjustableDrafter,
     Draft,
     Drafter,
@@ -31,10 +30,11 @@ from genaccel.skip_decoding.drafting import (
     Round,
     TimedDrafter,
 )
-from genaccel.skip_decoding.measurements import content_digest, keep, recall
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.report import DecodingReport, DraftingChoice, ModelTime
 from genaccel.skip_decoding.sampling import SamplingRule
+from genaccel.skip_decoding.tuning.cost_curve import RoundCosts, clock_of, drafter_key, round_costs
+from genaccel.skip_decoding.tuning.measurements import content_digest, keep, recall
 
 _logger = logging.getLogger(__name__)
 

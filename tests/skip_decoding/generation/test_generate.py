@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_models import VOCABULARY, draft_of, tiny_llama
 from transformers import (
     LogitsProcessor,

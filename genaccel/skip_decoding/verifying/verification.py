@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genaccel.skip_decoding.acceptance import accept_by_rejection, greedily_accepted
-from genaccel.skip_decoding.draft_tree import accepted_path, parents_of
-from genaccel.skip_decoding.drafting import Draft
+from genaccel.skip_decoding.drafts.draft_tree import accepted_path, parents_of
+from genaccel.skip_decoding.drafts.drafting import Draft
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.sampling import SamplingRule, draw, keyed_uniform
+from genaccel.skip_decoding.verifying.acceptance import accept_by_rejection, greedily_accepted
 
 # Between the seeds of rounds: an odd number without a pattern, so that sums with other seeds do not meet.
 _ROUND_STRIDE = 0xD1342543DE82EF95

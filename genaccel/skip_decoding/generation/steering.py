@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from genaccel.skip_decoding.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
 
 
 class Steering(Protocol):

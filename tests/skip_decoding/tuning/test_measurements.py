@@ -10,8 +10,8 @@ import torch
 
 pytest.importorskip("transformers")
 
-from genaccel.skip_decoding import measurements
-from genaccel.skip_decoding.measurements import content_digest, keep, machine, recall
+from genaccel.skip_decoding.tuning import measurements
+from genaccel.skip_decoding.tuning.measurements import content_digest, keep, machine, recall
 from tests.skip_decoding.tiny_models import tiny_llama
 
 KEY = {"target": "a", "list": [1, 2.5]}

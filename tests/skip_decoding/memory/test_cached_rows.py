@@ -12,11 +12,11 @@ pytest.importorskip("transformers")
 
 from transformers import DynamicCache, StaticCache
 
-from genaccel.skip_decoding.cached_rows import CachedRows
 from genaccel.skip_decoding.decoding import decode
-from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
-from genaccel.skip_decoding.growing_cache import ROOM
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.drafters import JacobiDrafter, ModelDrafter
+from genaccel.skip_decoding.memory.cached_rows import CachedRows
+from genaccel.skip_decoding.memory.growing_cache import ROOM
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.sampling import SamplingRule
 from tests.skip_decoding.tiny_models import VOCABULARY, draft_of, tiny_llama

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from genaccel.reference import accept_tree_by_rejection
-from genaccel.skip_decoding.acceptance import (
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.verifying.acceptance import (
     Relaxation,
     accept_by_rejection,
     nearest_code_words,
 )
-from genaccel.skip_decoding.draft_tree import TreeShape
 from tests.skip_decoding.enumeration import of_drawn_guesses, of_fixed_guesses
 
 SIZE = 12

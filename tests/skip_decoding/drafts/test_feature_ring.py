@@ -3,7 +3,7 @@
 
 import torch
 
-from genaccel.skip_decoding.feature_ring import FeatureRing
+from genaccel.skip_decoding.drafts.feature_ring import FeatureRing
 
 
 def test_ragged_sequences_keep_their_own_last_features() -> None:

@@ -11,19 +11,19 @@ from torch import Tensor
 
 pytest.importorskip("transformers")
 
-from genaccel.skip_decoding import budget, measurements
-from genaccel.skip_decoding.acceptance import Relaxation, nearest_code_words
-from genaccel.skip_decoding.budget import (
+from genaccel.skip_decoding.decoding import decode
+from genaccel.skip_decoding.drafts.drafters import ModelDrafter
+from genaccel.skip_decoding.options import DecodingOptions, SkipRule
+from genaccel.skip_decoding.sampling import SamplingRule
+from genaccel.skip_decoding.tuning import budget, measurements
+from genaccel.skip_decoding.tuning.budget import (
     Setting,
     Tuned,
     negative_log_likelihood,
     tune,
     upper_bound,
 )
-from genaccel.skip_decoding.decoding import decode
-from genaccel.skip_decoding.drafters import ModelDrafter
-from genaccel.skip_decoding.options import DecodingOptions, SkipRule
-from genaccel.skip_decoding.sampling import SamplingRule
+from genaccel.skip_decoding.verifying.acceptance import Relaxation, nearest_code_words
 from tests.skip_decoding.tiny_models import VOCABULARY, draft_of, tiny_llama
 
 CODES = torch.nn.functional.normalize(

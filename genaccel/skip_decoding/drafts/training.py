@@ -10,7 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from genaccel.skip_decoding.feature_drafter import FeatureDrafterNetwork, FeatureDrafterParams
+from genaccel.skip_decoding.drafts.feature_drafter import (
+    FeatureDrafterNetwork,
+    FeatureDrafterParams,
+)
 from genaccel.training.loop import LoopConfig, PathLike, RunPath, TrainingLoop, averaged_weights
 from genaccel.training.options import AT_LEAST_0, SHARE_BELOW_1, Option, check
 from genaccel.training.recipes.token_transformer import TOKENS_NAME

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from genaccel.files.untrusted import shown
 from genaccel.skip_decoding.decoding import decode
-from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafting import AdjustableDrafter, Draft, Drafter, Noise, Round
-from genaccel.skip_decoding.measurements import content_digest, keep, machine, recall
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.drafting import AdjustableDrafter, Draft, Drafter, Noise, Round
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.sampling import SamplingRule
+from genaccel.skip_decoding.tuning.measurements import content_digest, keep, machine, recall
 
 ROWS = (1, 2, 4, 8, 16, 32)
 # Of the measured sequences before the first round.

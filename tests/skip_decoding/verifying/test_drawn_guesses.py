@@ -10,9 +10,9 @@ from torch import Tensor
 pytest.importorskip("transformers")
 
 from genaccel.skip_decoding.decoding import decode
-from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafters import JacobiDrafter, ModelDrafter
-from genaccel.skip_decoding.drafting import Draft
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.drafters import JacobiDrafter, ModelDrafter
+from genaccel.skip_decoding.drafts.drafting import Draft
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.sampling import SamplingRule
 from tests.skip_decoding.tiny_models import tiny_llama

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from genaccel.files.untrusted import shown
-from genaccel.skip_decoding.cached_rows import CachedRows
-from genaccel.skip_decoding.cost_curve import clock_of, drafter_key
 from genaccel.skip_decoding.decoding import decode
-from genaccel.skip_decoding.draft_tree import TreeShape
-from genaccel.skip_decoding.drafting import Drafter
-from genaccel.skip_decoding.measurements import content_digest, keep, recall
+from genaccel.skip_decoding.drafts.draft_tree import TreeShape
+from genaccel.skip_decoding.drafts.drafting import Drafter
+from genaccel.skip_decoding.memory.cached_rows import CachedRows
 from genaccel.skip_decoding.options import DecodingOptions
 from genaccel.skip_decoding.sampling import SamplingRule
+from genaccel.skip_decoding.tuning.cost_curve import clock_of, drafter_key
+from genaccel.skip_decoding.tuning.measurements import content_digest, keep, recall
 
 _CONFIDENCE = 0.95
 # From strict to lax; None is without.

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from genaccel.skip_decoding.draft_tree import Level, TreeShape
+from genaccel.skip_decoding.drafts.draft_tree import Level, TreeShape
 from genaccel.skip_decoding.report import ModelTime
 from genaccel.skip_decoding.sampling import SamplingRule, draw, perturbed
 
