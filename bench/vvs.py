@@ -100,10 +100,15 @@ BARS: dict[str, tuple[float, bool]] = {
     "lantern_gap_nats": (0.25, False),
     "vvs_gap_nats": (0.5, False),
     "random_gap_nats": (1.5, True),
-    "vvs_speedup": (1.4, True),
-    "lantern_speedup": (1.2, True),
-    "exact_speedup": (1.0, True),
-    "auto_speedup": (0.97, True),
+    # Of one picture, and of a batch of 16, in which rows of guesses cost a processor as much as those of more pictures.
+    "vvs_speedup_single": (1.4, True),
+    "vvs_speedup_batch": (1.4, True),
+    "lantern_speedup_single": (1.2, True),
+    "lantern_speedup_batch": (1.2, True),
+    "exact_speedup_single": (1.0, True),
+    "exact_speedup_batch": (1.0, True),
+    "auto_speedup_single": (0.97, True),
+    "auto_speedup_batch": (0.97, True),
     "overhead": (0.15, False),
     "replay_efficiency": (0.85, True),
     "replay_overhead": (0.03, False),
@@ -406,21 +411,11 @@ class Run:
 
     def _take_times(self, rows: list[dict[str, Any]]) -> None:
         self.bench.tables["CPU time of one thread, in turn"] = rows
-        of_bar = {row["mode"]: row for row in rows if row["columns"] == COLUMNS}
-        single = {row["mode"]: row for row in rows if row["columns"] == 1}
-        for name in ("vvs", "lantern", "exact", "auto"):
-            if name not in of_bar:
-                continue
-            value = of_bar[name]["speedup"]
-            self.values[f"{name}_speedup"] = value
-            target = BARS[f"{name}_speedup"][0]
-            if (single[name]["speedup"] >= target) != (value >= target):
-                print(
-                    f"{name}: {value:.2f}x with {COLUMNS} pictures, {single[name]['speedup']:.2f}x with one"
-                )
-        self.values["overhead"] = max(
-            row["overhead"] for name, row in of_bar.items() if name != PLAIN.name
-        )
+        for row in rows:
+            if row["mode"] != PLAIN.name:
+                size = "single" if row["columns"] == 1 else "batch"
+                self.values[f"{row['mode']}_speedup_{size}"] = row["speedup"]
+        self.values["overhead"] = max(row["overhead"] for row in rows if row["mode"] != PLAIN.name)
 
     def _take_replay(self, found: dict[str, Any]) -> None:
         if found:

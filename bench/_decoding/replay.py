@@ -55,6 +55,9 @@ class ReplaySize:
     tokens: int = 64
 
 
+LARGE = ReplaySize()
+
+
 SMALL = ReplaySize(layers=2, channels=64, vocabulary=64, prompt=8, sequences=2, tokens=24)
 
 
@@ -200,7 +203,7 @@ def random_llama(size: ReplaySize) -> Any:
     return LlamaForCausalLM(config).eval()
 
 
-def replay(accepted: Sequence[int], size: ReplaySize = ReplaySize()) -> ReplayFigures:
+def replay(accepted: Sequence[int], size: ReplaySize = LARGE) -> ReplayFigures:
     """Decode plainly and with the replayed acceptance, turn by turn in one process, on one thread.
 
     Args:

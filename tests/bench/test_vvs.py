@@ -253,7 +253,7 @@ def test_a_bar_without_a_value_is_short(
 ) -> None:
     bench = Bench(name="vvs", quick=True, json_path=tmp_path / "vvs.json", options={"digits": None})
     run = vvs.Run(bench, generator, tmp_path)
-    run.values = {"exact_speedup": 1.2, "overhead": 0.2}
+    run.values = {"exact_speedup_batch": 1.2, "overhead": 0.2}
     for name in vvs.BARS:
         run._bar(name)
     bench.finish()
@@ -263,8 +263,8 @@ def test_a_bar_without_a_value_is_short(
     record = json.loads((tmp_path / "vvs.json").read_text())
     bars = {bar["name"]: bar["ok"] for bar in record["bars"]}
     assert list(lines) == list(vvs.BARS)
-    assert lines["vvs_speedup"] == "value=nan"
-    assert [name for name, ok in bars.items() if ok] == ["exact_speedup"]
+    assert lines["vvs_speedup_single"] == "value=nan"
+    assert [name for name, ok in bars.items() if ok] == ["exact_speedup_batch"]
     assert set(vvs.QUICK_BARS) < set(vvs.BARS)
 
 
@@ -304,7 +304,9 @@ def test_a_full_run_goes_on_where_it_was(
     values = {bar["name"]: bar["value"] for bar in first.bench.bars}
     assert list(values) == list(vvs.BARS)
     missing = {name for name, value in values.items() if value is None}
-    assert missing - {"auto_speedup"} == {name for name in vvs.BARS if "digit" in name}
+    assert missing - {"auto_speedup_single", "auto_speedup_batch"} == {
+        name for name in vvs.BARS if "digit" in name
+    }
     assert values["identical_pictures_of_100"] == 100
     assert values["vvs_distance_floors"] == pytest.approx(4)
     assert (tmp_path / "sheet.png").is_file()
