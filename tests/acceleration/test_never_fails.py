@@ -416,8 +416,12 @@ class TestWrongArguments:
     @pytest.mark.parametrize(
         ("config", "error", "message"),
         [
-            ({"speedup": 2.0}, TypeError, "must be a SensitivityConfig, got dict"),
-            (None, TypeError, "must be a SensitivityConfig, got NoneType"),
+            (
+                {"speedup": 2.0},
+                TypeError,
+                "must be a SensitivityConfig or SkipDecodingConfig, got dict",
+            ),
+            (None, TypeError, "must be a SensitivityConfig or SkipDecodingConfig, got NoneType"),
             (SensitivityConfig(min_psnr=30.0), ValueError, "genaccel tune"),
             (SensitivityConfig(plan="nowhere"), ValueError, "has no plan that meets the target"),
         ],

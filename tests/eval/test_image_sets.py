@@ -39,15 +39,17 @@ def test_an_archive_is_a_folder_that_nothing_unpacks(tmp_path: Path) -> None:
         "inner.zip": b"PK",
         "set/": b"",
     }
-    before = set(tmp_path.parent.rglob("*"))
-    path = _zip(tmp_path / "Set.ZIP", entries)
+    folder = tmp_path / "outer" / "inner"
+    folder.mkdir(parents=True)
+    before = set(tmp_path.rglob("*"))
+    path = _zip(folder / "Set.ZIP", entries)
     found = find_image_files(path)
     assert [str(file) for file in found.files] == [
         f"{path}/{name}" for name in ("../up.png", "/root.png", "set/a.png", "set/b.PNG")
     ]
     assert found.notes == [f"{path}: 4 other files left out"]
     assert [int(load_image(file).pixels[0, 0, 0]) for file in found.files] == [3, 4, 1, 2]
-    assert set(tmp_path.parent.rglob("*")) - before == {path}
+    assert set(tmp_path.rglob("*")) - before == {path}
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

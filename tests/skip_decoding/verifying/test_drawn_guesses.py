@@ -19,7 +19,7 @@ from tests.skip_decoding.tiny_models import tiny_llama
 
 VOCABULARY = 8
 RULE = SamplingRule(temperature=0.8, top_k=6)
-SEQUENCES = 30_000
+SEQUENCES = 12_000
 LENGTH = 4
 
 
