@@ -54,6 +54,7 @@ from bench._decoding.generator import (
     VVS,
     Generator,
 )
+from bench._decoding.integrations import integration_rows
 from bench._decoding.likelihood import gap
 from bench._decoding.measurements import (
     COLUMNS,
@@ -120,6 +121,7 @@ BARS: dict[str, tuple[float, bool]] = {
     "vvs_digits_drop": (3.0, False),
     "ablation_directions": (NUM_OF_PAPER, True),
     "edge_cases_wrong": (0, False),
+    "integrations_differing": (0, False),
 }
 # Of a quick run, which takes the others from the record.
 QUICK_BARS = (
@@ -136,6 +138,7 @@ QUICK_BARS = (
     "vvs_tokens_per_forward",
     "vvs_over_no_skipping",
     "edge_cases_wrong",
+    "integrations_differing",
 )
 # CPU-seconds of a part of a full run, on one core of a shared machine.
 SECONDS = {
@@ -192,10 +195,10 @@ def _prepare() -> None:
         logging.disable_progress_bar()
 
 
-def _tiny_models_alone() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _tiny_models_alone() -> tuple[list[dict[str, Any]], ...]:
     """What is found out on tiny models, in a process of its own."""
     _prepare()
-    return lossless_rows(), edge_case_rows()
+    return lossless_rows(), edge_case_rows(), integration_rows()
 
 
 def _say(text: str) -> None:
@@ -258,9 +261,10 @@ class Run:
             }
             self._exactness(draws=8000)
             self._take_counts(counts)
-            lossless, edge_cases = tiny.result()
+            lossless, edge_cases, integrations = tiny.result()
         self._take_lossless(lossless)
         self._take_edge_cases(edge_cases)
+        self._take_integrations(integrations)
         for name in QUICK_BARS:
             self._bar(name)
         recorded = {name: target for name, (target, _) in BARS.items() if name not in QUICK_BARS}
@@ -273,6 +277,7 @@ class Run:
         self._exactness(draws=200_000, parts=parts)
         self._take_lossless(parts.result("lossless", lossless_rows))
         self._take_edge_cases(parts.result("edge-cases", edge_case_rows))
+        self._take_integrations(parts.result("integrations", integration_rows))
         same = parts.result("identical", lambda: identical_pictures(self.photographs))
         self.values["identical_pictures_of_100"] = same["same"]
         found = parts.result(
@@ -373,6 +378,12 @@ class Run:
     def _take_edge_cases(self, rows: list[dict[str, Any]]) -> None:
         self.bench.tables["at the edge"] = rows
         self.values["edge_cases_wrong"] = sum(not row["ok"] for row in rows)
+
+    def _take_integrations(self, rows: list[dict[str, Any]]) -> None:
+        self.bench.tables[
+            "tiny generators of diffusers and transformers, accelerated by one line"
+        ] = rows
+        self.values["integrations_differing"] = sum(row["differing"] for row in rows)
 
     def _take_counts(self, counts: dict[str, dict[str, Any]]) -> None:
         self.bench.rows += count_rows(counts)

@@ -53,7 +53,7 @@ class NcnnNetwork:
 
     Raises:
         ValueError: If the weights are not as many as the layers take.
-        NotImplementedError: If it has a layer, or a way to store weights, that is not known here.
+        ValueError: If it has a layer, or a way to store weights, that is not known here.
     """
 
     def __init__(self, param: Path) -> None:
@@ -88,7 +88,7 @@ class NcnnNetwork:
         elif tag == 0:
             weight = self._numbers(count)
         else:
-            raise NotImplementedError(f"weights stored as {tag:#x}")
+            raise ValueError(f"weights stored as {tag:#x}")
         bias = self._numbers(outputs) if options.get(5, 0) else None
         return weight.view(outputs, -1, height, width), bias
 
@@ -115,7 +115,7 @@ class NcnnNetwork:
             made = functional.conv2d(first, weight, bias, padding=options.get(4, 0))
             activation = options.get(9, 0)
             if activation not in (0, 1, 2):
-                raise NotImplementedError(f"activation {activation}")
+                raise ValueError(f"activation {activation}")
             slope = options[10][0] if activation == 2 else 0.0
             return functional.leaky_relu(made, slope) if activation else made
         if layer.kind == "Sigmoid":
@@ -137,4 +137,4 @@ class NcnnNetwork:
             return functional.interpolate(first, scale_factor=(options[1], options[2]), mode=mode)
         if layer.kind == "PixelShuffle":
             return functional.pixel_shuffle(first, options[0])
-        raise NotImplementedError(f"layer {layer.kind}")
+        raise ValueError(f"layer {layer.kind}")

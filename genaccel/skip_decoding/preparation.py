@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import copy
+import operator
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from genaccel.skip_decoding.drafts.feature_drafter import FeatureDrafter, Featur
 from genaccel.skip_decoding.generation.steering import Steering
 from genaccel.skip_decoding.options import DecodingOptions, SkipRule
 from genaccel.skip_decoding.sampling import SamplingRule
-from genaccel.skip_decoding.tuning.auto import AutoDrafting
+from genaccel.skip_decoding.tuning.auto import MAX_DEPTH, MAX_NODES, AutoDrafting
 from genaccel.skip_decoding.tuning.budget import tune
 from genaccel.skip_decoding.verifying.acceptance import Relaxation, nearest_code_words
 
@@ -59,6 +61,19 @@ class PreparedDecoding:
         """Whether the tree is chosen by what it costs; that of a ``Drafter`` which the user made is the user's."""
         return self.config.tree == "auto" and self.prototype not in (None, self.config.drafter)
 
+    @property
+    def most_rows(self) -> int | None:
+        """Of one forward at most: a tree, and behind a skipped round a path before it. None if the user's drafter decides."""
+        tree = self.config.tree
+        if self.prototype is None:
+            return 1
+        if self.prototype is self.config.drafter:
+            return None
+        if tree == "auto":
+            return 1 + MAX_NODES + MAX_DEPTH
+        widths = (1,) * tree if isinstance(tree, int) else tree
+        return 1 + sum(accumulate(widths, operator.mul)) + len(widths)
+
     def drafter(self, *, row_length: int = 0) -> Drafter | None:
         """A drafter for one decoding, so that two at a time do not share their memory.
 
@@ -92,6 +107,7 @@ class PreparedDecoding:
         negative_is_token: Tensor | None = None,
         on_tokens: Callable[[int, int], object] | None = None,
         steering: Steering | None = None,
+        cache: Any = None,
     ) -> Decoded:
         """Draw tokens as the config says: within its budget, with the tree that pays.
 
@@ -109,6 +125,7 @@ class PreparedDecoding:
             negative_is_token: False for their padding.
             on_tokens: Called after each round.
             steering: What else has a say.
+            cache: An empty cache of transformers; by default a new ``DynamicCache``.
 
         Raises:
             ValueError: If there is a budget and nothing can be measured, or tokens can be drawn that have no code word.
@@ -166,6 +183,7 @@ class PreparedDecoding:
             negative_is_token=negative_is_token,
             on_tokens=on_tokens,
             steering=steering,
+            cache=cache,
         )
         if automatic is not None:
             automatic.finish(decoded.report)

@@ -275,6 +275,8 @@ def test_a_full_run_goes_on_where_it_was(
     lossless = [{"drafter": "a", "tokens": 30_000, "differing": 0, "tokens_per_forward": 2.0}]
     monkeypatch.setattr(vvs, "lossless_rows", lambda: lossless)
     monkeypatch.setattr(vvs, "edge_case_rows", lambda: [{"case": "a", "outcome": "b", "ok": True}])
+    own = [{"model": "a", "differing": 0}]
+    monkeypatch.setattr(vvs, "integration_rows", lambda: own)
     monkeypatch.setattr(vvs, "tree_p_value", lambda draws: 0.5)
     monkeypatch.setattr(vvs, "lantern_variation", lambda: [{"over_delta": 0.9}])
     monkeypatch.setattr(vvs, "replayed", lambda: {"efficiency": 0.9, "overhead": 0.02})

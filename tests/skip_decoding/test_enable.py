@@ -14,6 +14,14 @@ import torch
 pytest.importorskip("transformers")
 
 sys.path.insert(0, str(Path(__file__).parent))
+from tiny_generators import (
+    EMU3_CALL,
+    EMU3_PROMPTS,
+    JANUS_CALL,
+    JANUS_PROMPTS,
+    tiny_emu3,
+    tiny_janus,
+)
 from tiny_models import VOCABULARY, draft_of, tiny_llama
 
 import genaccel
@@ -25,6 +33,7 @@ from genaccel.skip_decoding import (
 )
 from genaccel.skip_decoding.drafts.feature_drafter import FeatureDrafterParams
 from genaccel.skip_decoding.preparation import prepare
+from genaccel.skip_decoding.tuning import budget
 
 PROMPTS = torch.tensor([[0, 0, 7, 9, 3], [5, 6, 7, 8, 9]])
 CALL = {"max_new_tokens": 16, "do_sample": False, "attention_mask": (PROMPTS > 0).long()}
@@ -240,56 +249,9 @@ def test_all_ways_to_accept_are_reached_by_the_config(target: Any, others: Any) 
     assert decoding.target_forwards <= 16
 
 
-def tiny_emu3() -> Any:
-    from transformers import Emu3Config, Emu3ForConditionalGeneration
-
-    torch.manual_seed(0)
-    config: Any = Emu3Config(
-        text_config={
-            "vocab_size": VOCABULARY,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "max_position_embeddings": 128,
-            "initializer_range": 0.2,
-            "pad_token_id": 0,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-        },
-        vq_config={
-            "codebook_size": 8,
-            "base_channels": 32,
-            "channel_multiplier": [1, 1],
-            "num_res_blocks": 1,
-            "hidden_size": 4,
-            "attn_resolutions": [],
-        },
-        vocabulary_map={"<image>": 3, **{f"<|visual token {n:06d}|>": 10 + n for n in range(8)}},
-    )
-    return Emu3ForConditionalGeneration(config).double().eval()
-
-
 def test_emu3_draws_pictures_as_it_does_alone() -> None:
     model = tiny_emu3()
-    prompts = torch.tensor([[0, 4, 5], [6, 7, 5]])
-
-    # Rows of four, each behind an end of line; as Emu3's own processor does it.
-    def allowed(number: int, ids: Any) -> list[int]:
-        place = len(ids) - 3
-        if place >= 15:
-            return [2]
-        return [9] if place % 5 == 4 else list(range(10, 18))
-
-    call = {
-        "attention_mask": (prompts > 0).long(),
-        "max_new_tokens": 40,
-        "do_sample": False,
-        "prefix_allowed_tokens_fn": allowed,
-        "guidance_scale": 3.0,
-        "negative_prompt_ids": torch.tensor([[5], [5]]),
-    }
+    prompts, call = EMU3_PROMPTS, EMU3_CALL
     plain = model.generate(prompts, **call)
     assert plain.shape == (2, 3 + 16)
     with genaccel.enable(model, SkipDecodingConfig(row_length=5)) as handle:
@@ -301,61 +263,9 @@ def test_emu3_draws_pictures_as_it_does_alone() -> None:
     assert torch.equal(found, model.generate(prompts, **unguided))
 
 
-def tiny_janus() -> Any:
-    from transformers import JanusConfig, JanusForConditionalGeneration
-
-    torch.manual_seed(0)
-    config: Any = JanusConfig(
-        text_config={
-            "model_type": "llama",
-            "vocab_size": VOCABULARY,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "max_position_embeddings": 128,
-            "initializer_range": 0.2,
-        },
-        vision_config={
-            "hidden_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 16,
-            "patch_size": 4,
-            "projection_dim": 32,
-            "num_image_tokens": 16,
-        },
-        vq_config={
-            "num_embeddings": 12,
-            "embed_dim": 4,
-            "base_channels": 32,
-            "channel_multiplier": (1, 1),
-            "latent_channels": 4,
-            "num_res_blocks": 1,
-            "projection_dim": 32,
-            "image_token_embed_dim": 32,
-        },
-        image_token_id=39,
-    )
-    model: Any = JanusForConditionalGeneration(config).double().eval()
-    for weight in model.model.generation_head.parameters():
-        weight.data.mul_(20)
-    own = model.generation_config
-    own.bos_token_id, own.pad_token_id, own.eos_token_id = 1, 0, 2
-    own.generation_kwargs = {"boi_token_id": 3}
-    return model
-
-
 def test_janus_draws_pictures_as_it_does_alone(caplog: Any) -> None:
     model = tiny_janus()
-    prompts = torch.tensor([[0, 1, 8, 9, 3], [1, 5, 6, 7, 3]])
-    call = {
-        "attention_mask": (prompts > 0).long(),
-        "generation_mode": "image",
-        "guidance_scale": 4.0,
-        "do_sample": False,
-    }
+    prompts, call = JANUS_PROMPTS, JANUS_CALL
     plain = model.generate(prompts, **call)
     assert plain.shape == (2, 16)
     assert len(plain.unique()) > 3
@@ -406,12 +316,18 @@ def test_the_tree_that_pays_is_chosen_by_measurement_and_told(target: Any) -> No
         assert handle.report()["model"].decoding.choice is None
 
 
-def test_a_budget_is_tuned_once_and_kept(target: Any, cache: Path) -> None:
+def test_a_budget_is_tuned_once_and_kept(
+    target: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = SkipDecodingConfig(
         drafter=tiny_llama(), tree=2, skip="uniform", max_nll_gap=100.0, seed=3
     )
-    with genaccel.enable(target, config) as handle:
+    with genaccel.enable(target, config):
         first = target.generate(PROMPTS, **{**CALL, "do_sample": True})
-        assert [path.name for path in cache.glob("budget*")]
+        assert len(list(cache.glob("budget*"))) == 1
+
+        def measured_again(*args: Any, **values: Any) -> Any:
+            raise AssertionError("measured again")
+
+        monkeypatch.setattr(budget, "decode", measured_again)
         assert torch.equal(target.generate(PROMPTS, **{**CALL, "do_sample": True}), first)
-        assert handle.report()["model"].decoding is not None

@@ -238,6 +238,8 @@ class _Call:
         )
         if watch.limit < 1:
             raise NotSupportedError("there is no room for a token")
+        # Of both branches, of which the shorter prompts are padded.
+        length = max(prompts.shape[1], 0 if negative is None else negative.shape[1])
         state = torch.get_rng_state()
         seed = prepared.seed() if rule.temperature > 0 else 0
         options = prepared.options.for_call(seed=seed, end_tokens=ends, pad_token=pad_token)
@@ -258,6 +260,7 @@ class _Call:
                 negative_prompts=negative,
                 negative_is_token=negative_mask,
                 steering=watch if watch.is_needed else None,
+                cache=self._static_cache(prepared.most_rows, length + watch.limit),
             )
         except ForwardError as error:
             if watch.has_streamed:
@@ -299,6 +302,19 @@ class _Call:
             **further,
             **self.kwargs,
         )
+
+    def _static_cache(self, rows: int | None, limit: int) -> Any:
+        """A static cache where one is asked for, which transformers' own would be too small for; else None.
+
+        Args:
+            rows: Of one forward at most, or None if that is not known.
+            limit: Tokens of a sequence, its prompt's and padding counted.
+        """
+        if self.config.cache_implementation != "static" or rows is None:
+            return None
+        from transformers import StaticCache
+
+        return StaticCache(config=self.model.config, max_cache_len=limit + rows)
 
     def _is_token(self) -> Tensor:
         """False for padding, ``[B, L]``."""

@@ -211,7 +211,7 @@ def measure_round_costs(
     # Guesses that come from no distribution cannot be judged by one.
     judged = replace(options, guessing="coupled", ensemble_weight=None)
 
-    def run(probe: _Probe, rounds: int) -> None:
+    def run(probe: _RowsProbe | _DraftProbe, rounds: int) -> None:
         decode(
             model,
             prompts,
@@ -243,38 +243,16 @@ class _Done(Exception):
     """Enough was measured."""
 
 
-class _Probe:
-    """A drafter that is there to be timed."""
-
-    needs_features = False
-    seconds: list[float]
-
-    def begin(
-        self, prompts: Tensor, is_token: Tensor, noise: Noise, features: Tensor | None
-    ) -> None:
-        pass
-
-    def guess(self, history: Tensor, lengths: Tensor, depth: int) -> Draft | None:
-        raise NotImplementedError
-
-    def learn(self, round_: Round) -> None:
-        pass
-
-    def select(self, sequences: Tensor, rows: Tensor) -> None:
-        pass
-
-    def after_round(self, done: int, total: int) -> None:
-        raise NotImplementedError
-
-
 def _until_done(run: Callable[[Any, int], None], probe: Any, rounds: int) -> Any:
     with contextlib.suppress(_Done):
         run(probe, rounds)
     return probe
 
 
-class _RowsProbe(_Probe):
-    """Guesses chains of each length in turn; ``least`` has the seconds of the quickest round by its rows."""
+class _RowsProbe:
+    """A drafter that guesses chains of each length in turn; ``least`` has the seconds of the quickest round by its rows."""
+
+    needs_features = False
 
     def __init__(self, vocabulary: int, clock: Callable[[], float], seconds: float) -> None:
         self._vocabulary, self._clock = vocabulary, clock
@@ -283,12 +261,23 @@ class _RowsProbe(_Probe):
         self._passes = self._turn = 0
         self.least: dict[int, float] = {}
 
+    def begin(
+        self, prompts: Tensor, is_token: Tensor, noise: Noise, features: Tensor | None
+    ) -> None:
+        pass
+
     def guess(self, history: Tensor, lengths: Tensor, depth: int) -> Draft:
         count = self._rows[self._turn]
         tokens = torch.arange(count, device=history.device).expand(len(history), -1)
         tokens = (tokens + history[:, :1] + count) % self._vocabulary
         self._begin = self._clock()
         return Draft(TreeShape.chain(count - 1), tokens)
+
+    def learn(self, round_: Round) -> None:
+        pass
+
+    def select(self, sequences: Tensor, rows: Tensor) -> None:
+        pass
 
     def after_round(self, done: int, total: int) -> None:
         taken = self._clock() - self._begin
@@ -308,8 +297,8 @@ class _RowsProbe(_Probe):
                 self._rows = self._rows[:_FEWEST]
 
 
-class _DraftProbe(_Probe):
-    """Times another drafter."""
+class _DraftProbe:
+    """A drafter that times another one."""
 
     def __init__(self, drafter: Drafter, clock: Callable[[], float]) -> None:
         self._drafter, self._clock = drafter, clock

@@ -55,14 +55,18 @@ class Relaxation:
             probabilities: The target's.
             tokens: The guesses.
         """
-        sums = probabilities.gather(-1, self.neighbours[tokens, : self.count]).cumsum(-1)
+        sums = probabilities.gather(-1, self._nearest(tokens)).cumsum(-1)
         if self.delta > 1:
             limit = (self.delta - 1) * probabilities.gather(-1, tokens[..., None])
         else:
             limit = torch.full_like(sums[..., :1], self.delta)
-        number = (sums <= limit).sum(-1)
+        number = (sums <= limit).sum(-1).where(tokens < len(self.neighbours), 0)
         lent = sums.gather(-1, (number - 1).clamp(min=0)[..., None])[..., 0]
         return torch.where(number > 0, lent, 0.0), number
+
+    def _nearest(self, tokens: Tensor) -> Tensor:
+        """Code words that may lend, ``[*, count]``; any ones to what is no code word."""
+        return self.neighbours[tokens.clamp(max=len(self.neighbours) - 1), : self.count]
 
     def lends(self, probabilities: Tensor, tokens: Tensor, lenders: Tensor) -> Tensor:
         """Whether code words ``lenders`` lend to tokens under these probabilities, bool ``[*]``.
@@ -73,7 +77,7 @@ class Relaxation:
             lenders: ``[*]``.
         """
         number = self.borrowed(probabilities, tokens)[1]
-        near = self.neighbours[tokens, : self.count]
+        near = self._nearest(tokens)
         is_lender = torch.arange(self.count, device=near.device) < number[..., None]
         return ((near == lenders[..., None]) & is_lender).any(-1)
 

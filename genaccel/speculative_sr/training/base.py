@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -122,9 +123,9 @@ class TilesTraining(TrainingLoop):
         """Degraded tiles ``[B, 3, S / 4, S / 4]`` and good ones ``[B, 3, S, S]``, in [-1, 1]."""
         return self.tiles(numbers)
 
+    @abstractmethod
     def estimates(self, small: Tensor) -> dict[str, Tensor]:
         """Pictures that the model of now makes of degraded ones ``[B, 3, h, w]``, by name."""
-        raise NotImplementedError
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     MaxLengthCriteria,
+    StaticCache,
     StoppingCriteria,
     StoppingCriteriaList,
 )
@@ -100,6 +101,24 @@ def test_greedy_tokens_of_a_jacobi_drafter_are_too(target: Any, name: str) -> No
     settings = call(**CALLS[name])
     ours, _ = speculative(target, config=SkipDecodingConfig(), **settings)
     assert torch.equal(ours, target.generate(**settings))
+
+
+@pytest.mark.parametrize("tree", ["auto", 7, (3, 2, 2)])
+@pytest.mark.parametrize("name", ["guided", "plain"])
+def test_a_static_cache_that_is_asked_for_has_room_for_trees(
+    target: Any, name: str, tree: Any
+) -> None:
+    settings = call(**CALLS[name])
+    plain = target.generate(**settings)
+    seen = set()
+    hook = target.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.add(type(kwargs.get("cache"))), with_kwargs=True
+    )
+    ours, report = speculative(target, tree=tree, cache_implementation="static", **settings)
+    hook.remove()
+    assert torch.equal(ours, plain)
+    assert report.decoding is not None, report
+    assert StaticCache in seen
 
 
 SAMPLED = {"do_sample": True, "temperature": 1.3, "top_k": 20, "top_p": 0.9}

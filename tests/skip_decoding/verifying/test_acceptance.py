@@ -171,3 +171,16 @@ def test_who_lends_is_told() -> None:
         found = relaxation.lends(probabilities, torch.tensor(token), torch.tensor(lender))
         assert bool(found) == (lender in NEIGHBOURS[token, : int(number[token])].tolist())
     assert set(number.tolist()) <= {2, 3}
+
+
+def test_what_is_no_code_word_borrows_from_none() -> None:
+    """A vocabulary has tokens besides: classes, and what ends a picture."""
+    codes = torch.nn.functional.one_hot(torch.arange(6), 8).double()
+    relaxation = Relaxation(neighbours=nearest_code_words(codes, 3), count=2, delta=0.9)
+    probabilities = torch.full((3, 8), 1 / 8)
+    lent, number = relaxation.borrowed(probabilities, torch.tensor([0, 6, 7]))
+    assert number.tolist() == [2, 0, 0]
+    assert lent[1:].tolist() == [0, 0]
+    first = int(relaxation.neighbours[0, 0])
+    tokens, lenders = torch.tensor([0, 6, 7]), torch.tensor([first, 0, 1])
+    assert relaxation.lends(probabilities, tokens, lenders).tolist() == [True, False, False]
