@@ -225,7 +225,8 @@ class _Decoding:
                 draft_seed(options),
                 self.numbers,
                 options.picks,
-                options.picks == "drawn" or options.ensemble_weight is not None,
+                tells_probabilities=options.picks == "drawn" or options.ensemble_weight is not None,
+                tells_likelihoods=options.skip is not None and options.skip.path == "confidence",
             )
             with self._timed("draft_seconds"):
                 self.drafter.begin(prompts, is_token, noise, output.features)

@@ -23,7 +23,8 @@ class Draft(NamedTuple):
         shape: Of the tree.
         tokens: ``[S, N]``; column 0 is the root, and siblings differ.
         probabilities: That guesses were drawn from, after all nodes but those of the last depth: ``[S, M, V]``.
-        log_probabilities: Of each guess after its parent, as the drafter holds it, ``[S, N]``, 0 for the root.
+        log_probabilities: Of each guess after its parent, as the drafter holds it, ``[S, N]``, 0 for the root; None where
+            nobody asks.
     """
 
     shape: TreeShape
@@ -38,12 +39,12 @@ class Guesses(NamedTuple):
     Attributes:
         tokens: ``[S, N, count]``, the best first.
         probabilities: That they were drawn from, ``[S, N, V]``; None where nobody asks.
-        log_probabilities: Of them, ``[S, N, count]``.
+        log_probabilities: Of them, ``[S, N, count]``; None where nobody asks.
     """
 
     tokens: Tensor
     probabilities: Tensor | None
-    log_probabilities: Tensor
+    log_probabilities: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +90,7 @@ class Noise:
             ``"drawn"``: siblings are drawn without replacement by noise of their own. ``"likeliest"``: they are the
             likeliest tokens.
         tells_probabilities: Whether verification needs the distributions that guesses are drawn from.
+        tells_likelihoods: Whether paths are chosen by how likely the drafter holds their guesses.
     """
 
     rule: SamplingRule
@@ -96,6 +98,7 @@ class Noise:
     numbers: Tensor
     guessing: Guessing = "coupled"
     tells_probabilities: bool = False
+    tells_likelihoods: bool = False
 
     def guesses(self, logits: Tensor, positions: Tensor, count: int) -> Guesses:
         """Children of nodes.
@@ -113,7 +116,6 @@ class Noise:
                 f"a tree with {count} guesses after one token needs as many tokens, and there are {logits.shape[-1]}"
             )
         weights = self.rule.log_weights(logits) if self.rule.temperature > 0 else logits
-        log_probabilities = weights.log_softmax(-1)
         if self.guessing != "likeliest" and self.rule.temperature > 0:
             # Those of largest perturbed weight are draws without replacement in their order (arXiv:1903.06059).
             sequences = self.numbers[:, None].expand_as(positions)
@@ -123,11 +125,11 @@ class Noise:
             else:  # the same without a number stored for each token
                 tokens = draw(weights, self.seed, sequences, positions)[..., None]
         else:
-            tokens = log_probabilities.topk(count).indices
+            tokens = weights.topk(count).indices
         return Guesses(
             tokens,
-            log_probabilities.exp() if self.tells_probabilities else None,
-            log_probabilities.gather(-1, tokens),
+            weights.softmax(-1) if self.tells_probabilities else None,
+            weights.log_softmax(-1).gather(-1, tokens) if self.tells_likelihoods else None,
         )
 
     def select(self, sequences: Tensor) -> Noise:
@@ -145,14 +147,14 @@ class GuessedLevels:
     def __init__(self, root: Tensor) -> None:
         self._tokens = [root[:, None]]
         self._probabilities: list[Tensor | None] = []
-        self._log_probabilities: list[Tensor] = []
+        self._log_probabilities: list[Tensor | None] = []
 
     def add(self, guesses: Guesses, level: Level) -> Tensor:
         """Take the children of the last level's nodes, of each as many as it has; returns their tokens, ``[S, n]``."""
         tokens, log_probabilities = (
-            values.flatten(1) if level.takes_all else values.flatten(1)[:, list(level.picks)]
-            for values in (guesses.tokens, guesses.log_probabilities)
+            _picked(values, level) for values in (guesses.tokens, guesses.log_probabilities)
         )
+        assert tokens is not None
         self._tokens.append(tokens)
         self._probabilities.append(guesses.probabilities)
         self._log_probabilities.append(log_probabilities)
@@ -160,15 +162,27 @@ class GuessedLevels:
 
     def draft(self, shape: TreeShape) -> Draft:
         """All of it."""
-        known = [levels for levels in self._probabilities if levels is not None]
-        of_guesses = self._log_probabilities
-        root = torch.zeros_like(of_guesses[0][:, :1]) if of_guesses else None
+        of_nodes = _known(self._probabilities)
+        of_guesses = _known(self._log_probabilities)
         return Draft(
             shape,
             torch.cat(self._tokens, 1),
-            torch.cat(known, 1) if known else None,
-            None if root is None else torch.cat((root, *of_guesses), 1),
+            torch.cat(of_nodes, 1) if of_nodes else None,
+            torch.cat((torch.zeros_like(of_guesses[0][:, :1]), *of_guesses), 1)
+            if of_guesses
+            else None,
         )
+
+
+def _picked(values: Tensor | None, level: Level) -> Tensor | None:
+    """Of values ``[S, N, count]`` those of a level's nodes, ``[S, n]``."""
+    if values is None:
+        return None
+    return values.flatten(1) if level.takes_all else values.flatten(1)[:, list(level.picks)]
+
+
+def _known(levels: list[Tensor | None]) -> list[Tensor]:
+    return [level for level in levels if level is not None]
 
 
 class Drafter(Protocol):
