@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Class -> tokens -> picture, with stock models of tiny size."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +11,20 @@ from diffusers import DiffusionPipeline
 
 pytest.importorskip("transformers")
 
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny_autoregressive import tiny_autoregressive
+
 from genaccel.pipelines import autoregressive_image_pipeline
 from genaccel.skip_decoding.drafts.drafters import JacobiDrafter
 from genaccel.skip_decoding.options import DecodingOptions, SkipRule
-from genaccel.training.recipes.token_transformer import TokenTransformerConfig
-from genaccel.training.recipes.vector_quantized_autoencoder import (
-    VectorQuantizedAutoencoderConfig,
-    tokens_of,
-)
+from genaccel.training.recipes.vector_quantized_autoencoder import tokens_of
 
 Pipeline = autoregressive_image_pipeline.AutoregressiveImagePipeline
 
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
-    torch.manual_seed(0)
-    tokenizer: Any = VectorQuantizedAutoencoderConfig(
-        image_size=16, channels=(8, 16), codebook_size=16, perceptual_weight=0
-    ).build()
-    tokenizer.quantize.embedding.weight.data.normal_()
-    transformer: Any = TokenTransformerConfig(
-        num_layers=1, num_heads=2, head_dim=8, mlp_dim=16
-    ).build(vocabulary=16 + 3, length=64)
-    for weight in transformer.parameters():
-        weight.data.mul_(4)
-    made = Pipeline(transformer.eval(), tokenizer.eval(), ["beach", "sky"])
-    made.set_progress_bar_config(disable=True)
-    return made
+    return tiny_autoregressive(Pipeline)
 
 
 def test_pictures_of_classes(pipe: Any) -> None:

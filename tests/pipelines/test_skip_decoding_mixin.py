@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline, GlmImagePipeline
 pytest.importorskip("transformers")
 
 sys.path.insert(0, str(Path(__file__).parent))
+from tiny_autoregressive import tiny_autoregressive
 from tiny_glm_image import tiny_glm_image, tiny_language_model, tiny_tokenizer
 
 import genaccel
@@ -30,32 +31,11 @@ from genaccel.skip_decoding import (
     speculative_generate,
 )
 from genaccel.skip_decoding.drafts.feature_drafter import FeatureDrafterParams
-from genaccel.training.recipes.token_transformer import TokenTransformerConfig
-from genaccel.training.recipes.vector_quantized_autoencoder import (
-    VectorQuantizedAutoencoderConfig,
-)
-
-
-def made(pipeline_class: Any) -> Any:
-    """A tiny AutoregressiveImagePipeline; its weights are always the same."""
-    torch.manual_seed(0)
-    tokenizer: Any = VectorQuantizedAutoencoderConfig(
-        image_size=16, channels=(8, 16), codebook_size=16, perceptual_weight=0
-    ).build()
-    tokenizer.quantize.embedding.weight.data.normal_()
-    transformer: Any = TokenTransformerConfig(
-        num_layers=1, num_heads=2, head_dim=8, mlp_dim=16
-    ).build(vocabulary=16 + 3, length=64)
-    for weight in transformer.parameters():
-        weight.data.mul_(4)
-    pipe = pipeline_class(transformer.eval(), tokenizer.eval(), ["beach", "sky"])
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
-    return made(AutoregressiveImageSkipDecodingPipeline)
+    return tiny_autoregressive(AutoregressiveImageSkipDecodingPipeline)
 
 
 def test_the_flag_draws_the_same_tokens_in_fewer_forwards(pipe: Any) -> None:
@@ -100,7 +80,7 @@ def test_faster_flags_need_a_trained_drafter_and_know_the_code_words(
 
 
 def test_enabling_is_of_one_pipeline_and_is_undone() -> None:
-    pipe = made(AutoregressiveImagePipeline)
+    pipe = tiny_autoregressive(AutoregressiveImagePipeline)
     twin = AutoregressiveImagePipeline(pipe.transformer, pipe.vqvae, ["beach", "sky"])
     before = dict(vars(pipe))
     with genaccel.enable(pipe, SkipDecodingConfig(seed=7)) as handle:
@@ -127,7 +107,7 @@ def test_enabling_is_of_one_pipeline_and_is_undone() -> None:
 
 
 def test_a_model_that_is_cast_or_exchanged_meanwhile_is_the_one_that_draws() -> None:
-    pipe = made(AutoregressiveImagePipeline)
+    pipe = tiny_autoregressive(AutoregressiveImagePipeline)
     call: dict[str, Any] = {"class_labels": [0], "seed": 7, "output_type": "latent"}
     network = FeatureDrafterNetwork(FeatureDrafterParams.for_target(pipe.transformer.config))
     with genaccel.enable(pipe, SkipDecodingConfig(drafter=network, tree=3)) as handle:
@@ -135,7 +115,7 @@ def test_a_model_that_is_cast_or_exchanged_meanwhile_is_the_one_that_draws() -> 
         pipe.to(torch.float64)
         assert torch.equal(pipe(**call).tokens, first)
         pipe.to(torch.float32)
-        other = made(AutoregressiveImagePipeline).transformer
+        other = tiny_autoregressive(AutoregressiveImagePipeline).transformer
         for weight in other.parameters():
             weight.data.mul_(-1)
         pipe.register_modules(transformer=other)
